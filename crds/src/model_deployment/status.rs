@@ -1,0 +1,179 @@
+//! What the operator says of a ModelDeployment: where its replicas are, and why.
+
+use super::*;
+
+/// Placements that a status lists at most, the worst first.
+pub const MAX_PLACEMENTS: usize = 32;
+
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ModelDeploymentStatus {
+    /// The generation of the spec that this status speaks of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Replicas that have a place.
+    #[serde(default)]
+    pub replicas: u32,
+    #[serde(default)]
+    pub ready_replicas: u32,
+    /// Replicas of the newest revision.
+    #[serde(default)]
+    pub updated_replicas: u32,
+    /// `1/1`: replicas that serve, of those asked for.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub ready: String,
+    /// Label selector of the replicas, for the scale subresource.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub selector: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<ModelDescription>,
+    /// What was settled for the newest revision, once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resolved: Option<Resolved>,
+    /// What `kubectl get` prints, of the worst placement.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub summary: Option<Summary>,
+    /// The fit report for the best node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fit: Option<PlanReport>,
+    #[schemars(length(max = 32))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["replica".to_owned()]))]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub placements: Vec<PlacementStatus>,
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".to_owned()]))]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub conditions: Vec<Condition>,
+}
+
+/// What was settled for a revision, and stays settled as long as the revision does.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Resolved {
+    /// Of the ModelDeployment: changes with whatever needs the model loaded anew.
+    #[serde(default)]
+    pub revision: String,
+    /// `None` until a node could be asked what fits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub num_ctx: Option<Tokens>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<ResolvedSource>,
+}
+
+/// The exact file that was meant.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ResolvedSource {
+    /// A URL, or a path in the agents' model directory.
+    #[serde(default)]
+    pub location: String,
+    /// The commit that a Hugging Face revision stood for.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub commit: String,
+    #[serde(default)]
+    pub size_bytes: Bytes,
+    /// `sha256:…`, where it is known.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub digest: String,
+}
+
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Summary {
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub processor: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub num_ctx: Option<Tokens>,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub layers: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub vram: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub node: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub predicted: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub measured: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_num_ctx_on_gpu: Option<Tokens>,
+}
+
+/// One replica's place. With `state: Claimed` it is the claim that comes before the promise in ModelNode.spec.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PlacementStatus {
+    pub replica: String,
+    pub revision: String,
+    pub node: String,
+    /// Of the assignment in ModelNode.spec.
+    pub assignment_uid: String,
+    pub state: PlacementState,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub processor: String,
+    #[serde(default)]
+    pub num_ctx: Tokens,
+    #[serde(default)]
+    pub gpu_layers: u32,
+    #[serde(default)]
+    pub total_layers: u32,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["id".to_owned()]))]
+    pub devices: Vec<DeviceBytes>,
+    #[serde(default)]
+    pub predicted_bytes: Bytes,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub measured_bytes: Option<Bytes>,
+    /// Percent of the present step (download or load) that is done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub percent: Option<u32>,
+    pub reason: stowage_placement::Reason,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
+    /// `address:port` of the replica's HTTP API.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub endpoint: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub pod_ref: String,
+}
+
+/// How far a placement is, in the operator's eyes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+pub enum PlacementState {
+    /// Claimed here; not yet promised in ModelNode.spec.
+    Claimed,
+    /// Promised; the agent is carrying it out.
+    Placed,
+    /// Loaded and serving.
+    Ready,
+    /// To be given back: answers are finished, then the bytes are freed.
+    Releasing,
+}
+
+/// How far a replica is, in its agent's eyes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+pub enum ReplicaState {
+    #[default]
+    Pending,
+    Downloading,
+    Loading,
+    Ready,
+    Draining,
+    /// The plan does not hold on this node; the operator decides again.
+    Refused,
+    /// It could not be carried out; the agent tries again where that may help.
+    Failed,
+    /// Nothing of it is left: its bytes may be promised again.
+    Gone,
+}
+
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DeviceBytes {
+    /// A GPU's UUID, or `host`.
+    pub id: String,
+    #[serde(default)]
+    pub predicted_bytes: Bytes,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub measured_bytes: Option<Bytes>,
+}

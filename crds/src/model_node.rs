@@ -1,0 +1,289 @@
+//! One node as Stowage sees it: what was promised there in `spec`, devices and actual replicas in `status`.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use stowage_placement::{Bytes, DevicePlan, ModelSummary, Request, Tokens};
+
+use crate::model_deployment::{DeviceBytes, ModelSource, Parameters, ReplicaState};
+
+/// Assignments that a node holds at most.
+pub const MAX_ASSIGNMENTS: usize = 64;
+/// Model files that a node publishes at most.
+pub const MAX_MODELS: usize = 64;
+
+/// One node as Stowage sees it. Made and removed by the operator; named after the Node.
+#[derive(CustomResource, KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[kube(
+    group = "stowage.dev",
+    version = "v1alpha1",
+    kind = "ModelNode",
+    shortname = "mnode",
+    doc = "One node as Stowage sees it: assignments in spec, devices and actual replicas in status.",
+    status = "ModelNodeStatus",
+    derive = "PartialEq",
+    derive = "Default",
+    printcolumn(name = "GPUs", type_ = "integer", json_path = ".status.gpuCount"),
+    printcolumn(name = "Free-VRAM", type_ = "string", json_path = ".status.freeVram", description = "Free on all GPUs, as last published"),
+    printcolumn(name = "Cores", type_ = "integer", json_path = ".status.system.cores"),
+    printcolumn(name = "Replicas", type_ = "integer", json_path = ".status.replicaCount"),
+    printcolumn(name = "Version", type_ = "string", json_path = ".status.version"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct ModelNodeSpec {
+    /// Promises of bytes on this node's devices, written by the operator.
+    #[schemars(length(max = 64))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["uid".to_owned()]))]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub assignments: Vec<Assignment>,
+    /// What admins say of this node's devices.
+    #[schemars(length(max = 64))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["uuid".to_owned()]))]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub devices: Vec<DevicePolicy>,
+}
+
+/// A promise of bytes on this node's devices to one replica, with the plan to carry out.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Assignment {
+    pub uid: String,
+    pub replica: String,
+    pub model_deployment: ModelDeploymentReference,
+    pub revision: String,
+    pub state: AssignmentState,
+    /// With `Drain` and `Release`: when answers that still run are cut off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<Time>,
+    pub source: AssignedSource,
+    pub request: Request,
+    pub plan: DevicePlan,
+    /// Threads, and the defaults of requests. Changes here reload nothing, but for `num_thread`.
+    #[serde(default)]
+    pub parameters: Parameters,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub system: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub template: String,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub aliases: Vec<String>,
+}
+
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ModelDeploymentReference {
+    pub namespace: String,
+    pub name: String,
+    pub uid: String,
+}
+
+/// The model's source with what was resolved of it.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AssignedSource {
+    pub model: ModelSource,
+    /// Commit of a Hugging Face revision.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub commit: String,
+    /// `sha256:…`, where it is known.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub digest: String,
+    /// Size of the file, where it is known.
+    #[serde(default)]
+    pub size_bytes: Bytes,
+}
+
+/// What the agent should do with an assignment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum AssignmentState {
+    /// Load and serve.
+    Serve,
+    /// Take no new requests, finish those that run.
+    Drain,
+    /// End it and report it gone.
+    Release,
+}
+
+/// What an admin says of a device.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DevicePolicy {
+    pub uuid: String,
+    /// False keeps Stowage off the device.
+    #[serde(default = "yes")]
+    pub managed: bool,
+    /// Bytes to leave free; the default margin is the least.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub margin_bytes: Option<Bytes>,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// What the node's agent reports.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ModelNodeStatus {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    #[schemars(length(max = 64))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["uuid".to_owned()]))]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub devices: Vec<DeviceStatus>,
+    #[serde(default)]
+    pub gpu_count: u32,
+    /// Sum over the GPUs, for the column.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub free_vram: String,
+    /// Why there is no GPU to use, where there is none: NVML's own words.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub gpu_message: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub system: Option<SystemStatus>,
+    #[schemars(length(max = 128))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["uid".to_owned()]))]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub replicas: Vec<ReplicaStatus>,
+    #[serde(default)]
+    pub replica_count: u32,
+    #[schemars(length(max = 64))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["path".to_owned()]))]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub models: Vec<ModelFile>,
+    /// Address at which this node's workers and its door are reached.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub address: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub version: String,
+}
+
+/// A GPU as NVML reports it.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DeviceStatus {
+    #[serde(default)]
+    pub uuid: String,
+    #[serde(default)]
+    pub name: String,
+    #[serde(default)]
+    pub backend: DeviceBackend,
+    /// Why the engine can't use it, where `backend` is `None`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
+    #[serde(default)]
+    pub total_bytes: Bytes,
+    #[serde(default)]
+    pub free_bytes: Bytes,
+    /// Held by processes that are no workers of this node.
+    #[serde(default)]
+    pub used_by_others_bytes: Bytes,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub used_by: Vec<DeviceProcess>,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub compute_capability: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub driver: String,
+    /// What a replica takes of this kind of device beside its plan; measured, or the default.
+    #[serde(default)]
+    pub overhead_bytes: Bytes,
+}
+
+/// How the engine of this node computes on the device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum DeviceBackend {
+    /// Not at all.
+    #[default]
+    None,
+    Cuda,
+    /// On the CPU, charging the bytes to a simulated device: for tests only.
+    Simulated,
+}
+
+/// A process that holds device memory and is no worker.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DeviceProcess {
+    #[serde(default)]
+    pub pid: u32,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub name: String,
+    #[serde(default)]
+    pub bytes: Bytes,
+}
+
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SystemStatus {
+    /// Physical cores that the agent may use.
+    #[serde(default)]
+    pub cores: u32,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub cpu: String,
+    /// Such as `avx2`, `avx512vnni`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub instruction_sets: Vec<String>,
+    /// The machine's memory, or the cgroup's limit where there is one.
+    #[serde(default)]
+    pub memory_bytes: Bytes,
+    /// Of it, held by processes that are no workers, page cache left out.
+    #[serde(default)]
+    pub memory_used_by_others_bytes: Bytes,
+}
+
+/// A replica as its agent sees it.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ReplicaStatus {
+    /// Of the assignment.
+    #[serde(default)]
+    pub uid: String,
+    #[serde(default)]
+    pub replica: String,
+    #[serde(default)]
+    pub state: ReplicaState,
+    /// Percent of the download or the load, by its state.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub percent: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<stowage_placement::Reason>,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub processor: String,
+    #[serde(default)]
+    pub num_ctx: Tokens,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["id".to_owned()]))]
+    pub devices: Vec<DeviceBytes>,
+    /// `address:port` of its HTTP API.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub address: String,
+    /// Times that its worker was started anew.
+    #[serde(default)]
+    pub restarts: u32,
+}
+
+/// A model file in the agent's model directory.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ModelFile {
+    /// Relative to the model directory.
+    #[serde(default)]
+    pub path: String,
+    #[serde(default)]
+    pub size_bytes: Bytes,
+    /// `sha256:…`, where it was computed.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub digest: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub summary: Option<ModelSummary>,
+    /// Why there is no summary.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<stowage_placement::Reason>,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
+}
