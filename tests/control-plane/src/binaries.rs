@@ -1,0 +1,130 @@
+//! The control plane's programs: found in the cache or in `KUBEBUILDER_ASSETS`, else built from their Go modules.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::Error;
+
+pub const KUBERNETES_VERSION: &str = "1.37.2";
+pub const ETCD_VERSION: &str = "3.6.5";
+
+/// Where each program is.
+#[derive(Clone, Debug)]
+pub struct Binaries {
+    pub etcd: PathBuf,
+    pub kube_apiserver: PathBuf,
+    pub kube_controller_manager: PathBuf,
+    pub kubectl: PathBuf,
+}
+
+/// A program that can be built.
+struct Program {
+    name: &'static str,
+    package: &'static str,
+    /// Folder of the Go module, below `tests/control-plane/go`.
+    module: &'static str,
+    version: &'static str,
+    /// Seconds that its build took on two busy cores, after those before it.
+    seconds: u32,
+}
+
+const PROGRAMS: [Program; 4] = [
+    Program { name: "etcd", package: "go.etcd.io/etcd/server/v3", module: "etcd", version: ETCD_VERSION, seconds: 60 },
+    Program { name: "kube-apiserver", package: "k8s.io/kubernetes/cmd/kube-apiserver", module: "kubernetes", version: KUBERNETES_VERSION, seconds: 580 },
+    Program {
+        name: "kube-controller-manager",
+        package: "k8s.io/kubernetes/cmd/kube-controller-manager",
+        module: "kubernetes",
+        version: KUBERNETES_VERSION,
+        seconds: 260,
+    },
+    Program { name: "kubectl", package: "k8s.io/kubernetes/cmd/kubectl", module: "kubernetes", version: KUBERNETES_VERSION, seconds: 55 },
+];
+
+/// `${XDG_CACHE_HOME:-~/.cache}/stowage`, where what takes long to make is kept between checkouts.
+pub fn cache_directory() -> PathBuf {
+    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    set("XDG_CACHE_HOME").or_else(|| set("HOME").map(|home| home.join(".cache"))).unwrap_or_else(std::env::temp_dir).join("stowage")
+}
+
+/// Finds every program, building those that are missing. Two callers at once do not build twice: the second waits for the first.
+pub fn ensure() -> Result<Binaries, Error> {
+    let [etcd, kube_apiserver, kube_controller_manager, kubectl] = [0, 1, 2, 3].map(|index| program(&PROGRAMS[index], index + 1));
+    Ok(Binaries { etcd: etcd?, kube_apiserver: kube_apiserver?, kube_controller_manager: kube_controller_manager?, kubectl: kubectl? })
+}
+
+fn program(program: &Program, number: usize) -> Result<PathBuf, Error> {
+    if let Some(assets) = std::env::var_os("KUBEBUILDER_ASSETS") {
+        let path = Path::new(&assets).join(program.name);
+        if path.is_file() {
+            return Ok(path);
+        }
+    }
+    let directory = cache_directory().join("control-plane").join(format!("{}-{}", program.module, program.version));
+    let path = directory.join(program.name);
+    if path.is_file() {
+        return Ok(path);
+    }
+    fs::create_dir_all(&directory).map_err(Error::io(format!("making {}", directory.display())))?;
+    let lock_path = directory.join("lock");
+    let lock = File::create(&lock_path).map_err(Error::io(format!("making {}", lock_path.display())))?;
+    lock.lock().map_err(Error::io(format!("locking {}", lock_path.display())))?;
+    if !path.is_file() {
+        build(program, number, &path)?;
+    }
+    Ok(path)
+}
+
+/// Builds beside the final name and renames, so that a build cut short leaves nothing that looks whole.
+fn build(program: &Program, number: usize, path: &Path) -> Result<(), Error> {
+    let partial = path.with_extension("partial");
+    let module = Path::new(env!("CARGO_MANIFEST_DIR")).join("go").join(program.module);
+    let mut command = Command::new("go");
+    command.current_dir(&module).args(["build", "-trimpath", "-v", "-ldflags"]);
+    command.arg(format!("-s -w -X k8s.io/component-base/version.gitVersion=v{}", program.version));
+    command.arg("-o").arg(&partial).arg(program.package).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = command.spawn().map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => Error::NoGo,
+        _ => Error::Io { doing: "starting `go build`".to_owned(), source: error },
+    })?;
+    let bar = progress(program, number);
+    let mut tail = Vec::new();
+    if let Some(stderr) = child.stderr.take() {
+        for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+            bar.set_message(line.clone());
+            tail.push(line);
+            if tail.len() > 20 {
+                tail.remove(0);
+            }
+        }
+    }
+    let status = child.wait().map_err(Error::io("waiting for `go build`"))?;
+    bar.finish_and_clear();
+    if !status.success() {
+        return Err(Error::Build { binary: program.name.to_owned(), status: status.to_string(), output: tail.join("\n") });
+    }
+    eprintln!("built {} {} in {} s", program.name, program.version, bar.elapsed().as_secs());
+    fs::rename(&partial, path).map_err(Error::io(format!("renaming {} to {}", partial.display(), path.display())))
+}
+
+fn progress(program: &Program, number: usize) -> ProgressBar {
+    eprintln!(
+        "building {} {} ({number} of {}, once; about {} s where nothing is cached)",
+        program.name,
+        program.version,
+        PROGRAMS.len(),
+        program.seconds
+    );
+    let bar = ProgressBar::new_spinner();
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {prefix} {elapsed} {wide_msg}") {
+        bar.set_style(style);
+    }
+    bar.set_prefix(program.name);
+    bar.enable_steady_tick(Duration::from_millis(200));
+    bar
+}
