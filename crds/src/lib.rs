@@ -6,6 +6,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod conditions;
+pub mod definitions;
 pub mod model_deployment;
 pub mod model_node;
 pub mod names;

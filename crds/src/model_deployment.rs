@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use stowage_placement::fit_report::ModelDescription;
 use stowage_placement::{Bytes, KvCacheType, PlacementPolicy, PlanReport, Tokens};
 
+mod asked;
 mod status;
 pub use status::{
     DeviceBytes, MAX_PLACEMENTS, ModelDeploymentStatus, PlacementState, PlacementStatus, ReplicaState, Resolved, ResolvedSource, Summary,

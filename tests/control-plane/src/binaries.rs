@@ -2,11 +2,13 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
+use rustix::process::{Signal, set_parent_process_death_signal};
 
 use crate::Error;
 
@@ -88,6 +90,8 @@ fn build(program: &Program, number: usize, path: &Path) -> Result<(), Error> {
     command.current_dir(&module).args(["build", "-trimpath", "-v", "-ldflags"]);
     command.arg(format!("-s -w -X k8s.io/component-base/version.gitVersion=v{}", program.version));
     command.arg("-o").arg(&partial).arg(program.package).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    // SAFETY: between fork and exec the closure makes one system call and touches no memory of the parent. The thread that waits here outlives the child.
+    unsafe { command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::TERM))?)) };
     let mut child = command.spawn().map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => Error::NoGo,
         _ => Error::Io { doing: "starting `go build`".to_owned(), source: error },

@@ -1,0 +1,227 @@
+//! Operator and agents as processes against a control plane.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use k8s_openapi::api::core::v1::{Namespace, Node};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::api::{ObjectMeta, Patch, PatchParams};
+use kube::runtime::{conditions::is_crd_established, wait::await_condition};
+use kube::{Api, Client};
+use stowage_control_plane::processes::{Process, free_port};
+use stowage_control_plane::{ControlPlane, Options};
+use stowage_crds::{definitions, names};
+use tempfile::TempDir;
+
+use crate::machine::{SimulatedGpu, SimulatedMachine};
+
+/// Workers advertise addresses of a range kept for documentation, since EndpointSlices refuse loopback; clients dial loopback at the same port.
+const ADVERTISED: &str = "192.0.2.10";
+const ESTABLISHED_DEADLINE: Duration = Duration::from_secs(60);
+const AGENT_STOP_DEADLINE: Duration = Duration::from_secs(20);
+
+/// Where the cluster comes from, and how talkative its parts are.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// A kubeconfig of a cluster that is there already; none: a control plane is started.
+    pub kubeconfig: Option<PathBuf>,
+    /// More flags for the operator.
+    pub operator_flags: Vec<String>,
+}
+
+pub struct Cluster {
+    // Dropped in this order: agents, operator, control plane, folder.
+    pub agents: Vec<Agent>,
+    pub operators: Vec<Process>,
+    pub client: Client,
+    kubeconfig: PathBuf,
+    pub control_plane: Option<ControlPlane>,
+    settings: Settings,
+    folder: TempDir,
+}
+
+/// How a node's agent is started.
+#[derive(Clone, Debug)]
+pub struct AgentOptions {
+    pub node: String,
+    pub model_directory: PathBuf,
+    /// Simulated GPUs; none: a CPU node.
+    pub gpus: Vec<SimulatedGpu>,
+    pub flags: Vec<String>,
+}
+
+/// A running agent.
+pub struct Agent {
+    pub options: AgentOptions,
+    pub process: Process,
+    pub machine: SimulatedMachine,
+    /// Port of the node's door, on the loopback address.
+    pub door: u16,
+}
+
+/// An agent that is killed leaves its workers running for its successor. When there will be none it is asked to end, and takes them with it.
+impl Drop for Agent {
+    fn drop(&mut self) {
+        if matches!(self.process.exited(), Ok(None)) {
+            self.process.stop(AGENT_STOP_DEADLINE);
+        }
+    }
+}
+
+/// A program of this workspace, built beside the one that runs.
+pub fn program(name: &str) -> Result<PathBuf> {
+    let own = std::env::current_exe().context("finding the running program")?;
+    let folders = own.ancestors().skip(1).take(2);
+    let found = folders.map(|folder| folder.join(name)).find(|path| path.is_file());
+    found.with_context(|| format!("{name} is not beside {}: `make build` builds it", own.display()))
+}
+
+impl Cluster {
+    /// A cluster that knows Stowage's kinds, with one operator.
+    pub async fn start(settings: Settings) -> Result<Cluster> {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let folder = tempfile::Builder::new().prefix("stowage-cluster-").tempdir().context("making a temporary folder")?;
+        let (control_plane, client, kubeconfig) = match &settings.kubeconfig {
+            Some(path) => (None, client(path).await?, path.clone()),
+            None => {
+                let control_plane = ControlPlane::start(Options::default()).await?;
+                let (client, path) = (control_plane.client.clone(), control_plane.kubeconfig().to_owned());
+                (Some(control_plane), client, path)
+            }
+        };
+        prepare(&client).await?;
+        let mut cluster = Cluster { agents: Vec::new(), operators: Vec::new(), client, kubeconfig, control_plane, settings, folder };
+        cluster.start_operator()?;
+        Ok(cluster)
+    }
+
+    pub fn kubeconfig(&self) -> &Path {
+        &self.kubeconfig
+    }
+
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The kubectl of the control plane's version, or the system's where the cluster is not ours.
+    pub fn kubectl(&self) -> Command {
+        let mut command = self.control_plane.as_ref().map(ControlPlane::kubectl).unwrap_or_else(|| Command::new("kubectl"));
+        command.env("KUBECONFIG", &self.kubeconfig);
+        command
+    }
+
+    /// What kubectl prints on standard output; an error holds what it prints on standard error.
+    pub fn kubectl_output(&self, arguments: &[&str]) -> Result<String> {
+        let output = self.kubectl().args(arguments).output().context("running kubectl")?;
+        if !output.status.success() {
+            bail!("kubectl {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim());
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// `kubectl apply` of a manifest; an error holds what the API server said.
+    pub fn apply(&self, manifest: &str) -> Result<String> {
+        let path = self.folder.path().join("manifest.yaml");
+        fs::write(&path, manifest).context("writing a manifest")?;
+        self.kubectl_output(&["apply", "-f", &path.display().to_string()])
+    }
+
+    pub fn start_operator(&mut self) -> Result<()> {
+        let name = format!("operator-{}", self.operators.len());
+        let mut command = Command::new(program("stowage-operator")?);
+        command.arg("--kubeconfig").arg(&self.kubeconfig).args(["--identity", &name, "--metrics-address", "127.0.0.1:0"]);
+        command.args(&self.settings.operator_flags);
+        let log = self.folder.path().join(format!("{name}.log"));
+        self.operators.push(Process::start(&name, command, &log).context("starting the operator")?);
+        Ok(())
+    }
+
+    /// Makes the Node object that a kubelet would have made, and starts its agent.
+    pub async fn start_agent(&mut self, options: AgentOptions) -> Result<&Agent> {
+        let node = Node { metadata: ObjectMeta { name: Some(options.node.clone()), ..Default::default() }, ..Default::default() };
+        apply(&Api::all(self.client.clone()), &options.node, &node).await.with_context(|| format!("making Node {}", options.node))?;
+        let folder = self.node_folder(&options.node);
+        let machine = SimulatedMachine::create(&folder, &options.gpus)?;
+        let agent = self.launch_agent(options, machine, free_port()?)?;
+        self.agents.push(agent);
+        self.agents.last().context("the agent that was just started")
+    }
+
+    /// Where the agent of `node` keeps its socket, its downloads and its log.
+    pub fn node_folder(&self, node: &str) -> PathBuf {
+        self.folder.path().join(node)
+    }
+
+    /// The agent's process ends as the kernel ends it; its workers live on. Then its successor starts.
+    pub fn replace_agent(&mut self, index: usize) -> Result<()> {
+        let mut old = self.agents.remove(index);
+        old.process.kill();
+        let agent = self.launch_agent(old.options.clone(), old.machine.clone(), old.door)?;
+        self.agents.insert(index, agent);
+        Ok(())
+    }
+
+    fn launch_agent(&self, options: AgentOptions, machine: SimulatedMachine, door: u16) -> Result<Agent> {
+        let folder = self.node_folder(&options.node);
+        let mut command = Command::new(program("stowage-agent")?);
+        command.args(["run", "--stop-workers-on-exit", "--node-name", &options.node, "--advertise-address", ADVERTISED, "--worker-bind-address", "127.0.0.1"]);
+        command.args(["--door-address", &format!("127.0.0.1:{door}")]).arg("--kubeconfig").arg(&self.kubeconfig);
+        command.arg("--model-dir").arg(&options.model_directory);
+        command.arg("--cache-dir").arg(folder.join("cache")).arg("--run-dir").arg(folder.join("run"));
+        if !options.gpus.is_empty() {
+            command.arg("--nvml-library").arg(program("libstowage_fake_nvml.so")?);
+            command.env("STOWAGE_FAKE_NVML_CONFIG", &machine.config).env("STOWAGE_SIMULATED_GPU_DIR", &machine.charges);
+        }
+        command.args(&options.flags);
+        let process = Process::start(&options.node, command, &folder.join("agent.log")).context("starting the agent")?;
+        Ok(Agent { options, process, machine, door })
+    }
+
+    /// Ends agents with their workers, operators, then the control plane. What is not ended in time is killed.
+    pub fn stop(mut self) {
+        self.agents.clear();
+        for operator in &mut self.operators {
+            operator.stop(AGENT_STOP_DEADLINE);
+        }
+        if let Some(control_plane) = self.control_plane.take() {
+            control_plane.stop();
+        }
+    }
+
+    /// The last lines of every log, for a failure's report.
+    pub fn logs(&self) -> String {
+        let agents = self.agents.iter().map(|agent| &agent.process);
+        let tails = self.operators.iter().chain(agents).map(|process| format!("--- {}\n{}", process.name, process.log_tail(25)));
+        tails.collect::<Vec<_>>().join("\n")
+    }
+}
+
+async fn client(kubeconfig: &Path) -> Result<Client> {
+    let config = kube::config::Kubeconfig::read_from(kubeconfig).with_context(|| format!("reading {}", kubeconfig.display()))?;
+    Ok(Client::try_from(kube::Config::from_custom_kubeconfig(config, &Default::default()).await?)?)
+}
+
+async fn apply<K>(api: &Api<K>, name: &str, object: &K) -> Result<K>
+where
+    K: kube::Resource + Clone + serde::de::DeserializeOwned + serde::Serialize + std::fmt::Debug,
+{
+    Ok(api.patch(name, &PatchParams::apply("stowage-up").force(), &Patch::Apply(object)).await?)
+}
+
+/// The kinds and the system namespace.
+async fn prepare(client: &Client) -> Result<()> {
+    let api: Api<CustomResourceDefinition> = Api::all(client.clone());
+    for definition in definitions::all()? {
+        let name = definition.metadata.name.clone().context("a CustomResourceDefinition has a name")?;
+        apply(&api, &name, &definition).await.with_context(|| format!("applying {name}"))?;
+        let established = await_condition(api.clone(), &name, is_crd_established());
+        tokio::time::timeout(ESTABLISHED_DEADLINE, established).await.with_context(|| format!("waiting for {name}"))??;
+    }
+    let namespace = names::SYSTEM_NAMESPACE;
+    let object = Namespace { metadata: ObjectMeta { name: Some(namespace.to_owned()), ..Default::default() }, ..Default::default() };
+    apply(&Api::all(client.clone()), namespace, &object).await.with_context(|| format!("making namespace {namespace}"))?;
+    Ok(())
+}

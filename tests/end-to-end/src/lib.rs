@@ -1,0 +1,10 @@
+//! A whole Stowage on one machine: a real control plane, the operator and any number of agents as real processes.
+//!
+//! `stowage-up` (behind `make run`) and the tests of this crate stand on it.
+
+pub mod cluster;
+pub mod machine;
+pub mod watch;
+
+pub use cluster::{Agent, AgentOptions, Cluster, Settings};
+pub use machine::{SimulatedGpu, SimulatedMachine};

@@ -1,0 +1,52 @@
+//! The simulated GPUs of one node: the file that tests/fake-nvml reads, and the folder in which workers charge what they hold.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use stowage_placement::Bytes;
+
+#[derive(Clone, Debug)]
+pub struct SimulatedGpu {
+    pub uuid: String,
+    pub total: Bytes,
+    /// Processes that are no workers: id and bytes.
+    pub foreign: Vec<(u32, Bytes)>,
+}
+
+impl SimulatedGpu {
+    /// The `index`-th GPU of `node`.
+    pub fn new(node: &str, index: usize, total: Bytes) -> SimulatedGpu {
+        SimulatedGpu { uuid: format!("GPU-{node}-{index}"), total, foreign: Vec::new() }
+    }
+}
+
+/// Where a node's simulated GPUs are described and charged.
+#[derive(Clone, Debug)]
+pub struct SimulatedMachine {
+    pub config: PathBuf,
+    pub charges: PathBuf,
+}
+
+impl SimulatedMachine {
+    pub fn create(folder: &Path, gpus: &[SimulatedGpu]) -> Result<SimulatedMachine> {
+        let machine = SimulatedMachine { config: folder.join("fake-nvml.yaml"), charges: folder.join("simulated-gpu") };
+        fs::create_dir_all(&machine.charges).with_context(|| format!("making {}", machine.charges.display()))?;
+        machine.write(gpus)?;
+        Ok(machine)
+    }
+
+    /// Changes the devices while everything runs: what others hold grows or shrinks.
+    pub fn write(&self, gpus: &[SimulatedGpu]) -> Result<()> {
+        let devices: Vec<_> = gpus.iter().map(device).collect();
+        let text = serde_json::json!({"driverVersion": "580.0", "cudaVersion": 13000, "devices": devices}).to_string();
+        let partial = self.config.with_extension("partial");
+        fs::write(&partial, text).and_then(|()| fs::rename(&partial, &self.config)).with_context(|| format!("writing {}", self.config.display()))
+    }
+}
+
+fn device(gpu: &SimulatedGpu) -> serde_json::Value {
+    let processes: Vec<_> =
+        gpu.foreign.iter().map(|(pid, bytes)| serde_json::json!({"pid": pid, "name": "someone else", "usedBytes": bytes})).collect();
+    serde_json::json!({"uuid": gpu.uuid, "name": "Simulated GPU", "totalBytes": gpu.total, "computeCapability": "9.0", "processes": processes})
+}
