@@ -3,7 +3,9 @@
 //! `stowage-up` (behind `make run`) and the tests of this crate stand on it.
 
 pub mod cluster;
+pub mod file_server;
 pub mod machine;
+pub mod models;
 pub mod watch;
 
 pub use cluster::{Agent, AgentOptions, Cluster, Settings};
