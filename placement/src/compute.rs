@@ -1,0 +1,123 @@
+//! Scratch memory that a backend preallocates for one step, independent of the context length and of the number of threads. The engine takes
+//! its buffers out of exactly this many bytes.
+
+use crate::layout::Backend;
+use crate::units::Bytes;
+
+/// The sizes that scratch memory follows from, the largest of any layer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ComputeShape {
+    pub embedding: u64,
+    pub heads: u64,
+    pub kv_heads_max: u64,
+    /// Elements of one head's key, and of its query.
+    pub key_length: u64,
+    pub value_length: u64,
+    pub feed_forward: u64,
+    pub vocabulary: u64,
+}
+
+/// What a device does for the model; each part brings its buffers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DeviceRole {
+    /// It holds at least one block.
+    pub layers: bool,
+    /// It holds the output layer.
+    pub output: bool,
+    /// It is the host, which looks up embeddings and hands hidden states from device to device.
+    pub input: bool,
+}
+
+/// Tokens are quantised in groups of this many, the columns that a kernel multiplies at once.
+pub const COLUMN_BLOCK: u64 = 8;
+/// Activations are quantised to 8 bits in blocks of this many elements.
+pub const ACTIVATION_BLOCK: u64 = 32;
+/// Bytes of such a block: the elements, their scale, and scale times their sum, of the whole block and of its first half.
+pub const ACTIVATION_BLOCK_BYTES: u64 = ACTIVATION_BLOCK + 3 * 4;
+
+/// Rows of logits that one step of the output layer can give: one a sequence, and never fewer than 8.
+pub fn logit_rows(parallel: u32) -> u64 {
+    u64::from(parallel).max(COLUMN_BLOCK)
+}
+
+/// Scratch memory of one device. `None`: more than 64 bits hold.
+pub fn scratch_bytes(shape: &ComputeShape, num_batch: u32, parallel: u32, backend: Backend, role: DeviceRole) -> Option<Bytes> {
+    let batch = u64::from(num_batch);
+    let mut sizes = Vec::with_capacity(16);
+    if role.input {
+        sizes.push(Some(floats(batch, shape.embedding)?));
+    }
+    if role.layers {
+        sizes.extend(layer_buffers(shape, batch));
+    }
+    if role.output {
+        sizes.extend(output_buffers(shape, logit_rows(parallel)));
+    }
+    let mut total = Bytes::ZERO;
+    for size in sizes {
+        total = total.checked_add(backend.aligned(size?)?)?;
+    }
+    Some(total)
+}
+
+/// Buffers of the blocks, in the order in which the engine takes them: normalised rows, query, key, value, attended, gate, up, quantised
+/// activations, and the rotations of each token's position.
+pub fn layer_buffers(shape: &ComputeShape, batch: u64) -> [Option<u64>; 9] {
+    let queries = shape.heads.checked_mul(shape.key_length);
+    let attended = shape.heads.checked_mul(shape.value_length);
+    let keys = shape.kv_heads_max.checked_mul(shape.key_length);
+    let values = shape.kv_heads_max.checked_mul(shape.value_length);
+    let widest = attended.map(|attended| attended.max(shape.embedding).max(shape.feed_forward));
+    let rows = |width: Option<u64>| width.and_then(|width| floats(batch, width));
+    [
+        rows(Some(shape.embedding)),
+        rows(queries),
+        rows(keys),
+        rows(values),
+        rows(attended),
+        rows(Some(shape.feed_forward)),
+        rows(Some(shape.feed_forward)),
+        widest.and_then(|widest| activation_bytes(batch, widest)),
+        rows(Some(shape.key_length)),
+    ]
+}
+
+/// Buffers of the output layer, in the order in which the engine takes them: normalised rows, their quantised form, logits.
+pub fn output_buffers(shape: &ComputeShape, rows: u64) -> [Option<u64>; 3] {
+    [floats(rows, shape.embedding), activation_bytes(rows, shape.embedding), floats(rows, shape.vocabulary)]
+}
+
+fn floats(rows: u64, width: u64) -> Option<u64> {
+    rows.checked_mul(width)?.checked_mul(4)
+}
+
+/// Bytes of `rows` rows of `width` elements, quantised: rows in whole groups, elements in whole blocks.
+pub fn activation_bytes(rows: u64, width: u64) -> Option<u64> {
+    let blocks = width.div_ceil(ACTIVATION_BLOCK);
+    rows.checked_next_multiple_of(COLUMN_BLOCK)?.checked_mul(blocks)?.checked_mul(ACTIVATION_BLOCK_BYTES)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SMOLLM2: ComputeShape =
+        ComputeShape { embedding: 576, heads: 9, kv_heads_max: 3, key_length: 64, value_length: 64, feed_forward: 1536, vocabulary: 49152 };
+
+    #[test]
+    fn each_part_brings_its_own_buffers() {
+        let bytes = |layers, output, input| scratch_bytes(&SMOLLM2, 512, 1, Backend::Cpu, DeviceRole { layers, output, input });
+        let (layers, output, input) = (bytes(true, false, false), bytes(false, true, false), bytes(false, false, true));
+        assert_eq!(input, Some(Bytes(512 * 576 * 4)));
+        assert_eq!(output, Some(Bytes(8 * (576 * 4 + 18 * 44 + 49152 * 4))));
+        let all = layers.and_then(|l| l.checked_add(output?)).and_then(|sum| sum.checked_add(input?));
+        assert_eq!(bytes(true, true, true), all);
+        assert_eq!(bytes(false, false, false), Some(Bytes::ZERO));
+    }
+
+    #[test]
+    fn overflow_is_seen() {
+        let shape = ComputeShape { feed_forward: u64::MAX / 2, ..SMOLLM2 };
+        assert_eq!(scratch_bytes(&shape, 512, 1, Backend::Cpu, DeviceRole { layers: true, output: false, input: false }), None);
+    }
+}

@@ -1,0 +1,91 @@
+//! Which layers go on which device of one node, with the bytes on each.
+//!
+//! As many layers as truly fit are put on GPU, the last ones first, and each device that gets a layer also pays for its scratch memory and for
+//! its driver's context. Of the ways to hold the same layers, the one with the fewest GPUs is taken; one GPU is the tightest that holds them, several
+//! are filled evenly. Equal ones are told apart by their ids.
+
+mod packing;
+mod planner;
+
+pub(crate) use planner::{Needs, Planner, SizedPlanner};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::layout::Backend;
+use crate::units::{Bytes, LayerCount};
+
+/// The plan for one replica on one node: one allocation a device that takes part, the host always among them and last.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DevicePlan {
+    /// As a person reads it: `100% GPU`, `100% CPU`, `38%/62% CPU/GPU` (shares of bytes, input embeddings left out).
+    pub processor: String,
+    pub gpu_layers: LayerCount,
+    pub total_layers: LayerCount,
+    pub devices: Vec<DeviceAllocation>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum DeviceKind {
+    #[default]
+    Gpu,
+    Host,
+}
+
+/// What one device holds of a replica.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DeviceAllocation {
+    /// A GPU's UUID (`gpu0`, `gpu1`, … where `agent plan` was given sizes alone), or `host`.
+    pub id: String,
+    pub kind: DeviceKind,
+    /// First and last layer of each run, both included; the output layer is `totalLayers - 1`.
+    #[serde(default)]
+    pub layer_ranges: Vec<[u32; 2]>,
+    #[serde(default)]
+    pub expert_layer_ranges: Vec<[u32; 2]>,
+    pub weights_bytes: Bytes,
+    pub kv_cache_bytes: Bytes,
+    pub state_bytes: Bytes,
+    pub checkpoint_bytes: Bytes,
+    pub compute_bytes: Bytes,
+    pub overhead_bytes: Bytes,
+    pub total_bytes: Bytes,
+    /// What the device offered when the plan was made, its margin already taken off.
+    pub free_bytes: Bytes,
+}
+
+/// One device of a node, as the planner sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Device {
+    /// A GPU's UUID; its name in the plan. The host's is [`HOST`].
+    pub id: String,
+    /// What computes there: decides how tensors are laid out, and what can run.
+    pub backend: Backend,
+    /// What it offers to a new replica, as [`crate::offer::offer`] gives it: margin and everybody else's bytes already taken off.
+    pub offered: Bytes,
+    /// What the driver's context and libraries take there for one replica; 0 for the host.
+    pub overhead: Bytes,
+}
+
+/// The host's id in plans.
+pub const HOST: &str = "host";
+
+/// What one node has for a replica. GPUs that the engine has no backend for, or that the deviceSelector does not match, are left out by whoever builds this.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeDevices {
+    pub gpus: Vec<Device>,
+    pub host: Device,
+}
+
+impl NodeDevices {
+    /// A host with this much memory on offer, and GPUs.
+    pub fn new(gpus: Vec<Device>, host_offered: Bytes) -> NodeDevices {
+        NodeDevices { gpus, host: Device { id: HOST.into(), backend: Backend::Cpu, offered: host_offered, overhead: Bytes::ZERO } }
+    }
+}
+
+#[cfg(test)]
+mod tests;

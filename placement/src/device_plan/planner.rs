@@ -1,0 +1,310 @@
+//! Plans one model on one node's devices.
+
+use std::cell::OnceCell;
+
+use crate::compute::DeviceRole;
+use crate::device_plan::packing::{Class, Costs, Packing, Run};
+use crate::device_plan::{Device, DeviceAllocation, DeviceKind, DevicePlan, NodeDevices};
+use crate::footprint::{FootprintError, LayerSizes, Span, compute_bytes, input_weights};
+use crate::layout::Backend;
+use crate::model_summary::ModelSummary;
+use crate::offer::DEFAULT_OVERHEAD;
+use crate::request::Request;
+use crate::units::{Bytes, LayerCount};
+
+/// Beyond this many sets of GPUs, GPUs that offer nearly the same are taken for equal, at the smaller offer. Ten GPUs with ten different
+/// offers are still told apart.
+const MOST_SETS: usize = 1024;
+
+/// What does not change with the request: the model and the devices, grouped.
+pub(crate) struct Planner<'a> {
+    pub summary: &'a ModelSummary,
+    pub gpus: Vec<&'a Device>,
+    pub host: &'a Device,
+    classes: Vec<Class>,
+    /// Of each class, the backend and the overhead.
+    traits: Vec<(Backend, Bytes)>,
+    max_gpus: u32,
+}
+
+impl<'a> Planner<'a> {
+    /// `max_gpus`: the most that a replica may use.
+    pub fn new(
+        summary: &'a ModelSummary,
+        devices: &'a NodeDevices,
+        usable: impl Fn(&Device) -> bool,
+        max_gpus: Option<u32>,
+    ) -> Planner<'a> {
+        let mut gpus: Vec<&Device> = devices.gpus.iter().filter(|gpu| usable(gpu)).collect();
+        gpus.sort_by(|a, b| a.id.cmp(&b.id));
+        let (classes, traits) = classes(&gpus);
+        Planner { summary, gpus, host: &devices.host, classes, traits, max_gpus: max_gpus.unwrap_or(u32::MAX) }
+    }
+
+    /// The most GPUs that a replica may use.
+    pub fn max_gpus(&self) -> u32 {
+        self.max_gpus
+    }
+
+    /// Sizes everything for one request.
+    pub fn sized(&self, request: &Request) -> Result<SizedPlanner<'_>, FootprintError> {
+        // Without a GPU it is told what one would need, as the footprint does.
+        let none = [(Backend::Cuda, DEFAULT_OVERHEAD)];
+        let traits = if self.traits.is_empty() { &none[..] } else { &self.traits };
+        let costs = traits.iter().map(|(backend, overhead)| self.class_costs(request, *backend, *overhead));
+        let host_role = |layers, output| DeviceRole { layers, output, input: true };
+        let backend = self.host.backend;
+        Ok(SizedPlanner {
+            planner: self,
+            costs: ClassCosts(costs.collect::<Result<_, _>>()?),
+            host_sizes: LayerSizes::new(self.summary, request, backend, false)?,
+            host_input: input_weights(self.summary, request, backend)?,
+            host_compute: [
+                compute_bytes(self.summary, request, backend, host_role(false, false))?,
+                compute_bytes(self.summary, request, backend, host_role(true, false))?,
+                compute_bytes(self.summary, request, backend, host_role(true, true))?,
+            ],
+            most_gpu_layers: OnceCell::new(),
+        })
+    }
+
+    fn class_costs(&self, request: &Request, backend: Backend, overhead: Bytes) -> Result<GpuCosts, FootprintError> {
+        let role = |layers, output| DeviceRole { layers, output, input: false };
+        let costs = GpuCosts {
+            sizes: LayerSizes::new(self.summary, request, backend, true)?,
+            overhead,
+            compute_blocks: compute_bytes(self.summary, request, backend, role(true, false))?,
+            compute_output: compute_bytes(self.summary, request, backend, role(false, true))?,
+            compute_both: compute_bytes(self.summary, request, backend, role(true, true))?,
+        };
+        let everything = [costs.sizes.all().total(), overhead, costs.compute_both].into_iter().try_fold(Bytes::ZERO, Bytes::checked_add);
+        everything.map(|_| costs).ok_or_else(|| FootprintError::overflow("whole model", request))
+    }
+}
+
+/// A planner with the sizes for one request.
+pub(crate) struct SizedPlanner<'a> {
+    planner: &'a Planner<'a>,
+    costs: ClassCosts,
+    host_sizes: LayerSizes,
+    host_input: Bytes,
+    /// Scratch memory of a host that holds no layer, blocks alone, or blocks and the output layer.
+    host_compute: [Bytes; 3],
+    most_gpu_layers: OnceCell<u32>,
+}
+
+impl SizedPlanner<'_> {
+    pub fn total_layers(&self) -> u32 {
+        self.host_sizes.count()
+    }
+
+    /// The largest number of last layers that fit on the GPUs, whatever the host holds.
+    pub fn most_gpu_layers(&self) -> u32 {
+        *self.most_gpu_layers.get_or_init(|| self.packing().most())
+    }
+
+    /// Whether the GPUs hold the last `gpu_layers` layers. Where their sum says so already, the ways to share them are not gone through.
+    pub fn gpus_hold(&self, gpu_layers: u32) -> bool {
+        let total = self.total_layers();
+        if gpu_layers == 0 || gpu_layers > total {
+            return gpu_layers == 0;
+        }
+        let classes = &self.planner.classes;
+        let alone = |class: usize| self.costs.bytes(class, total - gpu_layers, total) <= classes[class].offered;
+        if self.planner.max_gpus > 0 && (0..classes.len()).any(alone) {
+            return true;
+        }
+        let offered: Bytes = self.planner.gpus.iter().map(|gpu| gpu.offered).sum();
+        let least = self.costs.0.iter().map(|costs| costs.sizes.span(total - gpu_layers, total).total()).min();
+        least.is_some_and(|least| least <= offered) && self.most_gpu_layers() >= gpu_layers
+    }
+
+    fn packing(&self) -> Packing<'_, ClassCosts> {
+        Packing::new(&self.costs, &self.planner.classes, self.total_layers(), self.planner.max_gpus)
+    }
+
+    /// What the host needs when the last `gpu_layers` are on GPU.
+    pub fn host_needs(&self, gpu_layers: u32) -> Bytes {
+        self.host_allocation(gpu_layers).total_bytes
+    }
+
+    pub fn host_fits(&self, gpu_layers: u32) -> bool {
+        self.host_needs(gpu_layers) <= self.planner.host.offered
+    }
+
+    /// The plan with exactly this many layers on GPU; `None` where the GPUs can't hold them. The host is not checked.
+    pub fn plan(&self, gpu_layers: u32) -> Option<DevicePlan> {
+        let runs = if gpu_layers == 0 { Vec::new() } else { self.packing().assign(gpu_layers)? };
+        let mut devices: Vec<DeviceAllocation> = runs.iter().map(|run| self.gpu_allocation(run)).collect();
+        devices.push(self.host_allocation(gpu_layers));
+        let total_layers = LayerCount(self.total_layers());
+        let processor = processor(&devices, LayerCount(gpu_layers), total_layers, self.host_input);
+        Some(DevicePlan { processor, gpu_layers: LayerCount(gpu_layers), total_layers, devices })
+    }
+
+    /// What the last `gpu_layers` layers need on GPU where `gpus` GPUs share them: each pays for scratch memory and for its context.
+    pub fn gpu_needs(&self, gpu_layers: u32, gpus: u64) -> Needs {
+        let Some(costs) = self.costs.0.first() else { return Needs::default() };
+        let first = self.total_layers().saturating_sub(gpu_layers);
+        let Span { weights, kv_cache, state } = costs.sizes.span(first, self.total_layers());
+        // One of them holds the output layer, and may hold blocks too.
+        let others = |bytes: Bytes| Bytes(bytes.0.saturating_mul(gpus.saturating_sub(1)));
+        Needs {
+            weights,
+            cache: kv_cache.saturating_add(state),
+            compute: costs.compute(first, self.total_layers()).saturating_add(others(costs.compute_blocks)),
+            overhead: costs.overhead.saturating_add(others(costs.overhead)),
+        }
+    }
+
+    /// The fewest bytes by which the GPU with the largest offer would have to offer more, so that `gpu_layers` fit.
+    pub fn shortfall(&self, gpu_layers: u32) -> Bytes {
+        let classes = &self.planner.classes;
+        let Some(largest) = (0..classes.len()).max_by_key(|class| classes[*class].offered) else {
+            return self.gpu_needs(gpu_layers, 1).total();
+        };
+        Bytes(self.packing().shortfall(gpu_layers, largest))
+    }
+
+    /// What layers `first` to `end - 1` take on a GPU, all included.
+    #[cfg(test)]
+    pub fn bytes_of_run(&self, first: u32, end: u32) -> Bytes {
+        Bytes(self.costs.bytes(0, first, end))
+    }
+
+    fn gpu_allocation(&self, run: &Run) -> DeviceAllocation {
+        let gpu = self.planner.gpus[run.gpu];
+        // Its own traits, not its class's: a class may have been merged with others.
+        let class = self.planner.traits.iter().position(|(backend, _)| *backend == gpu.backend).unwrap_or_default();
+        let costs = &self.costs.0[class];
+        let span = costs.sizes.span(run.first, run.end);
+        allocation(gpu, DeviceKind::Gpu, vec![[run.first, run.end - 1]], span, costs.compute(run.first, run.end), gpu.overhead)
+    }
+
+    fn host_allocation(&self, gpu_layers: u32) -> DeviceAllocation {
+        let end = self.total_layers().saturating_sub(gpu_layers);
+        let mut span = self.host_sizes.span(0, end);
+        span.weights = span.weights.saturating_add(self.host_input);
+        let compute = match end {
+            0 => self.host_compute[0],
+            end if end < self.total_layers() => self.host_compute[1],
+            _ => self.host_compute[2],
+        };
+        let ranges = if end > 0 { vec![[0, end - 1]] } else { Vec::new() };
+        allocation(self.planner.host, DeviceKind::Host, ranges, span, compute, self.planner.host.overhead)
+    }
+}
+
+fn allocation(
+    device: &Device,
+    kind: DeviceKind,
+    layer_ranges: Vec<[u32; 2]>,
+    span: Span,
+    compute_bytes: Bytes,
+    overhead_bytes: Bytes,
+) -> DeviceAllocation {
+    DeviceAllocation {
+        id: device.id.clone(),
+        kind,
+        layer_ranges,
+        expert_layer_ranges: Vec::new(),
+        weights_bytes: span.weights,
+        kv_cache_bytes: span.kv_cache,
+        state_bytes: span.state,
+        checkpoint_bytes: Bytes::ZERO,
+        compute_bytes,
+        overhead_bytes,
+        total_bytes: [span.total(), compute_bytes, overhead_bytes].into_iter().sum(),
+        free_bytes: device.offered,
+    }
+}
+
+/// Bytes that some layers need on GPU, by kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Needs {
+    pub weights: Bytes,
+    pub cache: Bytes,
+    pub compute: Bytes,
+    pub overhead: Bytes,
+}
+
+impl Needs {
+    pub fn total(self) -> Bytes {
+        [self.weights, self.cache, self.compute, self.overhead].into_iter().sum()
+    }
+}
+
+struct GpuCosts {
+    sizes: LayerSizes,
+    overhead: Bytes,
+    compute_blocks: Bytes,
+    compute_output: Bytes,
+    compute_both: Bytes,
+}
+
+impl GpuCosts {
+    fn compute(&self, first: u32, end: u32) -> Bytes {
+        let output = self.sizes.count() - 1;
+        match (first < output, end > output) {
+            (true, true) => self.compute_both,
+            (true, false) => self.compute_blocks,
+            (false, _) => self.compute_output,
+        }
+    }
+}
+
+struct ClassCosts(Vec<GpuCosts>);
+
+impl Costs for ClassCosts {
+    fn bytes(&self, class: usize, first: u32, end: u32) -> u64 {
+        let costs = &self.0[class];
+        [costs.sizes.span(first, end).total(), costs.compute(first, end), costs.overhead].into_iter().sum::<Bytes>().0
+    }
+}
+
+/// Groups equal GPUs, and nearly equal ones where there would be too many sets.
+fn classes(gpus: &[&Device]) -> (Vec<Class>, Vec<(Backend, Bytes)>) {
+    let mut groups: Vec<(Backend, Bytes, u64, Vec<usize>)> = Vec::new();
+    let mut order: Vec<usize> = (0..gpus.len()).collect();
+    order.sort_by_key(|i| (gpus[*i].backend, gpus[*i].overhead, gpus[*i].offered, *i));
+    for i in order {
+        let gpu = gpus[i];
+        match groups.last_mut() {
+            Some((backend, overhead, offered, members))
+                if (*backend, *overhead, *offered) == (gpu.backend, gpu.overhead, gpu.offered.0) =>
+            {
+                members.push(i);
+            }
+            _ => groups.push((gpu.backend, gpu.overhead, gpu.offered.0, vec![i])),
+        }
+    }
+    while sets(&groups) > MOST_SETS {
+        let pairs = groups.windows(2).enumerate().filter(|(_, pair)| pair[0].0 == pair[1].0);
+        let Some((nearest, _)) = pairs.min_by_key(|(_, pair)| pair[1].2.abs_diff(pair[0].2)) else { break };
+        let (_, overhead, offered, members) = groups.remove(nearest + 1);
+        let group = &mut groups[nearest];
+        group.1 = group.1.max(overhead);
+        group.2 = group.2.min(offered);
+        group.3.extend(members);
+        group.3.sort_unstable();
+    }
+    groups.into_iter().map(|(backend, overhead, offered, members)| (Class { offered, members }, (backend, overhead))).unzip()
+}
+
+fn sets(groups: &[(Backend, Bytes, u64, Vec<usize>)]) -> usize {
+    groups.iter().fold(1usize, |sets, group| sets.saturating_mul(group.3.len() + 1))
+}
+
+/// Shares of bytes, the input layer's weights left out; a part is never shown as 0 % or 100 %.
+fn processor(devices: &[DeviceAllocation], gpu_layers: LayerCount, total_layers: LayerCount, host_input: Bytes) -> String {
+    if gpu_layers.0 == 0 {
+        return "100% CPU".into();
+    }
+    if gpu_layers == total_layers {
+        return "100% GPU".into();
+    }
+    let sum = |kind: DeviceKind| -> u128 { devices.iter().filter(|d| d.kind == kind).map(|d| u128::from(d.total_bytes.0)).sum() };
+    let (gpu, host) = (sum(DeviceKind::Gpu), sum(DeviceKind::Host).saturating_sub(u128::from(host_input.0)));
+    let cpu_percent = ((100 * host + (gpu + host) / 2) / (gpu + host).max(1)).clamp(1, 99);
+    format!("{cpu_percent}%/{}% CPU/GPU", 100 - cpu_percent)
+}

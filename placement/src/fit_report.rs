@@ -1,0 +1,124 @@
+//! The footprint against the devices: does it fit, how much is short, what would make it fit.
+//!
+//! [`decide`] goes through it in order: `demand` says what the request insists on, `contexts` settles `num_ctx`, `considered` plans and
+//! gives the verdict, `message` and `suggestions` put it into words.
+
+mod considered;
+mod contexts;
+mod demand;
+mod message;
+mod suggestions;
+
+pub(crate) use considered::{Considered, consider};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::device_plan::{DevicePlan, NodeDevices};
+use crate::footprint::{Footprint, FootprintError};
+use crate::model_summary::ModelSummary;
+use crate::reason::Reason;
+use crate::request::{Asked, Request};
+use crate::units::{Bytes, LayerCount, Tokens};
+
+/// Everything that `agent plan` prints, and that a ModelDeployment's `status.fit` carries for its best node.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PlanReport {
+    pub model: ModelDescription,
+    pub request: Request,
+    pub footprint: Footprint,
+    pub plan: DevicePlan,
+    pub fit: FitReport,
+}
+
+/// The model as a person knows it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ModelDescription {
+    pub architecture: String,
+    #[serde(default)]
+    pub name: String,
+    #[schemars(schema_with = "crate::units::unsigned")]
+    pub parameter_count: u64,
+    pub quantization: String,
+    pub total_layers: LayerCount,
+    pub trained_context: Tokens,
+    pub size_bytes: Bytes,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct FitReport {
+    /// Whether the request is met as wished: for `num_gpu: -1` under `PreferGPU` that is the whole model on GPU, else what was demanded.
+    pub fits: bool,
+    pub reason: Reason,
+    pub message: String,
+    /// Bytes missing on GPU for the layers that are wished there, all unless `num_gpu` says fewer; where those fit or none is, bytes missing in host
+    /// memory. 0: nothing is missing.
+    pub shortfall_bytes: Bytes,
+    /// Largest multiple of 256 at which the whole model fits on GPU, up to the trained context; 0 where none does.
+    pub max_num_ctx_on_gpu: Tokens,
+    /// Likewise with layers on CPU allowed.
+    pub max_num_ctx: Tokens,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub suggestions: Vec<Suggestion>,
+}
+
+/// A change that would make it fit: `change` is a field of the request, or `device` or `release`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Suggestion {
+    pub change: String,
+    pub value: String,
+    pub processor: String,
+    pub message: String,
+}
+
+/// The answer to one request on one node.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Decision {
+    /// The resolved request, the bytes, the plan (where it is refused, the nearest one that the GPUs can hold) and how it fits.
+    pub report: PlanReport,
+    /// `Ok`: `report.plan` may be carried out, though it may be less than was wished (`report.fit.fits` is false where a part runs on CPU that was
+    /// wished on GPU). `Err`: nothing may be loaded.
+    pub verdict: Result<(), Refusal>,
+}
+
+/// No, and why.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Refusal {
+    pub reason: Reason,
+    pub message: String,
+}
+
+impl Refusal {
+    pub(crate) fn new(reason: Reason, message: impl Into<String>) -> Refusal {
+        Refusal { reason, message: message.into() }
+    }
+}
+
+impl From<FootprintError> for Refusal {
+    fn from(error: FootprintError) -> Refusal {
+        Refusal::new(error.reason(), error.to_string())
+    }
+}
+
+impl PlanReport {
+    /// As it stands in a Kubernetes object: without the list of layers.
+    pub fn without_layers(mut self) -> PlanReport {
+        self.footprint = self.footprint.without_layers();
+        self
+    }
+}
+
+/// Plans `asked` for one node: resolves the context, plans the devices, and reports how it fits. An error means that there is nothing to report on:
+/// what is asked contradicts itself, or its sizes overflow.
+pub fn decide(summary: &ModelSummary, asked: &Asked, devices: &NodeDevices) -> Result<Decision, Refusal> {
+    let considered = consider(summary, asked, devices)?;
+    considered.decision()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,177 @@
+//! One request on one node: the plan and the verdict, before they are put into words.
+
+use crate::capability;
+use crate::device_plan::{Device, DevicePlan, NodeDevices, Planner, SizedPlanner};
+use crate::fit_report::contexts::{Contexts, Goal};
+use crate::fit_report::demand::Demand;
+use crate::fit_report::{Decision, FitReport, PlanReport, Refusal, message, suggestions};
+use crate::footprint::Footprint;
+use crate::layout::Backend;
+use crate::model_summary::ModelSummary;
+use crate::offer::DEFAULT_OVERHEAD;
+use crate::reason::Reason;
+use crate::request::{Asked, Request};
+use crate::units::{Bytes, Tokens};
+
+/// What was found. Making a report of it costs more than finding it, so that is done for the node that counts.
+#[derive(Clone, Debug)]
+pub(crate) struct Considered<'a> {
+    pub summary: &'a ModelSummary,
+    pub asked: &'a Asked,
+    pub devices: &'a NodeDevices,
+    pub demand: Demand,
+    pub request: Request,
+    /// Where it is refused, the nearest plan that the GPUs can hold.
+    pub plan: DevicePlan,
+    pub outcome: Outcome,
+    /// On GPU for the layers wished there; else on the host.
+    pub shortfall: Bytes,
+    /// Why the engine can't use the node's GPUs for this model, where it can't.
+    pub unusable: Option<String>,
+}
+
+/// What comes of the request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// As wished.
+    Fits,
+    /// Placed, but with layers on CPU that were wished on GPU.
+    LessOnGpu(Reason),
+    Refused(Reason),
+    /// The engine has no way to run it; the sentence says what is missing.
+    CannotRun(String),
+}
+
+impl Outcome {
+    pub fn reason(&self) -> Reason {
+        match self {
+            Outcome::Fits => Reason::Fits,
+            Outcome::LessOnGpu(reason) | Outcome::Refused(reason) => *reason,
+            Outcome::CannotRun(_) => Reason::EngineCannotRun,
+        }
+    }
+
+    pub fn is_placed(&self) -> bool {
+        matches!(self, Outcome::Fits | Outcome::LessOnGpu(_))
+    }
+}
+
+/// Settles the context, plans the devices, and gives the verdict.
+pub(crate) fn consider<'a>(summary: &'a ModelSummary, asked: &'a Asked, devices: &'a NodeDevices) -> Result<Considered<'a>, Refusal> {
+    let total_layers = summary.total_layers().0;
+    let demand = Demand::of(asked, total_layers)?;
+    let host_lacks = lacks(summary, asked, devices.host.backend);
+    // Where nothing can run, the bytes are still told, for all GPUs.
+    let usable = |gpu: &Device| host_lacks.is_some() || lacks(summary, asked, gpu.backend).is_none();
+    let planner = Planner::new(summary, devices, usable, asked.max_devices);
+    let request = asked.with_num_ctx(Contexts { planner: &planner, asked }.resolve(demand, total_layers)?);
+    let sized = planner.sized(&request)?;
+    let gpu_layers = planned_layers(&sized, demand);
+    let plan = sized.plan(gpu_layers).or_else(|| sized.plan(0)).unwrap_or_default();
+    let unusable = devices.gpus.iter().find_map(|gpu| lacks(summary, asked, gpu.backend));
+    let outcome = match host_lacks {
+        Some(lacking) => Outcome::CannotRun(lacking),
+        None => outcome(&planner, &sized, demand, &request, gpu_layers, unusable.as_deref()),
+    };
+    let shortfall = shortfall(&sized, demand, devices.host.offered);
+    Ok(Considered { summary, asked, devices, demand, request, plan, outcome, shortfall, unusable })
+}
+
+/// What the engine lacks to run this model on this backend.
+fn lacks(summary: &ModelSummary, asked: &Asked, backend: Backend) -> Option<String> {
+    summary.weight_types().find_map(|ty| capability::supports(&summary.architecture, ty, asked.kv_cache_type, backend).err())
+}
+
+/// The layers to put on GPU: those demanded where they fit, else as many as fit.
+fn planned_layers(sized: &SizedPlanner<'_>, demand: Demand) -> u32 {
+    demand.wished(sized.total_layers()).min(sized.most_gpu_layers())
+}
+
+fn outcome(
+    planner: &Planner<'_>,
+    sized: &SizedPlanner<'_>,
+    demand: Demand,
+    request: &Request,
+    gpu_layers: u32,
+    unusable: Option<&str>,
+) -> Outcome {
+    if request.num_ctx > planner.summary.trained_context {
+        return Outcome::Refused(Reason::ContextBeyondTrained);
+    }
+    let wished = demand.wished(sized.total_layers());
+    let gpu_reason = if planner.gpus.is_empty() { Reason::NoUsableGPU } else { Reason::InsufficientVRAM };
+    if gpu_layers < wished && demand != Demand::AsManyAsFit {
+        return match unusable {
+            Some(lacking) if planner.gpus.is_empty() => Outcome::CannotRun(lacking.into()),
+            _ => Outcome::Refused(gpu_reason),
+        };
+    }
+    if !sized.host_fits(gpu_layers) {
+        return Outcome::Refused(Reason::InsufficientMemory);
+    }
+    if gpu_layers < wished { Outcome::LessOnGpu(gpu_reason) } else { Outcome::Fits }
+}
+
+fn shortfall(sized: &SizedPlanner<'_>, demand: Demand, host_offered: Bytes) -> Bytes {
+    let wished = demand.wished(sized.total_layers());
+    let on_gpu = if wished > 0 { sized.shortfall(wished) } else { Bytes::ZERO };
+    if on_gpu > Bytes::ZERO { on_gpu } else { sized.host_needs(wished).saturating_sub(host_offered) }
+}
+
+impl<'a> Considered<'a> {
+    /// The GPUs that can be used for this model.
+    pub fn planner(&self) -> Planner<'a> {
+        let host_lacks = lacks(self.summary, self.asked, self.devices.host.backend).is_some();
+        let (summary, asked) = (self.summary, self.asked);
+        let usable = move |gpu: &Device| host_lacks || lacks(summary, asked, gpu.backend).is_none();
+        Planner::new(self.summary, self.devices, usable, self.asked.max_devices)
+    }
+
+    /// The report on it.
+    pub fn decision(&self) -> Result<Decision, Refusal> {
+        let planner = self.planner();
+        let contexts = Contexts { planner: &planner, asked: self.asked };
+        let total_layers = self.summary.total_layers().0;
+        let limits = Limits {
+            on_gpu: if planner.gpus.is_empty() { Tokens(0) } else { contexts.largest_trained(Goal::OnGpu(total_layers))? },
+            anywhere: contexts.largest_trained(Goal::Anywhere)?,
+        };
+        let message = message::of(self, &planner, limits)?;
+        let fit = FitReport {
+            fits: self.outcome == Outcome::Fits,
+            reason: self.outcome.reason(),
+            message: message.clone(),
+            shortfall_bytes: self.shortfall,
+            max_num_ctx_on_gpu: limits.on_gpu,
+            max_num_ctx: limits.anywhere,
+            suggestions: suggestions::of(self, limits),
+        };
+        let report = PlanReport {
+            model: self.summary.describe(),
+            request: self.request.clone(),
+            footprint: self.footprint(&planner)?,
+            plan: self.plan.clone(),
+            fit,
+        };
+        let verdict = if self.outcome.is_placed() { Ok(()) } else { Err(Refusal::new(self.outcome.reason(), message)) };
+        Ok(Decision { report, verdict })
+    }
+
+    /// All layers on one GPU: of the kind that the node has, else of the kind that a node can have.
+    fn footprint(&self, planner: &Planner<'_>) -> Result<Footprint, Refusal> {
+        let (backend, overhead) = match planner.gpus.first() {
+            Some(gpu) => (gpu.backend, gpu.overhead),
+            None => (Backend::Cuda, DEFAULT_OVERHEAD),
+        };
+        Ok(Footprint::new(self.summary, &self.request, backend, overhead, self.devices.host.backend)?)
+    }
+}
+
+/// The largest contexts, 0 where there is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Limits {
+    /// With the whole model on GPU.
+    pub on_gpu: Tokens,
+    /// With layers on CPU allowed.
+    pub anywhere: Tokens,
+}

@@ -1,0 +1,167 @@
+//! What placement needs of a GGUF header, small enough for a Kubernetes object.
+//!
+//! A model of 60 layers has two or three kinds of them. The summary lists the kinds once, and then which layer is of which kind, run-length
+//! coded. A plan made from it equals the plan made from the file, since planning takes nothing else.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::architecture;
+use crate::compute::ComputeShape;
+use crate::fit_report::ModelDescription;
+use crate::gguf::{GgmlType, GgufError, Header};
+use crate::reason::Reason;
+use crate::units::{Bytes, LayerCount, Tokens, unsigned};
+
+/// A model, as far as bytes are concerned. As JSON it takes at most 4 KiB for any model that is quantised by rule.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ModelSummary {
+    pub architecture: String,
+    #[serde(default)]
+    pub name: String,
+    #[schemars(schema_with = "unsigned")]
+    pub parameter_count: u64,
+    /// The most frequent type of weights, as file names have it: `Q4_K_M`, `F16`.
+    pub quantization: String,
+    /// Size of the file, all of it.
+    pub size_bytes: Bytes,
+    pub trained_context: Tokens,
+    pub shape: ModelShape,
+    /// Every distinct size and type of tensor; the lists below refer to it by index.
+    pub tensor_kinds: Vec<TensorKind>,
+    /// Tensors of the input layer.
+    pub input: Vec<TensorCount>,
+    /// Tensors of the output layer.
+    pub output: Vec<TensorCount>,
+    /// The kind of the token embeddings, where the output layer multiplies with them: on a GPU it holds them again, on the host one copy serves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tied_output: Option<u32>,
+    pub layer_kinds: Vec<LayerKind>,
+    /// The blocks in order.
+    pub layers: Vec<LayerRun>,
+}
+
+/// Sizes that scratch memory follows from, the largest of any layer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ModelShape {
+    #[schemars(schema_with = "unsigned")]
+    pub embedding: u64,
+    #[schemars(schema_with = "unsigned")]
+    pub heads: u64,
+    #[schemars(schema_with = "unsigned")]
+    pub kv_heads: u64,
+    #[schemars(schema_with = "unsigned")]
+    pub key_length: u64,
+    #[schemars(schema_with = "unsigned")]
+    pub value_length: u64,
+    #[schemars(schema_with = "unsigned")]
+    pub feed_forward: u64,
+    #[schemars(schema_with = "unsigned")]
+    pub vocabulary: u64,
+}
+
+impl From<&ModelShape> for ComputeShape {
+    fn from(shape: &ModelShape) -> ComputeShape {
+        let ModelShape { embedding, heads, kv_heads, key_length, value_length, feed_forward, vocabulary } = *shape;
+        ComputeShape { embedding, heads, kv_heads_max: kv_heads, key_length, value_length, feed_forward, vocabulary }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+pub struct TensorKind {
+    #[serde(rename = "type")]
+    pub ggml_type: GgmlType,
+    #[schemars(schema_with = "unsigned")]
+    pub rows: u64,
+    #[schemars(schema_with = "unsigned")]
+    pub columns: u64,
+}
+
+/// `[index of the kind, how many tensors]`.
+pub type TensorCount = [u32; 2];
+
+/// What one kind of layer holds and caches.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LayerKind {
+    pub tensors: Vec<TensorCount>,
+    /// 0: the layer caches nothing.
+    #[serde(default)]
+    #[schemars(schema_with = "unsigned")]
+    pub kv_heads: u64,
+    #[serde(default)]
+    #[schemars(schema_with = "unsigned")]
+    pub key_length: u64,
+    #[serde(default)]
+    #[schemars(schema_with = "unsigned")]
+    pub value_length: u64,
+}
+
+/// `[index of the kind, how many layers in a row]`.
+pub type LayerRun = [u32; 2];
+
+/// Why a header gives no summary.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SummaryError {
+    #[error("the architecture `{found}` is not known, and nothing is guessed; known are {}", known.join(", "))]
+    UnsupportedArchitecture { found: String, known: &'static [&'static str] },
+    #[error("the model file is damaged: {0}")]
+    Header(#[from] GgufError),
+    #[error("the model file is damaged: tensor `{tensor}` is missing, which every {architecture} model has")]
+    MissingTensor { architecture: String, tensor: String },
+    #[error("the model file is damaged: tensor `{tensor}` belongs to layer {layer}, but `{architecture}.block_count` is {blocks}")]
+    LayerBeyondCount { architecture: String, tensor: String, layer: u64, blocks: u32 },
+    #[error("the model file is damaged: metadata key `{key}` is {found}; expected {expected}")]
+    BadValue { key: String, found: u64, expected: String },
+}
+
+impl SummaryError {
+    pub fn reason(&self) -> Reason {
+        match self {
+            SummaryError::UnsupportedArchitecture { .. } => Reason::UnsupportedArchitecture,
+            SummaryError::Header(_)
+            | SummaryError::MissingTensor { .. }
+            | SummaryError::LayerBeyondCount { .. }
+            | SummaryError::BadValue { .. } => Reason::InvalidModelFile,
+        }
+    }
+}
+
+impl ModelSummary {
+    /// What placement needs of this header. `file_size` is the size of the whole file, for display; a header alone is enough.
+    pub fn from_header(header: &Header, file_size: Bytes) -> Result<ModelSummary, SummaryError> {
+        architecture::summarise(header, file_size)
+    }
+
+    /// Blocks, and one more for the output layer.
+    pub fn total_layers(&self) -> LayerCount {
+        LayerCount(self.block_count().saturating_add(1))
+    }
+
+    pub fn block_count(&self) -> u32 {
+        self.layers.iter().fold(0, |sum, [_, count]| sum.saturating_add(*count))
+    }
+
+    /// Every type that a weight has; the engine must be able to compute with each.
+    pub fn weight_types(&self) -> impl Iterator<Item = GgmlType> + '_ {
+        let types: std::collections::BTreeSet<GgmlType> = self.tensor_kinds.iter().map(|kind| kind.ggml_type).collect();
+        types.into_iter()
+    }
+
+    pub fn describe(&self) -> ModelDescription {
+        ModelDescription {
+            architecture: self.architecture.clone(),
+            name: self.name.clone(),
+            parameter_count: self.parameter_count,
+            quantization: self.quantization.clone(),
+            total_layers: self.total_layers(),
+            trained_context: self.trained_context,
+            size_bytes: self.size_bytes,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
