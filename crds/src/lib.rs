@@ -4,6 +4,8 @@
 //! operator writes `ModelDeployment.status` and `ModelNode.spec.assignments`; admins write `ModelNode.spec.devices`; an agent writes the `status` of its node's
 //! ModelNode. `crdgen` turns these types into `crds/generated/*.yaml`.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
+// Printer columns repeat `type_ = "string"`, each in a group of its own; clippy takes them for repetitions.
+#![allow(clippy::duplicated_attributes)]
 
 pub mod conditions;
 pub mod definitions;

@@ -6,6 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+pub use stowage_placement::ContextPolicy;
 use stowage_placement::fit_report::ModelDescription;
 use stowage_placement::{Bytes, KvCacheType, PlacementPolicy, PlanReport, Tokens};
 
@@ -27,14 +28,15 @@ pub use status::{
     doc = "A language model to run: which one, with which parameters, how many replicas of it, and on which devices.",
     status = "ModelDeploymentStatus",
     derive = "PartialEq",
-    scale(
-        spec_replicas_path = ".spec.replicas",
-        status_replicas_path = ".status.replicas",
-        label_selector_path = ".status.selector"
-    ),
+    scale(spec_replicas_path = ".spec.replicas", status_replicas_path = ".status.replicas", label_selector_path = ".status.selector"),
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.ready", description = "Replicas that serve, of those asked for"),
     printcolumn(name = "Processor", type_ = "string", json_path = ".status.summary.processor", description = "Where the bytes are"),
-    printcolumn(name = "Context", type_ = "integer", json_path = ".status.summary.numCtx", description = "Tokens of context of each sequence"),
+    printcolumn(
+        name = "Context",
+        type_ = "integer",
+        json_path = ".status.summary.numCtx",
+        description = "Tokens of context of each sequence"
+    ),
     printcolumn(name = "Layers", type_ = "string", json_path = ".status.summary.layers", description = "Layers on GPU, of all"),
     printcolumn(name = "VRAM", type_ = "string", json_path = ".status.summary.vram", description = "GPU memory held"),
     printcolumn(name = "Node", type_ = "string", json_path = ".status.summary.node"),
@@ -215,16 +217,6 @@ pub struct PlacementSpec {
     pub node_selector: BTreeMap<String, String>,
     #[serde(default)]
     pub device_selector: DeviceSelector,
-}
-
-/// What is done when the context asked for does not fit.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum ContextPolicy {
-    /// The context is met, or the placement falls back or is refused.
-    #[default]
-    Exact,
-    /// The largest context that fits wholly on GPU is used, down to `minContext`.
-    ShrinkToFit,
 }
 
 /// Which GPUs may be used.

@@ -27,5 +27,7 @@ fn emit(definition: &CustomResourceDefinition, directory: &Path, check: bool) ->
         let present = std::fs::read_to_string(&path).map_err(|error| format!("reading {}: {error}; run `make crds`", path.display()))?;
         return if present == text { Ok(()) } else { Err(format!("{} is stale: run `make crds`", path.display())) };
     }
-    std::fs::create_dir_all(directory).and_then(|()| std::fs::write(&path, text)).map_err(|error| format!("writing {}: {error}", path.display()))
+    std::fs::create_dir_all(directory)
+        .and_then(|()| std::fs::write(&path, text))
+        .map_err(|error| format!("writing {}: {error}", path.display()))
 }

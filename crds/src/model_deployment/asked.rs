@@ -1,8 +1,8 @@
 //! A ModelDeployment in the words of `placement`. Operator and `agent plan` ask through this, so they ask for the same.
 
-use stowage_placement::request::{self, Asked};
+use stowage_placement::Asked;
 
-use super::{ContextPolicy, ModelDeploymentSpec};
+use super::ModelDeploymentSpec;
 
 impl ModelDeploymentSpec {
     /// What the planner is asked for.
@@ -15,10 +15,7 @@ impl ModelDeploymentSpec {
             parallel: self.parallel,
             num_batch: self.parameters.num_batch.unwrap_or(defaults.num_batch),
             policy: self.placement.policy,
-            context_policy: match self.placement.context_policy {
-                ContextPolicy::Exact => request::ContextPolicy::Exact,
-                ContextPolicy::ShrinkToFit => request::ContextPolicy::ShrinkToFit,
-            },
+            context_policy: self.placement.context_policy,
             min_context: self.placement.min_context,
             max_devices: (self.placement.device_selector.max_devices > 0).then_some(self.placement.device_selector.max_devices),
         }

@@ -37,7 +37,13 @@ struct Program {
 
 const PROGRAMS: [Program; 4] = [
     Program { name: "etcd", package: "go.etcd.io/etcd/server/v3", module: "etcd", version: ETCD_VERSION, seconds: 60 },
-    Program { name: "kube-apiserver", package: "k8s.io/kubernetes/cmd/kube-apiserver", module: "kubernetes", version: KUBERNETES_VERSION, seconds: 580 },
+    Program {
+        name: "kube-apiserver",
+        package: "k8s.io/kubernetes/cmd/kube-apiserver",
+        module: "kubernetes",
+        version: KUBERNETES_VERSION,
+        seconds: 580,
+    },
     Program {
         name: "kube-controller-manager",
         package: "k8s.io/kubernetes/cmd/kube-controller-manager",

@@ -47,10 +47,9 @@ impl ControlPlane {
     /// Builds what is missing (minutes, once), starts it, and waits until `/readyz` answers.
     pub async fn start(options: Options) -> Result<ControlPlane, Error> {
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let binaries = tokio::task::spawn_blocking(binaries::ensure).await.map_err(|error| Error::Io {
-            doing: "building the control plane".to_owned(),
-            source: std::io::Error::other(error),
-        })??;
+        let binaries = tokio::task::spawn_blocking(binaries::ensure)
+            .await
+            .map_err(|error| Error::Io { doing: "building the control plane".to_owned(), source: std::io::Error::other(error) })??;
         let mut attempt = 1;
         loop {
             match ControlPlane::try_start(&options, &binaries).await {
@@ -61,7 +60,8 @@ impl ControlPlane {
     }
 
     async fn try_start(options: &Options, binaries: &Binaries) -> Result<ControlPlane, Error> {
-        let directory = tempfile::Builder::new().prefix("stowage-control-plane-").tempdir().map_err(Error::io("making a temporary folder"))?;
+        let directory =
+            tempfile::Builder::new().prefix("stowage-control-plane-").tempdir().map_err(Error::io("making a temporary folder"))?;
         let at = directory.path();
         let (etcd, etcd_url) = start_etcd(binaries, at)?;
         let (mut api_server, url) = start_api_server(binaries, at, &etcd_url)?;

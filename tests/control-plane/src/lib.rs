@@ -16,7 +16,9 @@ pub enum Error {
     Io { doing: String, source: std::io::Error },
     #[error("building {binary} with `go build` failed ({status}); its last lines:\n{output}")]
     Build { binary: String, status: String, output: String },
-    #[error("`go` was not found: the control plane is built from its Go modules, which needs Go 1.26 or newer on PATH (or etcd and kube-apiserver in KUBEBUILDER_ASSETS)")]
+    #[error(
+        "`go` was not found: the control plane is built from its Go modules, which needs Go 1.26 or newer on PATH (or etcd and kube-apiserver in KUBEBUILDER_ASSETS)"
+    )]
     NoGo,
     #[error("{name} ended while it was starting ({status}); its last lines:\n{log}")]
     Ended { name: String, status: String, log: String },

@@ -167,7 +167,16 @@ impl Cluster {
     fn launch_agent(&self, options: AgentOptions, machine: SimulatedMachine, door: u16) -> Result<Agent> {
         let folder = self.node_folder(&options.node);
         let mut command = Command::new(program("stowage-agent")?);
-        command.args(["run", "--stop-workers-on-exit", "--node-name", &options.node, "--advertise-address", ADVERTISED, "--worker-bind-address", "127.0.0.1"]);
+        command.args([
+            "run",
+            "--stop-workers-on-exit",
+            "--node-name",
+            &options.node,
+            "--advertise-address",
+            ADVERTISED,
+            "--worker-bind-address",
+            "127.0.0.1",
+        ]);
         command.args(["--door-address", &format!("127.0.0.1:{door}")]).arg("--kubeconfig").arg(&self.kubeconfig);
         command.arg("--model-dir").arg(&options.model_directory);
         command.arg("--cache-dir").arg(folder.join("cache")).arg("--run-dir").arg(folder.join("run"));

@@ -80,7 +80,8 @@ async fn answer(server: &FileServer, path: &str, headers: &HeaderMap) -> Result<
     let body = data.get(start..end).unwrap_or_default().to_vec();
     let is_download = body.len() > DOWNLOAD || (start > 0 && end == total);
     let drops = is_download && server.note(path, start) && path.starts_with("dropped/");
-    let builder = Response::builder().header(header::ACCEPT_RANGES, "bytes").header(header::ETAG, "\"1\"").header(header::CONTENT_LENGTH, body.len());
+    let builder =
+        Response::builder().header(header::ACCEPT_RANGES, "bytes").header(header::ETAG, "\"1\"").header(header::CONTENT_LENGTH, body.len());
     let builder = match range {
         Some(_) => {
             let content_range = format!("bytes {start}-{}/{total}", end.saturating_sub(1));

@@ -41,7 +41,9 @@ impl SimulatedMachine {
         let devices: Vec<_> = gpus.iter().map(device).collect();
         let text = serde_json::json!({"driverVersion": "580.0", "cudaVersion": 13000, "devices": devices}).to_string();
         let partial = self.config.with_extension("partial");
-        fs::write(&partial, text).and_then(|()| fs::rename(&partial, &self.config)).with_context(|| format!("writing {}", self.config.display()))
+        fs::write(&partial, text)
+            .and_then(|()| fs::rename(&partial, &self.config))
+            .with_context(|| format!("writing {}", self.config.display()))
     }
 }
 

@@ -26,7 +26,11 @@ pub async fn model_deployment(
         Ok(Err(error)) => bail!("watching ModelDeployment {namespace}/{name}: {error}"),
         Err(_) => {
             let status = api.get_opt(name).await?.map(|found| serde_json::to_string_pretty(&found.status)).transpose()?;
-            bail!("after {} s ModelDeployment {namespace}/{name} was: {}", DEADLINE.as_secs(), status.unwrap_or_else(|| "not there".to_owned()))
+            bail!(
+                "after {} s ModelDeployment {namespace}/{name} was: {}",
+                DEADLINE.as_secs(),
+                status.unwrap_or_else(|| "not there".to_owned())
+            )
         }
     }
 }
@@ -35,7 +39,8 @@ pub async fn model_deployment(
 pub fn is(object: &ModelDeployment, condition: ConditionType, status: &str) -> bool {
     let Some(found) = &object.status else { return false };
     found.observed_generation == object.metadata.generation
-        && conditions::find(&found.conditions, condition).is_some_and(|c| c.status == status && c.observed_generation == object.metadata.generation)
+        && conditions::find(&found.conditions, condition)
+            .is_some_and(|c| c.status == status && c.observed_generation == object.metadata.generation)
 }
 
 pub fn is_ready(object: &ModelDeployment) -> bool {

@@ -55,7 +55,8 @@ fn write_bad_files(directory: &Path, good: &Path) {
 fn tiny_qwen2() -> HeaderWriter {
     let keys = [("block_count", 1), ("context_length", 4096), ("embedding_length", 64), ("feed_forward_length", 128)];
     let heads = [("attention.head_count", 2), ("attention.head_count_kv", 1)];
-    let writer = keys.iter().chain(&heads).fold(HeaderWriter::architecture("qwen2"), |w, (key, value)| w.u32(&format!("qwen2.{key}"), *value));
+    let writer =
+        keys.iter().chain(&heads).fold(HeaderWriter::architecture("qwen2"), |w, (key, value)| w.u32(&format!("qwen2.{key}"), *value));
     let blocks: [(&str, &[u64]); 12] = [
         ("attn_norm.weight", &[64]),
         ("attn_q.weight", &[64, 64]),
@@ -118,7 +119,8 @@ async fn each_bad_input_is_told_by_its_reason_and_the_good_deployment_serves_on(
     assert!(downloads.len() >= 2 && downloads[1] > 0, "the download should go on from where it was: {downloads:?}");
 
     let after = ready(&cluster, "good").await;
-    let uids = |object: &ModelDeployment| object.status.as_ref().unwrap().placements.iter().map(|p| p.assignment_uid.clone()).collect::<Vec<_>>();
+    let uids =
+        |object: &ModelDeployment| object.status.as_ref().unwrap().placements.iter().map(|p| p.assignment_uid.clone()).collect::<Vec<_>>();
     assert_eq!(uids(&after), uids(&before));
     cluster.stop();
 }

@@ -31,8 +31,12 @@ struct Arguments {
     /// Gives the node a simulated GPU of this many GiB. What runs there is computed on the CPU.
     #[arg(long, value_name = "GIB")]
     simulated_gpu: Option<u64>,
-    #[arg(long, default_value = "What is the capital of France?")]
+    #[arg(long, default_value = "What is the capital of Japan?")]
     question: String,
+    /// Instead of asking: run this while the model serves, then end with its exit status. STOWAGE_DOOR_URL, STOWAGE_WORKER_URL, STOWAGE_MODEL and KUBECONFIG
+    /// say where everything is.
+    #[arg(last = true)]
+    command: Vec<String>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -47,7 +51,7 @@ async fn main() -> ExitCode {
     // Whatever was started is dropped with the future that holds it, and its processes end with it.
     tokio::select! {
         result = run(&arguments) => match result {
-            Ok(()) => ExitCode::SUCCESS,
+            Ok(code) => code,
             Err(error) => {
                 eprintln!("stowage-up: {error:#}");
                 ExitCode::FAILURE
@@ -71,7 +75,7 @@ async fn interrupted() {
     }
 }
 
-async fn run(arguments: &Arguments) -> Result<()> {
+async fn run(arguments: &Arguments) -> Result<ExitCode> {
     let started = Instant::now();
     let step = |what: &str| eprintln!("[{:5.1} s] {what}", started.elapsed().as_secs_f64());
     step("starting the control plane and the operator");
@@ -79,17 +83,28 @@ async fn run(arguments: &Arguments) -> Result<()> {
     step("starting the node's agent");
     let door = cluster.start_agent(agent(arguments)?).await?.door;
     step("kubectl apply -f examples/smollm2.yaml");
-    let answer = match deploy_and_ask(&cluster, door, &arguments.question, &step).await {
-        Ok(answer) => answer,
+    let code = match use_it(&cluster, door, arguments, &step).await {
+        Ok(code) => code,
         Err(error) => bail!("{error:#}\n{}", cluster.logs()),
     };
-    println!("> {}\n{answer}", arguments.question);
-    if !arguments.once {
-        serve_until_interrupted(&cluster, door).await;
-    }
     cluster.stop();
     step("everything is ended");
-    Ok(())
+    Ok(code)
+}
+
+async fn use_it(cluster: &Cluster, door: u16, arguments: &Arguments, step: &impl Fn(&str)) -> Result<ExitCode> {
+    let endpoint = deploy(cluster, step).await?;
+    if let [program, rest @ ..] = arguments.command.as_slice() {
+        step(&format!("running {program}"));
+        return run_command(cluster, door, &endpoint, program, rest).await;
+    }
+    step("asking it through the OpenAI API");
+    let answer = ask(door, &arguments.question).await?;
+    println!("> {}\n{answer}", arguments.question);
+    if !arguments.once {
+        serve_until_interrupted(cluster, door).await;
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn kubeconfig(which: Which) -> Result<Option<PathBuf>> {
@@ -110,13 +125,24 @@ fn agent(arguments: &Arguments) -> Result<AgentOptions> {
     Ok(AgentOptions { node, model_directory, gpus, flags: Vec::new() })
 }
 
-async fn deploy_and_ask(cluster: &Cluster, door: u16, question: &str, step: &impl Fn(&str)) -> Result<String> {
+/// Applies the example and waits until it serves; gives its replica's address.
+async fn deploy(cluster: &Cluster, step: &impl Fn(&str)) -> Result<String> {
     cluster.apply(MANIFEST)?;
-    watch::model_deployment(&cluster.client, "default", NAME, watch::is_ready).await?;
+    let ready = watch::model_deployment(&cluster.client, "default", NAME, watch::is_ready).await?;
     step("it is ready: kubectl get modeldeployments");
     print!("{}", cluster.kubectl_output(&["get", "modeldeployments", NAME])?);
-    step("asking it through the OpenAI API");
-    ask(door, question).await
+    let placement = ready.status.and_then(|status| status.placements.into_iter().next());
+    Ok(placement.context("a ModelDeployment that is ready has a placement")?.endpoint)
+}
+
+/// The replica's port is dialled on the loopback address, where it listens; the address that it advertises is one that EndpointSlices accept.
+async fn run_command(cluster: &Cluster, door: u16, endpoint: &str, program: &str, arguments: &[String]) -> Result<ExitCode> {
+    let (_, port) = endpoint.rsplit_once(':').with_context(|| format!("the replica's endpoint `{endpoint}` has no port"))?;
+    let mut command = tokio::process::Command::new(program);
+    command.args(arguments).kill_on_drop(true).env("KUBECONFIG", cluster.kubeconfig()).env("STOWAGE_MODEL", NAME);
+    command.env("STOWAGE_DOOR_URL", format!("http://127.0.0.1:{door}")).env("STOWAGE_WORKER_URL", format!("http://127.0.0.1:{port}"));
+    let status = command.status().await.with_context(|| format!("running {program}"))?;
+    Ok(status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))
 }
 
 /// Asks the node's door. It learns of a new replica a moment after the API does, so a model that it doesn't know yet is asked for again.

@@ -1,0 +1,84 @@
+# The daily commands; CONTRIBUTING.md says when to use which. Each stage prints how long it took.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.NOTPARALLEL:
+
+# What takes long to make and outlives a checkout: the control plane's programs, models, Python environments.
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/stowage
+
+# In CI every checkout is fresh, so there the build is kept in the cache as well, apart for each compiler.
+ifeq ($(CI),true)
+export CARGO_TARGET_DIR ?= $(CACHE)/target/$(shell rustc --version | cut -d' ' -f2)
+endif
+# Asked of cargo, for the folder may also be set in its configuration.
+TARGET = $(shell cargo metadata --no-deps --format-version 1 | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')
+
+STAGE := scripts/stage.sh
+# Layers on simulated GPUs, for machines that have none. A release is built without it. Single programs are built with `--workspace` too: then their
+# dependencies have the features that they have everywhere else, and are not compiled again.
+SIMULATED := --features stowage-agent/simulated-gpu
+MODEL := $(CACHE)/models/smollm2-135m-instruct-q4_1.gguf
+CLIENTS := $(wildcard tests/clients/requirements.txt)
+
+.PHONY: help
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+
+.PHONY: run
+run: build models control-plane ## everything up on this machine, a model deployed and asked (ONCE=1: and then ended; CLUSTER=current: on kubectl's cluster)
+	@exec $(TARGET)/debug/stowage-up --model $(MODEL) $(if $(ONCE),--once) $(if $(CLUSTER),--cluster $(CLUSTER)) $(ARGS)
+
+.PHONY: build
+build: ## what `run` and the tests start
+	@$(STAGE) build cargo build --workspace $(SIMULATED)
+
+.PHONY: models
+models: ## the small model of the tests, into the cache
+	@$(STAGE) models scripts/models.sh $(CACHE)/models
+
+.PHONY: control-plane
+control-plane: ## etcd and Kubernetes, built into the cache (minutes, once)
+	@$(STAGE) 'build of control-plane' cargo build --quiet --workspace $(SIMULATED) --bin control-plane
+	@$(STAGE) 'control plane' $(TARGET)/debug/control-plane
+
+.PHONY: test
+test: build control-plane models test-rust $(if $(CLIENTS),test-clients) ## all tests
+
+.PHONY: test-rust
+test-rust:
+	@$(STAGE) 'rust tests' scripts/rust-tests.sh --workspace $(SIMULATED) --no-fail-fast
+
+.PHONY: test-clients
+test-clients:
+	@python=$$($(STAGE) 'python environment' scripts/python-environment.sh $(CLIENTS) $(CACHE)); \
+	$(STAGE) 'python clients' $(TARGET)/debug/stowage-up --model $(MODEL) -- $$python -m pytest -q tests/clients
+
+.PHONY: verify
+verify: test ## the tests, and those that take long
+	@$(STAGE) 'long tests' scripts/rust-tests.sh --workspace $(SIMULATED) --no-fail-fast -- --ignored
+
+.PHONY: lint
+lint: ## formatting, clippy, generated files, dependencies
+	@$(STAGE) format cargo fmt --all --check
+	@$(STAGE) clippy cargo clippy --quiet --workspace --all-targets -- -D warnings
+	@$(STAGE) 'clippy, simulated GPU' cargo clippy --quiet --workspace --all-targets $(SIMULATED) -- -D warnings
+	@$(STAGE) 'build of crdgen' cargo build --quiet --workspace $(SIMULATED) --bin crdgen
+	@$(STAGE) 'generated files' $(TARGET)/debug/crdgen --check
+	@$(STAGE) 'python syntax' scripts/python-syntax.sh
+	@$(STAGE) dependencies scripts/deny.sh
+
+.PHONY: bench
+bench: models ## prefill and decode speed of the release build
+	@$(STAGE) 'release build' cargo build --release --package stowage-agent
+	@$(STAGE) bench $(TARGET)/release/stowage-agent bench $(MODEL)
+
+.PHONY: crds
+crds: ## crds/generated/, from the Rust types
+	@$(STAGE) 'build of crdgen' cargo build --quiet --workspace $(SIMULATED) --bin crdgen
+	@$(STAGE) crds $(TARGET)/debug/crdgen
+
+.PHONY: clean
+clean: ## removes what was built; the cache stays
+	@cargo clean
+	@echo 'kept: $(CACHE)'
