@@ -1,0 +1,198 @@
+//! The narrow waist between the agent and inference: load, generate, embed. No tensor crosses it.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use stowage_placement::{Bytes, DevicePlan, Reason, Request};
+
+/// What to load, and exactly where. Nothing here is decided by the engine.
+#[derive(Clone, Debug)]
+pub struct LoadRequest {
+    /// A GGUF file.
+    pub path: PathBuf,
+    /// Layers and bytes by device; the engine allocates this and no more.
+    pub plan: DevicePlan,
+    /// The resolved parameters that `plan` was made for.
+    pub request: Request,
+    /// Threads of the CPU backend; 0: one for each physical core that the cgroup's quota allows.
+    pub num_thread: u32,
+    /// Replaces the file's chat template where it is not empty.
+    pub template: String,
+    pub backend: BackendChoice,
+}
+
+/// What computes the layers that the plan puts on the host. GPU layers are computed by what the device is: CUDA, or a simulated GPU.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum BackendChoice {
+    #[default]
+    Cpu,
+    /// candle-core tensors in f32: slow, and what every other backend is compared to.
+    Reference,
+}
+
+/// Reported while a model loads, in bytes of the file's tensors.
+#[derive(Clone, Copy, Debug)]
+pub struct LoadProgress {
+    pub loaded: Bytes,
+    pub total: Bytes,
+}
+
+/// What a device really holds for this replica, by kind, as the arenas were allocated.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MeasuredDevice {
+    /// The device's id in the plan.
+    pub id: String,
+    pub weights: Bytes,
+    pub kv_cache: Bytes,
+    pub state: Bytes,
+    pub checkpoint: Bytes,
+    pub compute: Bytes,
+    pub overhead: Bytes,
+}
+
+impl MeasuredDevice {
+    pub fn total(&self) -> Bytes {
+        [self.weights, self.kv_cache, self.state, self.checkpoint, self.compute, self.overhead].into_iter().sum()
+    }
+}
+
+/// What the agent may say of a loaded model.
+#[derive(Clone, Debug)]
+pub struct ModelInfo {
+    pub architecture: String,
+    pub name: String,
+    pub quantization: String,
+    pub parameter_count: u64,
+    pub trained_context: u64,
+    pub num_ctx: u64,
+    pub embedding_length: u64,
+    pub has_chat_template: bool,
+    /// The chat template as text, for `/api/show`.
+    pub chat_template: String,
+    /// The file's scalar metadata, arrays left out, for `/api/show`.
+    pub metadata: BTreeMap<String, serde_json::Value>,
+}
+
+/// One turn of a conversation, in the shape that chat templates expect.
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
+pub struct ChatMessage {
+    pub role: String,
+    pub content: String,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tool_calls: Vec<serde_json::Value>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tool_call_id: Option<String>,
+}
+
+/// Sampling options, with Ollama's names, meanings and defaults.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SamplingOptions {
+    pub temperature: f32,
+    pub top_k: u32,
+    pub top_p: f32,
+    pub min_p: f32,
+    pub typical_p: f32,
+    pub repeat_last_n: i32,
+    pub repeat_penalty: f32,
+    pub presence_penalty: f32,
+    pub frequency_penalty: f32,
+    /// `None`: a fresh one a request.
+    pub seed: Option<u64>,
+}
+
+impl Default for SamplingOptions {
+    fn default() -> SamplingOptions {
+        SamplingOptions {
+            temperature: 0.8,
+            top_k: 40,
+            top_p: 0.9,
+            min_p: 0.0,
+            typical_p: 1.0,
+            repeat_last_n: 64,
+            repeat_penalty: 1.1,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
+            seed: None,
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct GenerateRequest {
+    /// Token ids, from [`crate::Engine::tokenize`].
+    pub prompt: Vec<u32>,
+    pub sampling: SamplingOptions,
+    /// The text ends before the first of these.
+    pub stop: Vec<String>,
+    /// Most tokens to generate; `None`: until the model ends or the context is full.
+    pub max_tokens: Option<u32>,
+    /// Alternatives to report for each token; `None`: no log probabilities.
+    pub top_logprobs: Option<u32>,
+}
+
+/// What a generation sends, in order: any number of `Text`, then one `Done` or one `Failed`. Dropping the receiver ends the generation within a step.
+#[derive(Clone, Debug)]
+pub enum GenerateEvent {
+    /// Valid UTF-8, held back where it could be the start of a stop string or of a character.
+    Text { text: String, logprobs: Vec<TokenLogprob> },
+    Done(Finish),
+    Failed(EngineError),
+}
+
+#[derive(Clone, Debug)]
+pub struct TokenLogprob {
+    pub id: u32,
+    pub text: String,
+    /// Natural logarithm of the probability, before temperature and truncation.
+    pub logprob: f32,
+    pub top: Vec<(u32, String, f32)>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Finish {
+    pub reason: FinishReason,
+    pub prompt_tokens: u32,
+    /// Of the prompt, tokens whose cache was still there.
+    pub cached_tokens: u32,
+    pub generated_tokens: u32,
+    /// Waiting for a slot.
+    pub queued: Duration,
+    pub prefill: Duration,
+    pub decode: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FinishReason {
+    /// The model ended its answer, or a stop string was met.
+    Stop,
+    /// `max_tokens`, or the end of the context.
+    Length,
+}
+
+/// Why the engine did not do what was asked. `reason` is what goes into status.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct EngineError {
+    pub reason: Reason,
+    pub message: String,
+}
+
+impl EngineError {
+    pub fn new(reason: Reason, message: impl Into<String>) -> EngineError {
+        EngineError { reason, message: message.into() }
+    }
+
+    /// The queue is full or the replica is draining: the same request may succeed elsewhere or later (HTTP 503).
+    pub fn is_busy(&self) -> bool {
+        matches!(self.reason, Reason::QueueFull | Reason::Draining)
+    }
+
+    /// The request itself can't be served, here or elsewhere (HTTP 400).
+    pub fn is_callers_fault(&self) -> bool {
+        matches!(self.reason, Reason::InvalidRequest | Reason::PromptTooLong)
+    }
+}

@@ -1,0 +1,119 @@
+//! The engine as the agent sees it: a loaded model that tokenizes, renders chats, generates and embeds.
+
+mod info;
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use crate::api::{ChatMessage, EngineError, GenerateEvent, GenerateRequest, LoadProgress, LoadRequest, MeasuredDevice, ModelInfo};
+use crate::model::LoadedModel;
+use crate::schedule::{MAX_QUEUE, Model, Occupancy, Scheduler};
+use crate::template::ChatTemplate;
+use crate::tokenizer::Tokenizer;
+
+/// One loaded replica. Clones share it. When the last is dropped, or [`Engine::shutdown`] is called, it finishes what it has and frees the model.
+#[derive(Clone)]
+pub struct Engine {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    info: ModelInfo,
+    measured: Vec<MeasuredDevice>,
+    tokenizer: Arc<Tokenizer>,
+    template: ChatTemplate,
+    scheduler: Scheduler,
+}
+
+impl Engine {
+    /// Loads a model. Blocks for as long as reading the file takes: call it on a thread of its own (`spawn_blocking`).
+    pub fn load(request: LoadRequest, mut progress: impl FnMut(LoadProgress)) -> Result<Engine, EngineError> {
+        let model = LoadedModel::load(&request, &mut progress)?;
+        let header = model.header();
+        let tokenizer = Arc::new(Tokenizer::from_header(header)?);
+        let from_file = header.string("tokenizer.chat_template")?;
+        let template = ChatTemplate::new(from_file, &request.template, tokenizer.bos_text(), tokenizer.eos_text())?;
+        let info = info::describe(header, &request, template.exists())?;
+        let measured = model.measured().to_vec();
+        Engine::start(Box::new(model), tokenizer, template, info, measured)
+    }
+
+    /// An engine around any model: what [`Engine::load`] does after loading.
+    fn start(
+        model: Box<dyn Model>,
+        tokenizer: Arc<Tokenizer>,
+        template: ChatTemplate,
+        info: ModelInfo,
+        measured: Vec<MeasuredDevice>,
+    ) -> Result<Engine, EngineError> {
+        let scheduler = Scheduler::start(model, Arc::clone(&tokenizer), MAX_QUEUE)?;
+        Ok(Engine { inner: Arc::new(Inner { info, measured, tokenizer, template, scheduler }) })
+    }
+
+    pub fn info(&self) -> &ModelInfo {
+        &self.inner.info
+    }
+
+    /// What each device of the plan holds for this replica, as allocated.
+    pub fn measured(&self) -> Vec<MeasuredDevice> {
+        self.inner.measured.clone()
+    }
+
+    /// How many sequences are being answered, and how many requests wait.
+    pub fn occupancy(&self) -> Occupancy {
+        self.inner.scheduler.occupancy()
+    }
+
+    /// Fills one whole batch and looks at what comes out.
+    pub async fn self_test(&self) -> Result<(), EngineError> {
+        self.inner.scheduler.self_test().await
+    }
+
+    /// The text as the model reads it, BOS first where the model wants one. With `parse_special`, special tokens spelled out in the text are taken as such.
+    pub fn tokenize(&self, text: &str, parse_special: bool) -> Vec<u32> {
+        // Encoding fails only on the crate's internal errors; a text of which nothing can be read has no tokens.
+        self.inner.tokenizer.encode_prompt(text, parse_special).unwrap_or_else(|error| {
+            tracing::error!("{error}");
+            Vec::new()
+        })
+    }
+
+    /// The text of some tokens; bytes that are no UTF-8 are replaced.
+    pub fn detokenize(&self, tokens: &[u32]) -> String {
+        self.inner.tokenizer.decode(tokens)
+    }
+
+    /// The chat as the model's template writes it, ready for [`Engine::tokenize`] with `parse_special`.
+    pub fn render_chat(&self, messages: &[ChatMessage], tools: &[serde_json::Value]) -> Result<String, EngineError> {
+        self.render_chat_with(messages, tools, &serde_json::Map::new())
+    }
+
+    /// The same with more variables for the template, such as `enable_thinking`.
+    pub fn render_chat_with(
+        &self,
+        messages: &[ChatMessage],
+        tools: &[serde_json::Value],
+        extra: &serde_json::Map<String, serde_json::Value>,
+    ) -> Result<String, EngineError> {
+        self.inner.template.render(messages, tools, extra)
+    }
+
+    /// Queues a generation. At once an error where the prompt does not fit, the queue is full ([`EngineError::is_busy`]) or the replica drains.
+    pub fn generate(&self, request: GenerateRequest) -> Result<mpsc::Receiver<GenerateEvent>, EngineError> {
+        self.inner.scheduler.generate(request)
+    }
+
+    /// One mean-pooled, normalised vector for each input.
+    pub async fn embed(&self, inputs: &[Vec<u32>]) -> Result<Vec<Vec<f32>>, EngineError> {
+        self.inner.scheduler.embed(inputs).await
+    }
+
+    /// Takes no new work, finishes what is running or queued, then frees the model. Returns when that is done.
+    pub async fn shutdown(&self) {
+        self.inner.scheduler.shutdown().await;
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,75 @@
+//! A model file, mapped into memory while its weights are copied out of it.
+
+use std::fs::File;
+use std::path::Path;
+
+use memmap2::{Advice, Mmap};
+use stowage_placement::gguf::{Feed, GgmlType, Header, HeaderReader, Keep};
+use stowage_placement::{Bytes, Reason};
+
+use crate::api::EngineError;
+
+/// A GGUF file whose header was read and whose data is all there.
+pub struct ModelFile {
+    map: Mmap,
+    header: Header,
+}
+
+/// One tensor as it lies in the file.
+#[derive(Clone, Copy)]
+pub struct TensorView<'a> {
+    pub name: &'a str,
+    pub ggml_type: GgmlType,
+    pub rows: usize,
+    pub columns: usize,
+    pub data: &'a [u8],
+}
+
+impl ModelFile {
+    /// Errors: ModelNotFound where there is no file; InvalidModelFile where it is no GGUF file, or shorter than its header says.
+    pub fn open(path: &Path) -> Result<ModelFile, EngineError> {
+        let not_found = |error: std::io::Error| EngineError::new(Reason::ModelNotFound, format!("opening {}: {error}", path.display()));
+        let invalid = |why: String| EngineError::new(Reason::InvalidModelFile, format!("reading {}: {why}", path.display()));
+        let file = File::open(path).map_err(not_found)?;
+        let size = file.metadata().map_err(not_found)?.len();
+        if size == 0 {
+            return Err(invalid("the file is empty".into()));
+        }
+        // SAFETY: the mapping is read-only. That the file isn't changed or cut off while it is mapped is asked of whoever keeps model files: the
+        // agent's store replaces files by renaming and never writes into one.
+        let map = unsafe { Mmap::map(&file) }.map_err(|error| invalid(format!("mapping it failed: {error}")))?;
+        // Only advice: without it the file is read all the same.
+        let _ = map.advise(Advice::Sequential);
+        let header = read_header(&map).map_err(invalid)?;
+        header.check_file_size(Bytes(size)).map_err(|error| invalid(error.to_string()))?;
+        Ok(ModelFile { map, header })
+    }
+
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    pub fn into_header(self) -> Header {
+        self.header
+    }
+
+    /// Errors: InvalidModelFile where the file has no such tensor.
+    pub fn tensor(&self, name: &str) -> Result<TensorView<'_>, EngineError> {
+        let missing = || EngineError::new(Reason::InvalidModelFile, format!("the file has no tensor `{name}`, or only part of it"));
+        let info = self.header.tensor(name).ok_or_else(missing)?;
+        let start = self.header.data_offset.checked_add(info.offset).ok_or_else(missing)?;
+        let end = start.checked_add(info.bytes().0).ok_or_else(missing)?;
+        let data = self.map.get(start as usize..end as usize).ok_or_else(missing)?;
+        Ok(TensorView { name: &info.name, ggml_type: info.ggml_type, rows: info.rows() as usize, columns: info.columns() as usize, data })
+    }
+}
+
+fn read_header(bytes: &[u8]) -> Result<Header, String> {
+    let mut reader = HeaderReader::new(Keep::All);
+    for part in bytes.chunks(1 << 20) {
+        if let Feed::Complete = reader.feed(part).map_err(|error| error.to_string())? {
+            break;
+        }
+    }
+    reader.into_header().map_err(|error| error.to_string())
+}

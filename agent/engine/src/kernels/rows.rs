@@ -1,0 +1,124 @@
+//! Kernels on rows of floats: norm, gated activation, rotation, quantisation, attention, products with float weights. Each is written once over
+//! [`Lanes`]; `kernels::Kernels` holds them compiled for each instruction set.
+
+use super::lanes::{Lanes, exp};
+
+/// Bytes of one block of quantised activations for one column: 32 bytes, then scale, scale x sum, and scale x sum of the first half.
+pub const BLOCK: usize = 32;
+pub const BLOCK_BYTES: usize = 44;
+
+/// `to = from / sqrt(mean(from^2) + epsilon) x weight`. All of one length, `to` may be `from`.
+#[inline(always)]
+pub unsafe fn norm<L: Lanes>(from: *const f32, weight: *const f32, length: usize, epsilon: f32, to: *mut f32) {
+    let whole = length / 16 * 16;
+    // SAFETY: the caller gives `length` floats at each pointer.
+    unsafe {
+        let mut squares = L::splat(0.0);
+        for i in (0..whole).step_by(16) {
+            let x = L::load(from.add(i));
+            squares = L::mul_add(x, x, squares);
+        }
+        let mut sum = L::sum(squares);
+        for i in whole..length {
+            sum += *from.add(i) * *from.add(i);
+        }
+        let factor = 1.0 / (sum / length as f32 + epsilon).sqrt();
+        for i in (0..whole).step_by(16) {
+            L::store(to.add(i), L::mul(L::mul(L::load(from.add(i)), L::splat(factor)), L::load(weight.add(i))));
+        }
+        for i in whole..length {
+            *to.add(i) = *from.add(i) * factor * *weight.add(i);
+        }
+    }
+}
+
+/// `gate = gate / (1 + e^-gate) x up`, for `length` floats.
+#[inline(always)]
+pub unsafe fn gated_silu<L: Lanes>(gate: *mut f32, up: *const f32, length: usize) {
+    let whole = length / 16 * 16;
+    // SAFETY: the caller gives `length` floats at each pointer.
+    unsafe {
+        for i in (0..whole).step_by(16) {
+            let x = L::load(gate.add(i));
+            let denominator = L::add(L::splat(1.0), exp::<L>(L::sub(L::splat(0.0), x)));
+            L::store(gate.add(i), L::mul(L::div(x, denominator), L::load(up.add(i))));
+        }
+        for i in whole..length {
+            let x = *gate.add(i);
+            *gate.add(i) = x / (1.0 + (-x).exp()) * *up.add(i);
+        }
+    }
+}
+
+/// Turns neighbouring pairs of each head: `rotation` holds `pairs` cosines, then `pairs` sines. Heads are `head_length` apart.
+#[inline(always)]
+pub unsafe fn rotate<L: Lanes>(row: *mut f32, heads: usize, head_length: usize, rotation: *const f32, pairs: usize) {
+    // SAFETY: the caller gives `heads x head_length` floats in the row and `2 x pairs` in the rotation, with `2 x pairs <= head_length`.
+    unsafe {
+        for head in 0..heads {
+            let at = row.add(head * head_length);
+            for i in 0..pairs {
+                let (cos, sin) = (*rotation.add(i), *rotation.add(pairs + i));
+                let (x, y) = (*at.add(2 * i), *at.add(2 * i + 1));
+                *at.add(2 * i) = x * cos - y * sin;
+                *at.add(2 * i + 1) = x * sin + y * cos;
+            }
+        }
+    }
+}
+
+/// Quantises a row of `length` floats (a multiple of 32) to 8 bits, as column `column` of a group of `columns`.
+///
+/// A group holds, for each block of 32: eight times the 4 bytes of each column, each column's scale, scale x sum, and scale x sum of the first 16. So
+/// one broadcast of 4 bytes meets 4 weights of each row of a tile.
+#[inline(always)]
+pub unsafe fn quantise<L: Lanes>(row: *const f32, length: usize, column: usize, columns: usize, group: *mut u8) {
+    let mut bytes = [0u32; 8];
+    // SAFETY: the caller gives `length` floats, and a group of `length / 32 x columns x BLOCK_BYTES` bytes, aligned to 4.
+    unsafe {
+        for block in 0..length / BLOCK {
+            let low = L::load(row.add(block * BLOCK));
+            let high = L::load(row.add(block * BLOCK + 16));
+            let scale = L::greatest(L::max(L::abs(low), L::abs(high))) / 127.0;
+            let inverse = L::splat(if scale > 0.0 { 1.0 / scale } else { 0.0 });
+            let first = L::store_bytes(bytes.as_mut_ptr().cast(), L::mul(low, inverse));
+            let second = L::store_bytes(bytes.as_mut_ptr().add(4).cast(), L::mul(high, inverse));
+            let to = group.add(block * columns * BLOCK_BYTES).cast::<u32>().add(column);
+            for (i, &four) in bytes.iter().enumerate() {
+                *to.add(i * columns) = four;
+            }
+            let scales = to.add(8 * columns).cast::<f32>();
+            *scales = scale;
+            *scales.add(columns) = scale * (first + second) as f32;
+            *scales.add(2 * columns) = scale * first as f32;
+        }
+    }
+}
+
+/// Sum of `a x b` over `length` floats.
+#[inline(always)]
+pub unsafe fn dot_f32<L: Lanes>(a: *const f32, b: *const f32, length: usize) -> f32 {
+    let whole = length / 16 * 16;
+    // SAFETY: the caller gives `length` floats at each pointer.
+    unsafe {
+        let mut sum = L::splat(0.0);
+        for i in (0..whole).step_by(16) {
+            sum = L::mul_add(L::load(a.add(i)), L::load(b.add(i)), sum);
+        }
+        (whole..length).fold(L::sum(sum), |sum, i| sum + *a.add(i) * *b.add(i))
+    }
+}
+
+/// The same where `a` is in half precision.
+#[inline(always)]
+pub unsafe fn dot_f16<L: Lanes>(a: *const u16, b: *const f32, length: usize) -> f32 {
+    let whole = length / 16 * 16;
+    // SAFETY: the caller gives `length` numbers at each pointer.
+    unsafe {
+        let mut sum = L::splat(0.0);
+        for i in (0..whole).step_by(16) {
+            sum = L::mul_add(L::load_half(a.add(i)), L::load(b.add(i)), sum);
+        }
+        (whole..length).fold(L::sum(sum), |sum, i| sum + half::f16::from_bits(*a.add(i)).to_f32() * *b.add(i))
+    }
+}

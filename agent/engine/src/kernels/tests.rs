@@ -1,0 +1,207 @@
+//! Each kernel against its scalar twin, and the scalar reading of every type against candle's.
+
+use std::borrow::Cow;
+
+use candle_core::Device;
+use candle_core::quantized::{GgmlDType, QStorage, QTensor};
+use proptest::prelude::*;
+use stowage_placement::gguf::GgmlType;
+
+use super::matrix::{Columns, Matrix, Products};
+use super::{BLOCK, BLOCK_BYTES, Head, Isa, Query};
+use crate::arena::{Arena, Purpose};
+use crate::file_mmap::TensorView;
+use crate::pool::Pool;
+
+const TYPES: [(GgmlType, GgmlDType); 12] = [
+    (GgmlType::F32, GgmlDType::F32),
+    (GgmlType::F16, GgmlDType::F16),
+    (GgmlType::Q4_0, GgmlDType::Q4_0),
+    (GgmlType::Q4_1, GgmlDType::Q4_1),
+    (GgmlType::Q5_0, GgmlDType::Q5_0),
+    (GgmlType::Q5_1, GgmlDType::Q5_1),
+    (GgmlType::Q8_0, GgmlDType::Q8_0),
+    (GgmlType::Q2_K, GgmlDType::Q2K),
+    (GgmlType::Q3_K, GgmlDType::Q3K),
+    (GgmlType::Q4_K, GgmlDType::Q4K),
+    (GgmlType::Q5_K, GgmlDType::Q5K),
+    (GgmlType::Q6_K, GgmlDType::Q6K),
+];
+
+/// Numbers that look random and are the same each time (splitmix64).
+struct Numbers(u64);
+
+impl Numbers {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ mixed >> 31
+    }
+
+    /// From -1 to 1.
+    fn float(&mut self) -> f32 {
+        (self.next() >> 40) as f32 / (1 << 23) as f32 - 1.0
+    }
+
+    fn floats(&mut self, count: usize) -> Vec<f32> {
+        (0..count).map(|_| self.float()).collect()
+    }
+}
+
+/// Random weights of a type, quantised by candle, as they would lie in a file; and what candle reads from them.
+fn weights(dtype: GgmlDType, rows: usize, columns: usize, numbers: &mut Numbers) -> (Vec<u8>, Vec<f32>) {
+    let floats = candle_core::Tensor::from_vec(numbers.floats(rows * columns), (rows, columns), &Device::Cpu).unwrap();
+    let data = QTensor::quantize(&floats, dtype).unwrap().data().unwrap().into_owned();
+    let read = QTensor::new(QStorage::from_data(Cow::Borrowed(&data), &Device::Cpu, dtype).unwrap(), (rows, columns)).unwrap();
+    let read = read.dequantize(&Device::Cpu).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+    (data, read)
+}
+
+fn matrix(ggml_type: GgmlType, data: &[u8], rows: usize, columns: usize) -> Matrix {
+    let bytes = stowage_placement::layout::weight_bytes(ggml_type, rows as u64, columns as u64, stowage_placement::layout::Backend::Cpu).unwrap();
+    let region = Arena::new(bytes).unwrap().take(Purpose::Weights, bytes).unwrap();
+    let view = TensorView { name: "test", ggml_type, rows, columns, data };
+    Matrix::load(&view, region, &Pool::new(2).unwrap()).unwrap()
+}
+
+/// Products `[tokens, rows]` by one instruction set.
+fn multiply(matrix: &Matrix, isa: Isa, activations: &[f32], tokens: usize, before: Option<&[f32]>) -> Vec<f32> {
+    let (rows, length, width) = (matrix.rows, matrix.columns, isa.group_width(tokens));
+    let mut quantised = vec![0u32; tokens.next_multiple_of(8) * length.div_ceil(BLOCK) * BLOCK_BYTES / 4];
+    let mut results = before.map_or_else(|| vec![f32::NAN; tokens * rows], <[f32]>::to_vec);
+    if matrix.is_quantised() {
+        for (token, row) in activations.chunks_exact(length).enumerate() {
+            let group = token / width * width * (length / BLOCK) * BLOCK_BYTES;
+            // SAFETY: the group lies in the buffer.
+            unsafe { isa.quantise(row.as_ptr(), length, token % width, width, quantised.as_mut_ptr().cast::<u8>().add(group)) };
+        }
+    }
+    let columns = Columns { tokens, floats: activations.as_ptr(), stride: length, quantised: quantised.as_ptr().cast(), width };
+    let products = Products { to: results.as_mut_ptr(), stride: rows, add: before.is_some() };
+    for tile in 0..matrix.tiles() {
+        // SAFETY: buffers have room for all rows and tokens.
+        unsafe { matrix.multiply(isa, tile, &columns, products) };
+    }
+    results
+}
+
+fn scalar() -> Isa {
+    *Isa::available().last().unwrap()
+}
+
+#[test]
+fn every_type_is_read_as_candle_reads_it() {
+    let mut numbers = Numbers(1);
+    for (ty, dtype) in TYPES {
+        let (rows, columns) = (21, 512);
+        let (data, expected) = weights(dtype, rows, columns, &mut numbers);
+        let matrix = matrix(ty, &data, rows, columns);
+        let mut row = vec![0f32; columns];
+        for (index, expected) in expected.chunks_exact(columns).enumerate() {
+            matrix.read_row(index, &mut row);
+            for (column, (found, expected)) in row.iter().zip(expected).enumerate() {
+                assert!((found - expected).abs() <= 1e-6, "{ty} row {index} column {column}: {found} instead of {expected}");
+            }
+        }
+    }
+}
+
+#[test]
+fn products_are_those_of_the_weights_as_floats_to_within_the_rounding_of_activations() {
+    let mut numbers = Numbers(2);
+    for (ty, dtype) in TYPES {
+        let (rows, columns, tokens) = (37, 512, 11);
+        let (data, floats) = weights(dtype, rows, columns, &mut numbers);
+        let matrix = matrix(ty, &data, rows, columns);
+        let activations = numbers.floats(tokens * columns);
+        for isa in Isa::available() {
+            let found = multiply(&matrix, isa, &activations, tokens, None);
+            let (mut error, mut size) = (0f64, 0f64);
+            for (i, found) in found.iter().enumerate() {
+                let (token, row) = (i / rows, i % rows);
+                let pairs = floats[row * columns..][..columns].iter().zip(&activations[token * columns..][..columns]);
+                let expected: f64 = pairs.map(|(w, a)| f64::from(*w) * f64::from(*a)).sum();
+                error += (f64::from(*found) - expected).powi(2);
+                size += expected.powi(2);
+            }
+            let bound = if matrix.is_quantised() { 0.01 } else { 1e-6 };
+            assert!((error / size).sqrt() < bound, "{ty} on {}: relative error {}", isa.name(), (error / size).sqrt());
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_product_kernel_agrees_with_its_scalar_twin(seed in any::<u64>(), kind in 0..TYPES.len(), rows in 2usize..50, blocks in 1usize..4, tokens in 1usize..20, add in any::<bool>()) {
+        let (ty, dtype) = TYPES[kind];
+        let (mut numbers, columns) = (Numbers(seed), blocks * 256);
+        let (data, _) = weights(dtype, rows, columns, &mut numbers);
+        let matrix = matrix(ty, &data, rows, columns);
+        let activations = numbers.floats(tokens * columns);
+        let before = add.then(|| numbers.floats(tokens * rows));
+        let expected = multiply(&matrix, scalar(), &activations, tokens, before.as_deref());
+        for isa in Isa::available() {
+            let found = multiply(&matrix, isa, &activations, tokens, before.as_deref());
+            for (found, expected) in found.iter().zip(&expected) {
+                prop_assert!((found - expected).abs() < 2e-3 * (1.0 + expected.abs()), "{} on {}: {} instead of {}", ty, isa.name(), found, expected);
+            }
+        }
+    }
+
+    #[test]
+    fn norm_activation_and_rotation_agree_with_their_scalar_twins(seed in any::<u64>(), length in 1usize..100) {
+        let mut numbers = Numbers(seed);
+        let (rows, weight) = (numbers.floats(length).iter().map(|x| x * 20.0).collect::<Vec<_>>(), numbers.floats(length));
+        let run = |isa: Isa| {
+            let (mut normed, mut gate, mut turned) = (vec![0f32; length], rows.clone(), rows.clone());
+            // SAFETY: all rows have `length` floats; the rotation has two for each pair.
+            unsafe {
+                isa.norm(rows.as_ptr(), weight.as_ptr(), length, 1e-5, normed.as_mut_ptr());
+                isa.gated_silu(gate.as_mut_ptr(), weight.as_ptr(), length);
+                isa.rotate(turned.as_mut_ptr(), 1, length, weight.as_ptr(), length / 2);
+            }
+            [normed, gate, turned].concat()
+        };
+        let expected = run(scalar());
+        for isa in Isa::available() {
+            for (found, expected) in run(isa).iter().zip(&expected) {
+                prop_assert!((found - expected).abs() <= 1e-5 * (1.0 + expected.abs()), "{}: {} instead of {}", isa.name(), found, expected);
+            }
+        }
+    }
+
+    #[test]
+    fn attention_is_the_softmax_of_scores_over_all_that_a_query_sees(seed in any::<u64>(), queries in 1usize..17, seen in 1usize..200, key_length in 1usize..70, value_length in 1usize..100) {
+        let mut numbers = Numbers(seed);
+        let cells = 256;
+        let half = |x: f32| half::f16::from_f32(x);
+        let keys: Vec<_> = numbers.floats(cells * key_length).into_iter().map(half).collect();
+        let values: Vec<_> = numbers.floats(cells * value_length).into_iter().map(half).collect();
+        let vectors = numbers.floats(queries * key_length);
+        let positions: Vec<usize> = (0..queries).map(|i| (seen + i / 2).min(cells)).collect();
+        let expected: Vec<f64> = (0..queries).flat_map(|query| {
+            let key = |p: usize, d: usize| f64::from(keys[(p / 16 * key_length + d) * 16 + p % 16].to_f32());
+            let score = |p: usize| 3.0 * (0..key_length).map(|d| key(p, d) * f64::from(vectors[query * key_length + d])).sum::<f64>();
+            let weights: Vec<f64> = (0..positions[query]).map(|p| score(p).exp()).collect();
+            let sum: f64 = weights.iter().sum();
+            (0..value_length).map(|d| weights.iter().enumerate().map(|(p, w)| w / sum * f64::from(values[p * value_length + d].to_f32())).sum()).collect::<Vec<f64>>()
+        }).collect();
+        for isa in Isa::available() {
+            let mut found = vec![0f32; queries * value_length];
+            let head = Head { keys: keys.as_ptr().cast(), values: values.as_ptr().cast(), key_length, value_length, scale: 3.0 };
+            let to = found.as_mut_ptr();
+            // SAFETY: each query has its vector and its place for the answer.
+            let queries: Vec<Query> = (0..queries).map(|i| unsafe {
+                Query { from: vectors.as_ptr().add(i * key_length), to: to.add(i * value_length), positions: positions[i] }
+            }).collect();
+            // SAFETY: the cache has 256 positions.
+            unsafe { isa.attend(&head, &queries) };
+            for (found, expected) in found.iter().zip(&expected) {
+                prop_assert!((f64::from(*found) - expected).abs() < 1e-4, "{}: {} instead of {}", isa.name(), found, expected);
+            }
+        }
+    }
+}

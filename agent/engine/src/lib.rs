@@ -1,0 +1,36 @@
+//! Inference: a GGUF file loaded as a device plan says, and text in and out of it. [`Engine`] is what the agent sees.
+
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod api;
+pub use api::*;
+pub mod engine;
+pub use engine::Engine;
+pub mod batch;
+pub use batch::{Batch, TokenAt};
+mod arena;
+mod backend;
+pub mod bench;
+mod cache;
+pub mod divergence;
+mod file_mmap;
+mod graph;
+pub mod host_plan;
+mod kernels;
+mod load;
+pub mod model;
+mod pool;
+pub use kernels::Isa;
+pub use model::LoadedModel;
+pub use pool::default_threads;
+pub mod sample;
+pub mod schedule;
+pub mod stop;
+pub mod template;
+#[cfg(test)]
+mod small_models;
+#[cfg(test)]
+mod test_models;
+pub mod tokenizer;
+pub use template::ChatTemplate;
+pub use tokenizer::Tokenizer;

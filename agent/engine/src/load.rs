@@ -1,0 +1,226 @@
+//! Puts the parts of a model where the plan says: an arena for each device, exactly as large as planned, and a prepared run over it.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use stowage_placement::compute::{self, DeviceRole};
+use stowage_placement::layout::{self, Backend as Layout};
+use stowage_placement::{Bytes, DeviceAllocation, DeviceKind, Reason, capability};
+
+use crate::api::{BackendChoice, EngineError, LoadProgress, LoadRequest, MeasuredDevice};
+use crate::arena::{Arena, Purpose, Region};
+use crate::backend::cpu::CpuBackend;
+use crate::backend::reference::ReferenceBackend;
+use crate::backend::{Backend, LayerRun, PreparedRun};
+use crate::cache;
+use crate::file_mmap::ModelFile;
+use crate::graph::Graph;
+use crate::kernels::Isa;
+use crate::pool::{Pool, default_threads};
+
+/// A device's part of the model.
+pub(crate) struct Part {
+    pub run: Box<dyn PreparedRun>,
+    pub blocks: Vec<Range<usize>>,
+    pub input: bool,
+    pub output: bool,
+    pub measured: MeasuredDevice,
+}
+
+/// All parts, and the hidden state that goes from one to the next.
+pub(crate) struct Parts {
+    pub parts: Vec<Part>,
+    pub hidden: Region,
+}
+
+/// Bytes of one device by the engine's own count.
+#[derive(Debug, PartialEq, Eq)]
+struct Sizes {
+    weights: Bytes,
+    cache: Bytes,
+    compute: Bytes,
+}
+
+/// Refuses what the engine can't run before anything is allocated.
+pub(crate) fn check(file: &ModelFile, graph: &Graph, request: &LoadRequest) -> Result<(), EngineError> {
+    let cache = request.request.kv_cache_type;
+    for tensor in file.header().tensors.iter().filter(|tensor| tensor.rows() > 1) {
+        capability::supports(&graph.architecture, tensor.ggml_type, cache, Layout::Cpu)
+            .map_err(|missing| EngineError::new(Reason::EngineCannotRun, missing))?;
+    }
+    let parameters = &request.request;
+    if parameters.num_ctx.0 == 0 || parameters.num_ctx.0 > 1 << 30 || parameters.num_batch == 0 || parameters.parallel == 0 {
+        let message = format!(
+            "num_ctx {}, num_batch {} and parallel {} must all be at least 1, num_ctx at most {}",
+            parameters.num_ctx,
+            parameters.num_batch,
+            parameters.parallel,
+            1 << 30
+        );
+        return Err(EngineError::new(Reason::InvalidRequest, message));
+    }
+    check_layers(graph, request)
+}
+
+/// Each layer is on one device, and each device is one that this build computes on.
+fn check_layers(graph: &Graph, request: &LoadRequest) -> Result<(), EngineError> {
+    let total = graph.blocks.len() + 1;
+    let mut holders = vec![0u32; total];
+    for device in &request.plan.devices {
+        if device.kind == DeviceKind::Gpu && !cfg!(feature = "simulated-gpu") {
+            let message = format!("the plan puts layers on GPU {}, and this build has no CUDA backend", device.id);
+            return Err(EngineError::new(Reason::EngineCannotRun, message));
+        }
+        for [first, last] in &device.layer_ranges {
+            for layer in *first..=*last {
+                let Some(holders) = holders.get_mut(layer as usize) else {
+                    return Err(bad_plan(format!("it puts layer {layer} on {}, and the model has {total} layers", device.id)));
+                };
+                *holders += 1;
+            }
+        }
+    }
+    if request.plan.devices.iter().filter(|device| device.kind == DeviceKind::Host).count() != 1 {
+        return Err(bad_plan("it does not have the host exactly once".into()));
+    }
+    match holders.iter().position(|&count| count != 1) {
+        Some(layer) => Err(bad_plan(format!("it puts layer {layer} of {total} on {} devices", holders[layer]))),
+        None => Ok(()),
+    }
+}
+
+fn bad_plan(why: String) -> EngineError {
+    EngineError::new(Reason::LoadFailed, format!("the plan can't be carried out: {why}"))
+}
+
+/// Allocates and reads every part.
+pub(crate) fn parts(
+    file: &ModelFile,
+    graph: &Graph,
+    request: &LoadRequest,
+    isa: Isa,
+    progress: &mut dyn FnMut(LoadProgress),
+) -> Result<Parts, EngineError> {
+    let threads = if request.num_thread == 0 { default_threads() } else { request.num_thread };
+    let pool = Pool::new(threads)?;
+    let total: Bytes = file.header().tensors.iter().map(|tensor| tensor.bytes()).sum();
+    let mut read = Bytes::ZERO;
+    let mut loaded = |bytes: Bytes| {
+        // Embeddings that are held twice are read twice.
+        read = Bytes(read.0.saturating_add(bytes.0).min(total.0));
+        progress(LoadProgress { loaded: read, total });
+    };
+    let mut parts = Vec::with_capacity(request.plan.devices.len());
+    let mut hidden = None;
+    for device in &request.plan.devices {
+        let run = layer_run(graph, request, device);
+        let reference = run.input && request.backend == BackendChoice::Reference;
+        let sizes = if reference { Sizes { weights: Bytes::ZERO, cache: Bytes::ZERO, compute: hand_over(&run)? } } else { sizes(&run, file)? };
+        if !reference {
+            check_sizes(device, &sizes)?;
+        }
+        let arena = Arena::new([sizes.weights, sizes.cache, sizes.compute].into_iter().sum())?;
+        if run.input {
+            hidden = Some(arena.take(Purpose::Compute, hand_over(&run)?)?);
+        }
+        let backend = CpuBackend { arena: Arc::clone(&arena), pool: Arc::clone(&pool), isa };
+        let prepared = if reference { ReferenceBackend.prepare(&run, file, &mut loaded)? } else { backend.prepare(&run, file, &mut loaded)? };
+        let measured = measured(device, &arena)?;
+        parts.push(Part { run: prepared, blocks: run.blocks, input: run.input, output: run.output, measured });
+    }
+    let hidden = hidden.ok_or_else(|| bad_plan("it does not have the host".into()))?;
+    progress(LoadProgress { loaded: total, total });
+    Ok(Parts { parts, hidden })
+}
+
+fn layer_run<'a>(graph: &'a Graph, request: &'a LoadRequest, device: &DeviceAllocation) -> LayerRun<'a> {
+    let output_layer = graph.blocks.len();
+    let blocks = device.layer_ranges.iter().map(|[first, last]| *first as usize..(*last as usize + 1).min(output_layer));
+    LayerRun {
+        graph,
+        blocks: blocks.filter(|range| !range.is_empty()).collect(),
+        input: device.kind == DeviceKind::Host,
+        output: device.layer_ranges.iter().any(|[first, last]| (*first as usize..=*last as usize).contains(&output_layer)),
+        request: &request.request,
+    }
+}
+
+/// The buffer in which the host hands the hidden state from part to part.
+fn hand_over(run: &LayerRun<'_>) -> Result<Bytes, EngineError> {
+    let role = DeviceRole { layers: false, output: false, input: true };
+    scratch(run, role)
+}
+
+fn scratch(run: &LayerRun<'_>, role: DeviceRole) -> Result<Bytes, EngineError> {
+    compute::scratch_bytes(&run.graph.shape, run.request.num_batch, run.request.parallel, Layout::Cpu, role).ok_or_else(too_large)
+}
+
+fn sizes(run: &LayerRun<'_>, file: &ModelFile) -> Result<Sizes, EngineError> {
+    let graph = run.graph;
+    let blocks: Vec<usize> = run.blocks.iter().cloned().flatten().collect();
+    let mut weights = Vec::new();
+    for &block in &blocks {
+        weights.extend(graph.block_weights(block));
+    }
+    if run.input {
+        weights.push(&graph.embeddings);
+        weights.extend(graph.rope.factors.as_ref());
+    }
+    if run.output {
+        weights.push(&graph.output.norm);
+        if !(graph.output.tied && run.input) {
+            weights.push(&graph.output.weight);
+        }
+    }
+    let weights = weights.into_iter().map(|weight| {
+        let view = file.tensor(&weight.name)?;
+        layout::weight_bytes(view.ggml_type, view.rows as u64, view.columns as u64, Layout::Cpu).ok_or_else(too_large)
+    });
+    let caches = blocks.iter().map(|&block| {
+        let request = run.request;
+        cache::layer_bytes(&graph.blocks[block].cache, request.num_ctx, request.parallel).ok_or_else(too_large)
+    });
+    let role = DeviceRole { layers: !blocks.is_empty(), output: run.output, input: run.input };
+    Ok(Sizes { weights: sum(weights)?, cache: sum(caches)?, compute: scratch(run, role)? })
+}
+
+fn sum(sizes: impl Iterator<Item = Result<Bytes, EngineError>>) -> Result<Bytes, EngineError> {
+    let mut total = Bytes::ZERO;
+    for size in sizes {
+        total = total.checked_add(size?).ok_or_else(too_large)?;
+    }
+    Ok(total)
+}
+
+fn too_large() -> EngineError {
+    EngineError::new(Reason::InvalidRequest, "the model needs more bytes than 64 bits can count")
+}
+
+/// A plan of other numbers was made for another file or by another version: what was promised would not be what is taken.
+fn check_sizes(device: &DeviceAllocation, sizes: &Sizes) -> Result<(), EngineError> {
+    let planned = Sizes { weights: device.weights_bytes, cache: device.kv_cache_bytes, compute: device.compute_bytes };
+    if planned == *sizes {
+        return Ok(());
+    }
+    Err(bad_plan(format!(
+        "on {} it has {} bytes of weights, {} of KV cache and {} of scratch memory, and the engine takes {}, {} and {}",
+        device.id, planned.weights.0, planned.cache.0, planned.compute.0, sizes.weights.0, sizes.cache.0, sizes.compute.0
+    )))
+}
+
+fn measured(device: &DeviceAllocation, arena: &Arena) -> Result<MeasuredDevice, EngineError> {
+    let measured = MeasuredDevice {
+        id: device.id.clone(),
+        weights: arena.taken_for(Purpose::Weights),
+        kv_cache: arena.taken_for(Purpose::Cache),
+        state: Bytes::ZERO,
+        checkpoint: Bytes::ZERO,
+        compute: arena.taken_for(Purpose::Compute),
+        overhead: device.overhead_bytes,
+    };
+    let taken: Bytes = [measured.weights, measured.kv_cache, measured.compute].into_iter().sum();
+    if taken != arena.size() {
+        return Err(bad_plan(format!("on {} {} of {} bytes were taken", device.id, taken.0, arena.size().0)));
+    }
+    Ok(measured)
+}

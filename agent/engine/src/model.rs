@@ -1,0 +1,214 @@
+//! A loaded model: the parts of it on their devices, driven step by step.
+
+use std::ops::Range;
+
+use stowage_placement::gguf::Header;
+#[cfg(feature = "simulated-gpu")]
+use stowage_placement::DeviceKind;
+use stowage_placement::{Reason, Request};
+
+use crate::api::{EngineError, LoadProgress, LoadRequest, MeasuredDevice};
+use crate::arena::Region;
+use crate::batch::Batch;
+use crate::file_mmap::ModelFile;
+use crate::graph::Graph;
+use crate::kernels::Isa;
+use crate::load::{self, Part, Parts};
+
+/// One replica in memory. It knows token ids and logits; text is its caller's.
+pub struct LoadedModel {
+    header: Header,
+    parts: Vec<Part>,
+    /// Runs of blocks in the order of the model, each with the part that has it.
+    order: Vec<(usize, Range<usize>)>,
+    /// The parts that have the embeddings and the output layer.
+    input: usize,
+    output: usize,
+    hidden: Region,
+    request: Request,
+    vocabulary: usize,
+    embedding: usize,
+    max_wanted: usize,
+    measured: Vec<MeasuredDevice>,
+    #[cfg(feature = "simulated-gpu")]
+    _charge: crate::backend::simulated_gpu::Charge,
+}
+
+impl LoadedModel {
+    /// Reads the file and puts each layer where the plan says. Blocks for as long as that takes.
+    ///
+    /// Errors: ModelNotFound, InvalidModelFile; EngineCannotRun where the model or the plan asks for what this build doesn't have; LoadFailed
+    /// where the plan does not fit the file, or memory is refused.
+    pub fn load(request: &LoadRequest, progress: &mut dyn FnMut(LoadProgress)) -> Result<LoadedModel, EngineError> {
+        LoadedModel::load_with(request, Isa::best(), progress)
+    }
+
+    /// The same with an instruction set of the caller's choice, for comparing them.
+    pub fn load_with(request: &LoadRequest, isa: Isa, progress: &mut dyn FnMut(LoadProgress)) -> Result<LoadedModel, EngineError> {
+        let file = ModelFile::open(&request.path)?;
+        let graph = Graph::from_header(file.header())?;
+        load::check(&file, &graph, request)?;
+        #[cfg(feature = "simulated-gpu")]
+        let charge = {
+            let gpus = request.plan.devices.iter().filter(|device| device.kind == DeviceKind::Gpu);
+            crate::backend::simulated_gpu::Charge::new(gpus.map(|gpu| (gpu.id.clone(), gpu.total_bytes)).collect())?
+        };
+        let Parts { parts, hidden } = load::parts(&file, &graph, request, isa, progress)?;
+        let missing = || EngineError::new(Reason::LoadFailed, "the plan leaves out the input or the output layer");
+        let mut order: Vec<(usize, Range<usize>)> = Vec::new();
+        for (index, part) in parts.iter().enumerate() {
+            order.extend(part.blocks.iter().map(|range| (index, range.clone())));
+        }
+        order.sort_by_key(|(_, range)| range.start);
+        Ok(LoadedModel {
+            input: parts.iter().position(|part| part.input).ok_or_else(missing)?,
+            output: parts.iter().position(|part| part.output).ok_or_else(missing)?,
+            measured: parts.iter().map(|part| part.measured.clone()).collect(),
+            parts,
+            order,
+            hidden,
+            request: request.request.clone(),
+            vocabulary: graph.embeddings.rows,
+            embedding: graph.embeddings.columns,
+            max_wanted: stowage_placement::compute::logit_rows(request.request.parallel) as usize,
+            header: file.into_header(),
+            #[cfg(feature = "simulated-gpu")]
+            _charge: charge,
+        })
+    }
+
+    /// Computes a batch, writing its tokens into the cache. Returns logits `[batch.wanted.len(), vocabulary]`, in the order of `batch.wanted`,
+    /// valid until the next step.
+    ///
+    /// Errors: InvalidRequest where the batch is empty or beyond `num_batch`, wants more than [`LoadedModel::max_wanted`] rows, or names a
+    /// token, slot or position that isn't there.
+    pub fn step(&mut self, batch: &Batch) -> Result<&[f32], EngineError> {
+        if batch.wanted.len() > self.max_wanted {
+            return Err(invalid(format!("logits of {} tokens were wanted at once; at most {} are possible", batch.wanted.len(), self.max_wanted)));
+        }
+        self.forward(batch)?;
+        if batch.wanted.is_empty() {
+            return Ok(&[]);
+        }
+        let hidden = &self.hidden.floats()[..batch.tokens.len() * self.embedding];
+        self.parts[self.output].run.logits(&batch.wanted, hidden)
+    }
+
+    /// The same for any number of wanted rows, each shown in turn: the row's index in the batch, and its logits.
+    pub fn step_each(&mut self, batch: &Batch, see: &mut dyn FnMut(u32, &[f32])) -> Result<(), EngineError> {
+        self.forward(batch)?;
+        let hidden = &self.hidden.floats()[..batch.tokens.len() * self.embedding];
+        for rows in batch.wanted.chunks(self.max_wanted) {
+            let logits = self.parts[self.output].run.logits(rows, hidden)?;
+            for (row, logits) in rows.iter().zip(logits.chunks_exact(self.vocabulary)) {
+                see(*row, logits);
+            }
+        }
+        Ok(())
+    }
+
+    /// Computes a batch and returns the final normalised hidden state of every token, `[batch.tokens.len(), embedding]`, for pooling.
+    pub fn embed_step(&mut self, batch: &Batch) -> Result<&[f32], EngineError> {
+        self.forward(batch)?;
+        let length = batch.tokens.len() * self.embedding;
+        self.parts[self.output].run.normalise(&mut self.hidden.floats_mut()[..length])?;
+        Ok(&self.hidden.floats()[..length])
+    }
+
+    /// Fills one whole batch in slot 0 and checks that what comes out is finite.
+    pub fn self_test(&mut self) -> Result<(), EngineError> {
+        let length = self.num_batch().min(self.num_ctx());
+        let tokens: Vec<u32> = (0..length).map(|i| (i as usize * 31 % self.vocabulary) as u32).collect();
+        let mut batch = Batch::default();
+        batch.push_run(&tokens, 0, 0, true);
+        let bad = self.step(&batch)?.iter().filter(|logit| !logit.is_finite()).count();
+        if bad > 0 {
+            let message = format!("the self-test computed a batch of {length} tokens, and {bad} of {} logits are not finite", self.vocabulary);
+            return Err(EngineError::new(Reason::LoadFailed, message));
+        }
+        Ok(())
+    }
+
+    /// Takes a batch through all blocks; the hidden state is left in `self.hidden`.
+    fn forward(&mut self, batch: &Batch) -> Result<(), EngineError> {
+        self.check(batch)?;
+        let hidden = &mut self.hidden.floats_mut()[..batch.tokens.len() * self.embedding];
+        self.parts[self.input].run.embed(batch, hidden)?;
+        for (part, blocks) in &self.order {
+            self.parts[*part].run.step(blocks.clone(), batch, hidden)?;
+        }
+        Ok(())
+    }
+
+    fn check(&self, batch: &Batch) -> Result<(), EngineError> {
+        let count = batch.tokens.len();
+        if count == 0 || count > self.request.num_batch as usize {
+            return Err(invalid(format!("a batch of {count} tokens was to be computed; it takes 1 to {}", self.request.num_batch)));
+        }
+        for at in &batch.tokens {
+            if at.token as usize >= self.vocabulary || at.slot >= self.request.parallel || u64::from(at.position) >= self.request.num_ctx.0 {
+                return Err(invalid(format!(
+                    "token {} in slot {} at position {} was to be computed; there are {} tokens, {} slots and {} positions",
+                    at.token, at.slot, at.position, self.vocabulary, self.request.parallel, self.request.num_ctx
+                )));
+            }
+        }
+        for pair in batch.tokens.windows(2) {
+            if pair[0].slot == pair[1].slot && pair[1].position != pair[0].position + 1 {
+                return Err(invalid(format!("position {} follows {} in slot {}", pair[1].position, pair[0].position, pair[0].slot)));
+            }
+        }
+        match batch.wanted.iter().find(|&&row| row as usize >= count) {
+            Some(row) => Err(invalid(format!("logits of row {row} were wanted from a batch of {count}"))),
+            None => Ok(()),
+        }
+    }
+
+    /// Number of tokens that the model knows, the width of a row of logits.
+    pub fn vocabulary(&self) -> usize {
+        self.vocabulary
+    }
+
+    /// Width of a hidden state.
+    pub fn embedding(&self) -> usize {
+        self.embedding
+    }
+
+    /// Sequences that have a cache, `parallel` of the request.
+    pub fn slots(&self) -> u32 {
+        self.request.parallel
+    }
+
+    /// Places in each sequence's cache, `num_ctx` of the request.
+    pub fn num_ctx(&self) -> u32 {
+        // Loading refuses more than 2^30.
+        self.request.num_ctx.0 as u32
+    }
+
+    /// Most tokens in one step.
+    pub fn num_batch(&self) -> u32 {
+        self.request.num_batch
+    }
+
+    /// Most rows of logits in one step; never fewer than `slots`.
+    pub fn max_wanted(&self) -> usize {
+        self.max_wanted
+    }
+
+    /// What each device of the plan holds, as allocated.
+    pub fn measured(&self) -> &[MeasuredDevice] {
+        &self.measured
+    }
+
+    /// The file's header, its arrays included.
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+}
+
+fn invalid(message: String) -> EngineError {
+    EngineError::new(Reason::InvalidRequest, message)
+}
+
+#[cfg(test)]
+mod tests;

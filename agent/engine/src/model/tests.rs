@@ -1,0 +1,251 @@
+use std::path::Path;
+
+use stowage_placement::gguf::GgmlType;
+use stowage_placement::{Bytes, DeviceAllocation, KvCacheType, Reason, Request, Tokens};
+
+use super::LoadedModel;
+use crate::api::{BackendChoice, EngineError, LoadRequest, MeasuredDevice};
+use crate::batch::Batch;
+use crate::host_plan::on_host;
+use crate::kernels::Isa;
+use crate::small_models::{SmallModel, write};
+use crate::{divergence, test_models};
+
+fn request(num_ctx: u64, num_batch: u32, parallel: u32) -> Request {
+    Request { num_ctx: Tokens(num_ctx), num_gpu: 0, num_batch, parallel, ..Request::default() }
+}
+
+fn load(request: &LoadRequest) -> LoadedModel {
+    LoadedModel::load(request, &mut |_| {}).unwrap()
+}
+
+fn load_small(model: SmallModel, request: &Request, backend: BackendChoice) -> LoadedModel {
+    let folder = tempfile::tempdir().unwrap();
+    let load_request = LoadRequest { backend, ..on_host(&model.write(folder.path()), request, 2).unwrap() };
+    load(&load_request)
+}
+
+fn failure(request: Result<LoadRequest, EngineError>) -> EngineError {
+    request.and_then(|request| LoadedModel::load(&request, &mut |_| {})).err().unwrap()
+}
+
+/// Logits after every token of two sequences that are computed by turns: prefill in pieces, several slots in a batch, then single tokens.
+fn two_conversations(model: &mut LoadedModel) -> Vec<f32> {
+    let steps: [&[(u32, std::ops::Range<u32>)]; 6] = [&[(0, 0..7)], &[(1, 0..3), (0, 7..11)], &[(1, 3..12)], &[(0, 11..12), (1, 12..13)], &[(0, 12..13)], &[(0, 5..6)]];
+    let mut logits = Vec::new();
+    for step in steps {
+        let mut batch = Batch::default();
+        for (slot, positions) in step.iter().cloned() {
+            for position in positions {
+                batch.push_wanted((position * 7 + slot * 3 + 1) % model.vocabulary() as u32, slot, position);
+            }
+        }
+        model.step_each(&batch, &mut |_, row| logits.extend_from_slice(row)).unwrap();
+    }
+    logits
+}
+
+fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+}
+
+fn same_bytes(measured: &MeasuredDevice, planned: &DeviceAllocation) {
+    let wanted = [planned.weights_bytes, planned.kv_cache_bytes, planned.compute_bytes, planned.overhead_bytes, planned.total_bytes];
+    assert_eq!([measured.weights, measured.kv_cache, measured.compute, measured.overhead, measured.total()], wanted);
+    assert_eq!(measured.id, planned.id);
+}
+
+#[test]
+fn cpu_and_reference_agree_on_small_models_in_pieces_slots_and_single_tokens() {
+    let plain = SmallModel::default();
+    for model in [plain, SmallModel { tied: true, rope_factors: true, ..plain }, SmallModel { heads: 3, kv_heads: 3, ..plain }] {
+        let request = request(300, 16, 2);
+        let expected = two_conversations(&mut load_small(model, &request, BackendChoice::Reference));
+        let spread = expected.iter().fold(0f32, |most, logit| most.max(logit.abs()));
+        assert!(spread > 1.0, "logits of at most {spread} would hide differences");
+        let found = two_conversations(&mut load_small(model, &request, BackendChoice::Cpu));
+        // The cache is f16 on one side and f32 on the other.
+        let difference = largest_difference(&expected, &found);
+        assert!(difference < 2e-3 * spread, "largest difference {difference} of logits up to {spread}");
+    }
+}
+
+#[test]
+fn hidden_states_for_embeddings_agree_too() {
+    let request = request(64, 16, 1);
+    let mut batch = Batch::default();
+    batch.push_run(&[3, 1, 4, 1, 5, 9, 2, 6], 0, 0, false);
+    let mut models = [BackendChoice::Reference, BackendChoice::Cpu].map(|backend| load_small(SmallModel::default(), &request, backend));
+    let [expected, found] = models.each_mut().map(|model| model.embed_step(&batch).unwrap().to_vec());
+    assert_eq!(expected.len(), 8 * 72);
+    assert!(largest_difference(&expected, &found) < 5e-3);
+}
+
+#[test]
+fn threads_and_batches_do_not_change_the_answer_beyond_rounding() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = SmallModel::default().write(folder.path());
+    let run = |threads, num_batch| two_conversations(&mut load(&on_host(&path, &request(300, num_batch, 2), threads).unwrap()));
+    assert_eq!(run(1, 16), run(3, 16), "the work is divided, not changed");
+}
+
+#[test]
+fn what_is_allocated_is_what_was_planned_to_the_byte() {
+    let path = test_models::smollm2().expect("SmolLM2 is needed: run `make models`");
+    for (num_ctx, parallel) in [(512, 1), (1000, 3), (4096, 1), (8192, 1)] {
+        let request = on_host(&path, &request(num_ctx, 512, parallel), 1).unwrap();
+        let mut seen = Vec::new();
+        let model = LoadedModel::load(&request, &mut |progress| seen.push((progress.loaded, progress.total))).unwrap();
+        let [host] = &request.plan.devices[..] else { panic!("one device") };
+        same_bytes(&model.measured()[0], host);
+        assert!(seen.is_sorted() && seen.last().is_some_and(|(loaded, total)| loaded == total), "progress goes to the end");
+    }
+}
+
+#[test]
+fn smollm2_on_the_cpu_stays_within_the_divergence_gate() {
+    let path = test_models::smollm2().expect("SmolLM2 is needed: run `make models`");
+    let load_request = on_host(&path, &request(256, 128, 1), 0).unwrap();
+    let mut reference = load(&LoadRequest { backend: BackendChoice::Reference, ..load_request.clone() });
+    let text = include_str!("../../testdata/apache-2.0.txt");
+    let tokens = crate::Tokenizer::from_header(reference.header()).unwrap().encode(text, false).unwrap();
+    let mut cpu = load(&load_request);
+    let found = divergence::compare(&mut reference, &mut cpu, &tokens[..256]).unwrap();
+    assert!(found.mean <= 0.006, "{found:?}");
+    assert!(found.same_top > 0.9, "{found:?}");
+    assert!(found.perplexity[0] < 30.0, "the reference understands the text: {found:?}");
+}
+
+#[test]
+fn every_instruction_set_passes_the_self_test() {
+    let folder = tempfile::tempdir().unwrap();
+    let load_request = on_host(&SmallModel::default().write(folder.path()), &request(64, 32, 1), 2).unwrap();
+    for isa in Isa::available() {
+        LoadedModel::load_with(&load_request, isa, &mut |_| {}).unwrap().self_test().unwrap();
+    }
+}
+
+#[test]
+fn a_batch_that_names_what_is_not_there_is_refused() {
+    let mut model = load_small(SmallModel::default(), &request(64, 16, 2), BackendChoice::Cpu);
+    for (token, slot, position) in [(53, 0, 0), (0, 2, 0), (0, 0, 64)] {
+        let mut batch = Batch::default();
+        batch.push(token, slot, position);
+        assert_eq!(model.step(&batch).unwrap_err().reason, Reason::InvalidRequest);
+    }
+    let mut batch = Batch::default();
+    assert_eq!(model.step(&batch).unwrap_err().reason, Reason::InvalidRequest);
+    batch.push_run(&[0; 17], 0, 0, false);
+    assert_eq!(model.step(&batch).unwrap_err().reason, Reason::InvalidRequest);
+    assert_eq!(model.max_wanted(), 8);
+}
+
+#[test]
+fn bad_files_are_refused_with_what_was_found_and_needed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = SmallModel::default().write(folder.path());
+    let good = on_host(&path, &request(64, 16, 1), 1).unwrap();
+    let whole = std::fs::read(&path).unwrap();
+
+    std::fs::write(&path, &whole[..whole.len() - 100]).unwrap();
+    let error = failure(Ok(good.clone()));
+    assert_eq!(error.reason, Reason::InvalidModelFile);
+    assert!(error.message.contains(&(whole.len() - 100).to_string()), "{error}");
+
+    std::fs::write(&path, b"PK, not a model").unwrap();
+    assert_eq!(failure(Ok(good.clone())).reason, Reason::InvalidModelFile);
+
+    let missing = LoadRequest { path: folder.path().join("missing.gguf"), ..good };
+    assert_eq!(failure(Ok(missing)).reason, Reason::ModelNotFound);
+}
+
+#[test]
+fn what_the_engine_does_not_have_is_refused_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let small = SmallModel::default();
+    let good = on_host(&small.write(folder.path()), &request(64, 16, 1), 1).unwrap();
+    let refuse = |path: &Path, word: &str| {
+        let error = failure(Ok(LoadRequest { path: path.into(), ..good.clone() }));
+        assert_eq!(error.reason, Reason::EngineCannotRun, "{error}");
+        assert!(error.message.contains(word), "{error}");
+    };
+    refuse(&write(&small.header().string("llama.rope.scaling.type", "yarn"), folder.path()), "yarn");
+    refuse(&write(&small.header().u32("llama.expert_count", 8), folder.path()), "expert");
+    refuse(&write(&small.header().tensor("blk.0.attn_q.bias", GgmlType::F32, &[72]), folder.path()), "attn_q.bias");
+    refuse(&write(&small.header().tensor("output.weight.bits", GgmlType::IQ2_S, &[256, 4]), folder.path()), "output.weight.bits");
+
+    let path = small.write(folder.path());
+    let quantised_cache = Request { kv_cache_type: KvCacheType::Q8_0, ..good.request.clone() };
+    let error = failure(Ok(LoadRequest { path, request: quantised_cache, ..good.clone() }));
+    assert!(error.reason == Reason::EngineCannotRun && error.message.contains("q8_0"), "{error}");
+}
+
+#[test]
+fn a_plan_that_is_not_this_model_s_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let good = on_host(&SmallModel::default().write(folder.path()), &request(64, 16, 1), 1).unwrap();
+    let refused = |change: &dyn Fn(&mut LoadRequest)| {
+        let mut request = good.clone();
+        change(&mut request);
+        failure(Ok(request))
+    };
+    let error = refused(&|request| request.plan.devices[0].weights_bytes = Bytes(1));
+    assert!(error.reason == Reason::LoadFailed && error.message.contains("has 1 bytes of weights"), "{error}");
+    let error = refused(&|request| request.plan.devices[0].layer_ranges = vec![[0, 2]]);
+    assert!(error.message.contains("layer 3 of 4 on 0 devices"), "{error}");
+    let error = refused(&|request| request.plan.devices.clear());
+    assert!(error.message.contains("host"), "{error}");
+}
+
+#[cfg(not(feature = "simulated-gpu"))]
+#[test]
+fn gpu_layers_are_refused_where_the_build_has_no_gpu_backend() {
+    use stowage_placement::DeviceKind;
+    let folder = tempfile::tempdir().unwrap();
+    let mut request = on_host(&SmallModel::default().write(folder.path()), &request(64, 16, 1), 1).unwrap();
+    let gpu = DeviceAllocation { id: "GPU-1".into(), kind: DeviceKind::Gpu, layer_ranges: vec![[3, 3]], ..DeviceAllocation::default() };
+    request.plan.devices.insert(0, gpu);
+    let error = failure(Ok(request));
+    assert_eq!(error.reason, Reason::EngineCannotRun);
+    assert!(error.message.contains("this build has no CUDA backend"), "{error}");
+}
+
+#[cfg(feature = "simulated-gpu")]
+mod with_simulated_gpus {
+    use stowage_placement::layout::Backend;
+    use stowage_placement::{Asked, Device, ModelSummary, NodeDevices, decide};
+
+    use super::*;
+    use crate::file_mmap::ModelFile;
+
+    /// A plan with `gpu_layers` of the model on two GPUs and the host.
+    fn split(path: &Path, parallel: u32, gpu_layers: i64, each: Bytes) -> LoadRequest {
+        let file = ModelFile::open(path).unwrap();
+        let summary = ModelSummary::from_header(file.header(), Bytes(std::fs::metadata(path).unwrap().len())).unwrap();
+        let gpu = |id: &str| Device { id: id.into(), backend: Backend::SimulatedGpu, offered: each, overhead: Bytes(1000) };
+        let devices = NodeDevices::new(vec![gpu("GPU-1"), gpu("GPU-2")], Bytes::gib(64));
+        let asked = Asked { num_ctx: Some(Tokens(300)), num_gpu: gpu_layers, parallel, num_batch: 16, ..Asked::default() };
+        let decision = decide(&summary, &asked, &devices).unwrap();
+        decision.verdict.unwrap();
+        let report = decision.report;
+        LoadRequest { path: path.into(), plan: report.plan, request: report.request, num_thread: 2, template: String::new(), backend: BackendChoice::Cpu }
+    }
+
+    #[test]
+    fn a_model_in_parts_answers_as_a_whole_one_and_each_device_holds_what_was_planned() {
+        let folder = tempfile::tempdir().unwrap();
+        for tied in [false, true] {
+            let path = SmallModel { tied, ..SmallModel::default() }.write(folder.path());
+            let expected = two_conversations(&mut load(&on_host(&path, &request(300, 16, 2), 2).unwrap()));
+            for (gpu_layers, each) in [(1, 1 << 20), (2, 1 << 20), (4, 1 << 20), (4, 530_000)] {
+                let request = split(&path, 2, gpu_layers, Bytes(each));
+                let mut model = load(&request);
+                assert_eq!(two_conversations(&mut model), expected, "{gpu_layers} layers on GPU");
+                for (measured, planned) in model.measured().iter().zip(&request.plan.devices) {
+                    same_bytes(measured, planned);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! One answer in the making.
+
+use std::time::Instant;
+
+use tokio::sync::mpsc;
+
+use crate::api::{EngineError, Finish, FinishReason, GenerateEvent, TokenLogprob};
+use crate::sample::{self, Sampler};
+use crate::schedule::queue::GenerateJob;
+use crate::stop::{Shown, TextStream};
+use crate::tokenizer::Tokenizer;
+
+pub struct Generation {
+    /// The prompt, and what was generated so far.
+    tokens: Vec<u32>,
+    prompt_tokens: u32,
+    cached_tokens: u32,
+    generated: u32,
+    max_tokens: Option<u32>,
+    top_logprobs: Option<u32>,
+    num_ctx: u32,
+    sampler: Sampler,
+    text: TextStream,
+    events: mpsc::Sender<GenerateEvent>,
+    submitted: Instant,
+    admitted: Instant,
+    /// When the whole prompt had been read.
+    prefilled: Option<Instant>,
+}
+
+impl Generation {
+    /// `cached_tokens` of the prompt are in the cache already.
+    pub fn new(job: GenerateJob, cached_tokens: usize, num_ctx: u32) -> Generation {
+        let GenerateJob { request, events, submitted } = job;
+        let mut sampler = Sampler::new(request.sampling, num_ctx);
+        sampler.accept(&request.prompt);
+        Generation {
+            prompt_tokens: request.prompt.len() as u32,
+            tokens: request.prompt,
+            cached_tokens: cached_tokens as u32,
+            generated: 0,
+            max_tokens: request.max_tokens,
+            top_logprobs: request.top_logprobs,
+            num_ctx,
+            sampler,
+            text: TextStream::new(&request.stop),
+            events,
+            submitted,
+            admitted: Instant::now(),
+            prefilled: None,
+        }
+    }
+
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    pub fn is_abandoned(&self) -> bool {
+        self.events.is_closed()
+    }
+
+    /// Takes the logits after the last token. The answer's end, where this is it.
+    pub fn advance(&mut self, logits: &[f32], tokenizer: &Tokenizer) -> Option<FinishReason> {
+        self.prefilled.get_or_insert_with(Instant::now);
+        if self.max_tokens == Some(0) {
+            return Some(FinishReason::Length);
+        }
+        let token = self.sampler.sample(logits);
+        if tokenizer.is_end(token) {
+            let rest = self.text.rest();
+            self.show(rest);
+            return Some(FinishReason::Stop);
+        }
+        self.sampler.accept(&[token]);
+        self.generated += 1;
+        self.tokens.push(token);
+        let logprob = self.top_logprobs.map(|top| logprob(logits, token, top, tokenizer));
+        let shown = self.text.push(&tokenizer.bytes(token), logprob);
+        let stopped = shown.stopped;
+        self.show(shown);
+        if stopped {
+            return Some(FinishReason::Stop);
+        }
+        let full = self.tokens.len() >= self.num_ctx as usize;
+        if full || self.max_tokens.is_some_and(|max| self.generated >= max) {
+            let rest = self.text.rest();
+            self.show(rest);
+            return Some(FinishReason::Length);
+        }
+        None
+    }
+
+    pub fn finish(self, reason: FinishReason) {
+        let prefilled = self.prefilled.unwrap_or_else(Instant::now);
+        let finish = Finish {
+            reason,
+            prompt_tokens: self.prompt_tokens,
+            cached_tokens: self.cached_tokens,
+            generated_tokens: self.generated,
+            queued: self.admitted - self.submitted,
+            prefill: prefilled - self.admitted,
+            decode: prefilled.elapsed(),
+        };
+        self.send(GenerateEvent::Done(finish));
+    }
+
+    pub fn fail(self, error: EngineError) {
+        self.send(GenerateEvent::Failed(error));
+    }
+
+    fn show(&self, Shown { text, logprobs, .. }: Shown) {
+        if !text.is_empty() || !logprobs.is_empty() {
+            self.send(GenerateEvent::Text { text, logprobs });
+        }
+    }
+
+    /// The channel has room for all there can be, so this fails only where nobody reads any more.
+    fn send(&self, event: GenerateEvent) {
+        self.events.try_send(event).ok();
+    }
+}
+
+fn logprob(logits: &[f32], token: u32, top: u32, tokenizer: &Tokenizer) -> TokenLogprob {
+    let (logprob, likeliest) = sample::log_probabilities(logits, token, top as usize);
+    let text = |id: u32| String::from_utf8_lossy(&tokenizer.bytes(id)).into_owned();
+    let top = likeliest.into_iter().map(|(id, logprob)| (id, text(id), logprob)).collect();
+    TokenLogprob { id: token, text: text(token), logprob, top }
+}

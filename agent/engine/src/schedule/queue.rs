@@ -1,0 +1,113 @@
+//! Requests that wait for a slot.
+
+use std::collections::VecDeque;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use stowage_placement::Reason;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::api::{EngineError, GenerateEvent, GenerateRequest};
+
+pub struct GenerateJob {
+    pub request: GenerateRequest,
+    pub events: mpsc::Sender<GenerateEvent>,
+    pub submitted: Instant,
+}
+
+pub struct EmbedJob {
+    pub inputs: Vec<Vec<u32>>,
+    pub reply: oneshot::Sender<Result<Vec<Vec<f32>>, EngineError>>,
+}
+
+pub enum Job {
+    Generate(GenerateJob),
+    Embed(EmbedJob),
+    SelfTest(oneshot::Sender<Result<(), EngineError>>),
+}
+
+impl Job {
+    /// Nobody waits for the answer any more.
+    fn is_abandoned(&self) -> bool {
+        match self {
+            Job::Generate(job) => job.events.is_closed(),
+            Job::Embed(job) => job.reply.is_closed(),
+            Job::SelfTest(reply) => reply.is_closed(),
+        }
+    }
+}
+
+/// First come, first served, and not too many.
+pub struct Queue {
+    state: Mutex<State>,
+    changed: Condvar,
+    capacity: usize,
+}
+
+#[derive(Default)]
+struct State {
+    jobs: VecDeque<Job>,
+    closed: bool,
+}
+
+impl Queue {
+    pub fn new(capacity: usize) -> Queue {
+        Queue { state: Mutex::default(), changed: Condvar::new(), capacity }
+    }
+
+    /// Errors: Draining once closed, QueueFull where there is no room.
+    pub fn push(&self, job: Job) -> Result<(), EngineError> {
+        let mut state = self.lock();
+        if state.closed {
+            return Err(EngineError::new(Reason::Draining, "the replica is shutting down and takes no new requests"));
+        }
+        if state.jobs.len() >= self.capacity {
+            state.jobs.retain(|job| !job.is_abandoned());
+        }
+        if state.jobs.len() >= self.capacity {
+            return Err(EngineError::new(
+                Reason::QueueFull,
+                format!("{} requests are waiting, as many as may; try again later", self.capacity),
+            ));
+        }
+        state.jobs.push_back(job);
+        self.changed.notify_one();
+        Ok(())
+    }
+
+    /// The next job that somebody still waits for. A self-test only `when_idle`: it needs the model to itself, and what came later waits behind it.
+    pub fn pop(&self, when_idle: bool) -> Option<Job> {
+        let mut state = self.lock();
+        while let Some(job) = state.jobs.front() {
+            if matches!(job, Job::SelfTest(_)) && !when_idle {
+                return None;
+            }
+            let job = state.jobs.pop_front();
+            if job.as_ref().is_some_and(|job| !job.is_abandoned()) {
+                return job;
+            }
+        }
+        None
+    }
+
+    /// Waits for a job; false where none is there and none can come.
+    pub fn wait(&self) -> bool {
+        let state = self.lock();
+        let state = self.changed.wait_while(state, |state| state.jobs.is_empty() && !state.closed).unwrap_or_else(PoisonError::into_inner);
+        !state.jobs.is_empty()
+    }
+
+    pub fn close(&self) {
+        self.lock().closed = true;
+        self.changed.notify_all();
+    }
+
+    pub fn len(&self) -> usize {
+        self.lock().jobs.len()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A job is pushed or popped whole, so a panic elsewhere leaves nothing half done.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,194 @@
+//! The thread that has the model: round after round, as long as there is work.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use stowage_placement::Reason;
+
+use crate::api::EngineError;
+use crate::batch::Batch;
+use crate::schedule::Model;
+use crate::schedule::embedding::Embedding;
+use crate::schedule::generation::Generation;
+use crate::schedule::queue::{Job, Queue};
+use crate::schedule::slot::{Slot, Work, best_for};
+use crate::tokenizer::Tokenizer;
+
+pub struct Rounds {
+    model: Box<dyn Model>,
+    tokenizer: Arc<Tokenizer>,
+    queue: Arc<Queue>,
+    active: Arc<AtomicUsize>,
+    slots: Vec<Slot>,
+    round: u64,
+    batch: Batch,
+}
+
+/// Tokens of one slot in a batch.
+struct Share {
+    slot: usize,
+    count: usize,
+    /// After the last of them comes the next token.
+    wants_logits: bool,
+}
+
+impl Rounds {
+    pub fn new(model: Box<dyn Model>, tokenizer: Arc<Tokenizer>, queue: Arc<Queue>, active: Arc<AtomicUsize>) -> Rounds {
+        let slots = (0..model.slots()).map(|_| Slot::new()).collect();
+        Rounds { model, tokenizer, queue, active, slots, round: 0, batch: Batch::default() }
+    }
+
+    /// Until the queue is closed and all work is done.
+    pub fn run(mut self) {
+        loop {
+            // A panic ends the answers that were in the making, with an error, and no more.
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.round())) {
+                let message = format!("a step of inference panicked: {}", text_of(&*panic));
+                tracing::error!("{message}");
+                self.fail_all(&EngineError::new(Reason::InferenceFailed, message));
+            }
+            if self.count_active() == 0 && !self.queue.wait() {
+                return;
+            }
+        }
+    }
+
+    fn round(&mut self) {
+        self.slots.iter_mut().for_each(Slot::drop_abandoned);
+        self.admit();
+        self.count_active();
+        self.round += 1;
+        self.generate();
+        self.embed();
+    }
+
+    fn count_active(&self) -> usize {
+        let active = self.slots.iter().filter(|slot| !slot.is_free()).count();
+        self.active.store(active, Ordering::Relaxed);
+        active
+    }
+
+    fn admit(&mut self) {
+        while self.slots.iter().any(Slot::is_free) {
+            let idle = self.slots.iter().all(Slot::is_free);
+            let Some(job) = self.queue.pop(idle) else { return };
+            match job {
+                Job::Generate(job) => {
+                    let Some(index) = best_for(&self.slots, &job.request.prompt) else { return };
+                    let slot = &mut self.slots[index];
+                    let common = slot.common_with(&job.request.prompt);
+                    slot.cached.truncate(common);
+                    slot.work = Some(Work::Generate(Box::new(Generation::new(job, common, self.model.num_ctx()))));
+                }
+                Job::Embed(job) => {
+                    let Some(index) = best_for(&self.slots, &[]) else { return };
+                    let slot = &mut self.slots[index];
+                    slot.cached.clear();
+                    slot.work = Some(Work::Embed(Embedding::new(job, self.model.embedding())));
+                }
+                Job::SelfTest(reply) => {
+                    self.slots.iter_mut().for_each(|slot| slot.cached.clear());
+                    let result = catch_unwind(AssertUnwindSafe(|| self.model.self_test()));
+                    let panicked = |panic: Box<dyn Any + Send>| {
+                        Err(EngineError::new(Reason::InferenceFailed, format!("the self-test panicked: {}", text_of(&*panic))))
+                    };
+                    reply.send(result.unwrap_or_else(panicked)).ok();
+                }
+            }
+        }
+    }
+
+    /// One step for all that are being answered.
+    fn generate(&mut self) {
+        let shares = self.fill_batch();
+        if shares.is_empty() {
+            return;
+        }
+        let logits = match self.model.step(&self.batch) {
+            Ok(logits) => logits,
+            Err(error) => {
+                shares.iter().for_each(|share| self.slots[share.slot].fail(&error));
+                return;
+            }
+        };
+        let vocabulary = logits.len() / self.batch.wanted.len().max(1);
+        let mut rows = logits.chunks_exact(vocabulary.max(1));
+        for share in shares {
+            let slot = &mut self.slots[share.slot];
+            let read = slot.unread()[..share.count].to_vec();
+            slot.cached.extend(read);
+            if !share.wants_logits {
+                continue;
+            }
+            let (Some(row), Some(Work::Generate(generation))) = (rows.next(), &mut slot.work) else { continue };
+            if let Some(reason) = generation.advance(row, &self.tokenizer)
+                && let Some(Work::Generate(generation)) = slot.work.take()
+            {
+                generation.finish(reason);
+            }
+        }
+    }
+
+    /// Next tokens first, then prompts; among each the slot that waited longest.
+    fn fill_batch(&mut self) -> Vec<Share> {
+        self.batch.clear();
+        let mut order: Vec<usize> = (0..self.slots.len()).filter(|&i| !self.slots[i].unread().is_empty()).collect();
+        order.sort_by_key(|&i| (self.slots[i].unread().len() > 1, self.slots[i].last_round));
+        let mut shares = Vec::with_capacity(order.len());
+        for index in order {
+            let room = self.model.num_batch() as usize - self.batch.tokens.len();
+            let slot = &mut self.slots[index];
+            let unread = slot.unread();
+            let count = unread.len().min(room);
+            if count == 0 {
+                break;
+            }
+            let wants_logits = count == unread.len();
+            self.batch.push_run(&unread[..count], index as u32, slot.cached.len() as u32, wants_logits);
+            slot.last_round = self.round;
+            shares.push(Share { slot: index, count, wants_logits });
+        }
+        shares
+    }
+
+    /// A step of its own for one slot that embeds: hidden states are wanted there, not logits.
+    fn embed(&mut self) {
+        let embeds = |slot: &&mut Slot| matches!(slot.work, Some(Work::Embed(_)));
+        let index_and_slot = self.slots.iter_mut().enumerate().filter(|(_, slot)| embeds(slot)).min_by_key(|(_, slot)| slot.last_round);
+        let Some((index, slot)) = index_and_slot else { return };
+        slot.last_round = self.round;
+        let Some(Work::Embed(embedding)) = &mut slot.work else { return };
+        let unread = &embedding.input()[slot.cached.len()..];
+        let count = unread.len().min(self.model.num_batch() as usize);
+        let ended = count == unread.len();
+        self.batch.clear();
+        self.batch.push_run(&unread[..count], index as u32, slot.cached.len() as u32, false);
+        slot.cached.extend_from_slice(&embedding.input()[slot.cached.len()..][..count]);
+        match self.model.embed_step(&self.batch) {
+            Ok(hidden) => embedding.add(hidden, ended),
+            Err(error) => return slot.fail(&error),
+        }
+        if ended {
+            slot.cached.clear();
+        }
+        if embedding.is_done()
+            && let Some(Work::Embed(mut embedding)) = slot.work.take()
+        {
+            let done = embedding.take_done();
+            embedding.finish(Ok(done));
+        }
+    }
+
+    fn fail_all(&mut self, error: &EngineError) {
+        for slot in self.slots.iter_mut().filter(|slot| !slot.is_free()) {
+            slot.fail(error);
+        }
+    }
+}
+
+fn text_of(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".into())
+}

@@ -1,0 +1,365 @@
+use std::sync::Mutex;
+use std::sync::mpsc as std_mpsc;
+
+use super::*;
+use crate::api::{Finish, FinishReason, SamplingOptions};
+use crate::tokenizer::tests::byte_tokenizer;
+
+const END: u32 = 258;
+const VOCABULARY: usize = 260;
+
+/// A model of letters: after a letter comes the next one, after `z` the end. A `+` makes the next letter depend on the whole sequence, a `!` panics,
+/// a `?` is an error. It checks that what it is told to have in the cache is there.
+struct Letters {
+    cells: Vec<Vec<u32>>,
+    num_ctx: u32,
+    num_batch: u32,
+    output: Vec<f32>,
+    steps: Arc<Mutex<Vec<Batch>>>,
+    /// Each step waits for a word, until nobody can give one.
+    gate: Option<std_mpsc::Receiver<()>>,
+}
+
+impl Letters {
+    fn new(slots: usize, num_ctx: u32, num_batch: u32) -> Letters {
+        Letters { cells: vec![Vec::new(); slots], num_ctx, num_batch, output: Vec::new(), steps: Arc::default(), gate: None }
+    }
+
+    fn write(&mut self, batch: &Batch) {
+        if let Some(gate) = &self.gate {
+            gate.recv().ok();
+        }
+        self.steps.lock().unwrap().push(batch.clone());
+        assert!(!batch.tokens.is_empty() && batch.tokens.len() <= self.num_batch as usize);
+        for at in &batch.tokens {
+            assert!(at.position < self.num_ctx, "beyond the cache");
+            let cells = &mut self.cells[at.slot as usize];
+            assert!(at.position as usize <= cells.len(), "a place before this one was never written");
+            cells.truncate(at.position as usize);
+            cells.push(at.token);
+            assert!(at.token != u32::from(b'!'), "an exclamation mark");
+        }
+    }
+}
+
+fn next(sequence: &[u32]) -> u32 {
+    let last = sequence[sequence.len() - 1];
+    if sequence.contains(&u32::from(b'+')) {
+        return u32::from(b'a') + sequence.iter().sum::<u32>() % 26;
+    }
+    if last == u32::from(b'z') { END } else { last + 1 }
+}
+
+impl Model for Letters {
+    fn step(&mut self, batch: &Batch) -> Result<&[f32], EngineError> {
+        self.write(batch);
+        if batch.tokens.iter().any(|at| at.token == u32::from(b'?')) {
+            return Err(EngineError::new(Reason::InferenceFailed, "a question mark"));
+        }
+        self.output.clear();
+        for &row in &batch.wanted {
+            let at = batch.tokens[row as usize];
+            let mut logits = vec![0.0; VOCABULARY];
+            logits[next(&self.cells[at.slot as usize][..=at.position as usize]) as usize] = 10.0;
+            self.output.extend(logits);
+        }
+        Ok(&self.output)
+    }
+
+    fn embed_step(&mut self, batch: &Batch) -> Result<&[f32], EngineError> {
+        self.write(batch);
+        self.output = batch.tokens.iter().flat_map(|at| [at.token as f32, at.position as f32]).collect();
+        Ok(&self.output)
+    }
+
+    fn self_test(&mut self) -> Result<(), EngineError> {
+        self.cells.iter_mut().for_each(Vec::clear);
+        Ok(())
+    }
+
+    fn vocabulary(&self) -> usize {
+        VOCABULARY
+    }
+
+    fn embedding(&self) -> usize {
+        2
+    }
+
+    fn slots(&self) -> u32 {
+        self.cells.len() as u32
+    }
+
+    fn num_ctx(&self) -> u32 {
+        self.num_ctx
+    }
+
+    fn num_batch(&self) -> u32 {
+        self.num_batch
+    }
+}
+
+fn scheduler(model: Letters) -> Scheduler {
+    Scheduler::start(Box::new(model), Arc::new(byte_tokenizer()), 4).unwrap()
+}
+
+/// A scheduler whose model takes a step for each word sent.
+fn gated(mut model: Letters) -> (Scheduler, std_mpsc::Sender<()>, Arc<Mutex<Vec<Batch>>>) {
+    let (go, gate) = std_mpsc::channel();
+    model.gate = Some(gate);
+    let steps = Arc::clone(&model.steps);
+    (scheduler(model), go, steps)
+}
+
+fn letters(text: &str) -> Vec<u32> {
+    text.bytes().map(u32::from).collect()
+}
+
+fn request(prompt: &str) -> GenerateRequest {
+    let sampling = SamplingOptions { temperature: 0.0, repeat_penalty: 1.0, ..SamplingOptions::default() };
+    GenerateRequest { prompt: letters(prompt), sampling, stop: Vec::new(), max_tokens: None, top_logprobs: None }
+}
+
+fn all(mut events: mpsc::Receiver<GenerateEvent>) -> (String, Result<Finish, EngineError>) {
+    let mut answer = String::new();
+    loop {
+        match events.blocking_recv().expect("an answer ends with Done or Failed") {
+            GenerateEvent::Text { text, .. } => answer += &text,
+            GenerateEvent::Done(finish) => return (answer, Ok(finish)),
+            GenerateEvent::Failed(error) => return (answer, Err(error)),
+        }
+    }
+}
+
+fn ask(scheduler: &Scheduler, request: GenerateRequest) -> (String, Finish) {
+    let (text, finish) = all(scheduler.generate(request).unwrap());
+    (text, finish.unwrap())
+}
+
+#[test]
+fn an_answer_is_generated_to_the_models_end() {
+    let (text, finish) = ask(&scheduler(Letters::new(1, 64, 8)), request("abw"));
+    assert_eq!(text, "xyz");
+    assert_eq!((finish.reason, finish.prompt_tokens, finish.generated_tokens, finish.cached_tokens), (FinishReason::Stop, 3, 3, 0));
+}
+
+#[test]
+fn an_answer_ends_before_a_stop_string_and_at_max_tokens() {
+    let scheduler = scheduler(Letters::new(1, 64, 8));
+    let (text, finish) = ask(&scheduler, GenerateRequest { stop: vec!["fg".into()], ..request("a") });
+    assert_eq!((text.as_str(), finish.reason), ("bcde", FinishReason::Stop));
+    let (text, finish) = ask(&scheduler, GenerateRequest { max_tokens: Some(2), ..request("a") });
+    assert_eq!((text.as_str(), finish.reason, finish.generated_tokens), ("bc", FinishReason::Length, 2));
+    let (text, finish) = ask(&scheduler, GenerateRequest { max_tokens: Some(0), ..request("a") });
+    assert_eq!((text.as_str(), finish.reason, finish.generated_tokens), ("", FinishReason::Length, 0));
+}
+
+#[test]
+fn what_was_held_back_for_a_stop_string_is_shown_at_the_end() {
+    let (text, _) = ask(&scheduler(Letters::new(1, 64, 8)), GenerateRequest { stop: vec!["yzzz".into()], ..request("w") });
+    assert_eq!(text, "xyz");
+}
+
+#[test]
+fn an_answer_that_reaches_the_end_of_the_context_ends_there() {
+    let (text, finish) = ask(&scheduler(Letters::new(1, 8, 8)), request("abc"));
+    assert_eq!((text.as_str(), finish.reason), ("defgh", FinishReason::Length));
+}
+
+#[test]
+fn a_prompt_that_does_not_fit_is_refused_with_both_numbers() {
+    let error = scheduler(Letters::new(1, 8, 8)).generate(request("abcdefgh")).unwrap_err();
+    assert_eq!(error.reason, Reason::PromptTooLong);
+    assert!(error.message.contains("8 tokens") && error.message.contains("num_ctx 8"), "{error}");
+    assert!(error.is_callers_fault() && !error.is_busy());
+}
+
+#[test]
+fn an_empty_prompt_a_token_that_is_none_and_options_without_meaning_are_refused() {
+    let scheduler = scheduler(Letters::new(1, 8, 8));
+    let refused = |request| scheduler.generate(request).unwrap_err().message;
+    assert_eq!(refused(request("")), "the prompt has no tokens");
+    assert!(refused(GenerateRequest { prompt: vec![260], ..request("") }).contains("token 260"));
+    let sampling = SamplingOptions { min_p: -1.0, ..SamplingOptions::default() };
+    assert!(refused(GenerateRequest { sampling, ..request("a") }).contains("min_p"));
+}
+
+#[test]
+fn a_long_prompt_is_read_in_parts_and_the_others_go_on_meanwhile() {
+    let (scheduler, go, steps) = gated(Letters::new(2, 64, 4));
+    let short = scheduler.generate(request("s")).unwrap();
+    go.send(()).unwrap();
+    let long = scheduler.generate(request("aaaaaaaaaaw")).unwrap();
+    drop(go);
+    assert_eq!(all(short).0, "tuvwxyz");
+    assert_eq!(all(long).0, "xyz");
+    let steps = steps.lock().unwrap();
+    let both = steps.iter().filter(|batch| batch.tokens[0].slot != batch.tokens[batch.tokens.len() - 1].slot).collect::<Vec<_>>();
+    // The next token of the one, and three of the other's prompt: a whole batch.
+    assert!(both.iter().any(|batch| batch.tokens.len() == 4 && batch.wanted == [0]), "{steps:?}");
+}
+
+#[test]
+fn answers_at_once_are_those_that_come_one_by_one() {
+    let prompts = ["+a", "+bcdefgh", "s+", "w", "mm"];
+    let limited = |prompt| GenerateRequest { max_tokens: Some(9), ..request(prompt) };
+    let alone: Vec<_> = prompts.iter().map(|prompt| ask(&scheduler(Letters::new(1, 64, 4)), limited(prompt)).0).collect();
+    let together = Scheduler::start(Box::new(Letters::new(3, 64, 4)), Arc::new(byte_tokenizer()), 64).unwrap();
+    let receivers: Vec<_> = prompts.iter().map(|prompt| together.generate(limited(prompt)).unwrap()).collect();
+    assert_eq!(receivers.into_iter().map(|events| all(events).0).collect::<Vec<_>>(), alone);
+}
+
+#[test]
+fn with_more_slots_than_a_batch_has_room_each_has_its_turn() {
+    let scheduler = scheduler(Letters::new(4, 64, 2));
+    let receivers: Vec<_> = ["m", "n", "o", "p"].map(|prompt| scheduler.generate(request(prompt)).unwrap()).into();
+    let answers: Vec<_> = receivers.into_iter().map(|events| all(events).0).collect();
+    assert_eq!(answers, ["nopqrstuvwxyz", "opqrstuvwxyz", "pqrstuvwxyz", "qrstuvwxyz"]);
+}
+
+#[test]
+fn the_next_turn_of_a_chat_reads_only_what_is_new() {
+    let chat = scheduler(Letters::new(2, 64, 8));
+    let (answer, _) = ask(&chat, GenerateRequest { max_tokens: Some(4), ..request("abcd+") });
+    let next_turn = || GenerateRequest { max_tokens: Some(4), ..request(&format!("abcd+{answer}xy")) };
+    let (second, finish) = ask(&chat, next_turn());
+    // The last token of an answer is not read unless another follows.
+    assert_eq!(finish.cached_tokens, 5 + 3);
+    let (fresh, finish) = ask(&scheduler(Letters::new(1, 64, 8)), next_turn());
+    assert_eq!((finish.cached_tokens, second), (0, fresh));
+}
+
+#[test]
+fn a_short_common_beginning_does_not_cost_another_chat_its_history() {
+    let scheduler = scheduler(Letters::new(2, 64, 8));
+    ask(&scheduler, request("abcdefghijw"));
+    ask(&scheduler, request("abzyxvutsrw"));
+    let (_, finish) = ask(&scheduler, request("abcdefghijwx"));
+    assert_eq!(finish.cached_tokens, 11);
+}
+
+#[test]
+fn dropping_the_receiver_ends_the_generation_within_a_step() {
+    let (scheduler, go, steps) = gated(Letters::new(1, 64, 8));
+    let mut cancelled = scheduler.generate(request("ab")).unwrap();
+    go.send(()).unwrap();
+    assert!(matches!(cancelled.blocking_recv(), Some(GenerateEvent::Text { .. })));
+    drop(cancelled);
+    let after = scheduler.generate(request("x")).unwrap();
+    drop(go);
+    assert_eq!(all(after).0, "yz");
+    let of_cancelled = steps.lock().unwrap().iter().take_while(|batch| batch.tokens[0].token != u32::from(b'x')).count();
+    assert!(of_cancelled <= 2, "{of_cancelled} steps");
+}
+
+#[test]
+fn a_reader_that_does_not_read_holds_up_nobody() {
+    let scheduler = scheduler(Letters::new(1, 64, 8));
+    let unread = scheduler.generate(request("a")).unwrap();
+    assert_eq!(ask(&scheduler, request("w")).0, "xyz");
+    assert_eq!(all(unread).0, "bcdefghijklmnopqrstuvwxyz");
+}
+
+#[test]
+fn a_panic_in_a_step_fails_what_was_being_answered_and_nothing_after() {
+    let scheduler = scheduler(Letters::new(2, 64, 8));
+    let (_, failed) = all(scheduler.generate(request("a!b")).unwrap());
+    let error = failed.unwrap_err();
+    assert_eq!(error.reason, Reason::InferenceFailed);
+    assert!(error.message.contains("an exclamation mark"), "{error}");
+    assert_eq!(ask(&scheduler, request("aw")).0, "xyz");
+}
+
+#[test]
+fn an_error_of_a_step_reaches_whoever_asked() {
+    let scheduler = scheduler(Letters::new(1, 64, 8));
+    let (_, failed) = all(scheduler.generate(request("a?")).unwrap());
+    assert_eq!(failed.unwrap_err().message, "a question mark");
+    let (text, finish) = ask(&scheduler, request("aw"));
+    assert_eq!((text.as_str(), finish.cached_tokens), ("xyz", 0));
+}
+
+#[test]
+fn a_full_queue_says_so_and_has_room_again_when_those_who_wait_give_up() {
+    let (scheduler, go, _) = gated(Letters::new(1, 64, 8));
+    let running = scheduler.generate(request("a")).unwrap();
+    // The thread may or may not have taken the first one out of the queue yet.
+    let mut waiting = Vec::new();
+    let error = loop {
+        match scheduler.generate(request("w")) {
+            Ok(events) => waiting.push(events),
+            Err(error) => break error,
+        }
+        assert!(waiting.len() <= 5);
+    };
+    assert!(error.is_busy() && error.reason == Reason::QueueFull, "{error}");
+    waiting.clear();
+    let again = scheduler.generate(request("x")).unwrap();
+    drop(go);
+    assert_eq!(all(running).0.len(), 25);
+    assert_eq!(all(again).0, "yz");
+}
+
+#[tokio::test]
+async fn shutdown_finishes_what_was_taken_and_then_frees_the_model() {
+    let (scheduler, go, steps) = gated(Letters::new(1, 64, 8));
+    let (running, waiting) = (scheduler.generate(request("a")).unwrap(), scheduler.generate(request("w")).unwrap());
+    drop(go);
+    scheduler.shutdown().await;
+    // The model had the other handle.
+    assert_eq!(Arc::strong_count(&steps), 1);
+    assert_eq!(scheduler.generate(request("a")).unwrap_err().reason, Reason::Draining);
+    let answers = tokio::task::spawn_blocking(|| (all(running).0.len(), all(waiting).0)).await.unwrap();
+    assert_eq!(answers, (25, "xyz".to_owned()));
+    scheduler.shutdown().await;
+}
+
+#[tokio::test]
+async fn embeddings_are_means_of_length_one_in_the_order_of_the_inputs() {
+    let scheduler = scheduler(Letters::new(1, 64, 2));
+    // Hidden states are (token, position): the means are (4, 1) and (3, 0).
+    let vectors = scheduler.embed(&[vec![3, 4, 5], vec![3]]).await.unwrap();
+    let length = 17f32.sqrt();
+    assert!((vectors[0][0] - 4.0 / length).abs() < 1e-6 && (vectors[0][1] - 1.0 / length).abs() < 1e-6, "{vectors:?}");
+    assert_eq!(vectors[1], [1.0, 0.0]);
+    assert!(scheduler.embed(&[]).await.unwrap().is_empty());
+    assert_eq!(scheduler.embed(&[vec![1; 65]]).await.unwrap_err().reason, Reason::PromptTooLong);
+}
+
+#[tokio::test]
+async fn embedding_and_answering_take_turns() {
+    let scheduler = scheduler(Letters::new(2, 64, 2));
+    let answer = scheduler.generate(request("a")).unwrap();
+    assert_eq!(scheduler.embed(&vec![vec![1; 9]; 5]).await.unwrap().len(), 5);
+    assert_eq!(tokio::task::spawn_blocking(|| all(answer).0.len()).await.unwrap(), 25);
+}
+
+#[tokio::test]
+async fn a_self_test_waits_until_nothing_is_active_and_forgets_what_was_cached() {
+    let scheduler = scheduler(Letters::new(2, 64, 8));
+    let answer = scheduler.generate(request("abcdefgh")).unwrap();
+    scheduler.self_test().await.unwrap();
+    let (first, second) = tokio::task::spawn_blocking(move || (all(answer), ask(&scheduler, request("abcdefgh")))).await.unwrap();
+    assert_eq!(first.0, second.0);
+    assert_eq!(second.1.cached_tokens, 0);
+}
+
+#[test]
+fn log_probabilities_come_with_the_text() {
+    let mut events = scheduler(Letters::new(1, 64, 8)).generate(GenerateRequest { top_logprobs: Some(2), ..request("y") }).unwrap();
+    let Some(GenerateEvent::Text { text, logprobs }) = events.blocking_recv() else { panic!("text comes first") };
+    assert_eq!((text.as_str(), logprobs.len()), ("z", 1));
+    let expected = 10.0 - (10f32.exp() + 259.0).ln();
+    assert!((logprobs[0].logprob - expected).abs() < 1e-4);
+    assert_eq!(logprobs[0].top.iter().map(|(_, text, _)| text.as_str()).collect::<Vec<_>>(), ["z", "\u{0}"]);
+}
+
+#[test]
+fn the_same_seed_gives_the_same_answer() {
+    let scheduler = scheduler(Letters::new(2, 64, 8));
+    let seeded = |seed| {
+        let sampling = SamplingOptions { temperature: 8.0, top_k: 0, top_p: 1.0, seed: Some(seed), ..SamplingOptions::default() };
+        ask(&scheduler, GenerateRequest { sampling, max_tokens: Some(20), ..request("a") }).0
+    };
+    assert_eq!(seeded(3), seeded(3));
+    assert_ne!(seeded(3), seeded(4));
+}
