@@ -1,6 +1,7 @@
 //! Tokens a second beside candle-transformers' quantised Llama, in turns: `cargo run --release -p stowage-engine --example compare -- MODEL [ROUNDS] [THREADS]`.
 //!
-//! candle takes its threads from RAYON_NUM_THREADS, which this sets for itself.
+//! candle takes its threads from RAYON_NUM_THREADS, which this sets for itself, and its instructions from what it was compiled for: only with
+//! `RUSTFLAGS="-C target-cpu=native"` does it show what it can.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};

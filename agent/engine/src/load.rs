@@ -115,7 +115,8 @@ pub(crate) fn parts(
     for device in &request.plan.devices {
         let run = layer_run(graph, request, device);
         let reference = run.input && request.backend == BackendChoice::Reference;
-        let sizes = if reference { Sizes { weights: Bytes::ZERO, cache: Bytes::ZERO, compute: hand_over(&run)? } } else { sizes(&run, file)? };
+        let sizes =
+            if reference { Sizes { weights: Bytes::ZERO, cache: Bytes::ZERO, compute: hand_over(&run)? } } else { sizes(&run, file)? };
         if !reference {
             check_sizes(device, &sizes)?;
         }
@@ -124,7 +125,8 @@ pub(crate) fn parts(
             hidden = Some(arena.take(Purpose::Compute, hand_over(&run)?)?);
         }
         let backend = CpuBackend { arena: Arc::clone(&arena), pool: Arc::clone(&pool), isa };
-        let prepared = if reference { ReferenceBackend.prepare(&run, file, &mut loaded)? } else { backend.prepare(&run, file, &mut loaded)? };
+        let prepared =
+            if reference { ReferenceBackend.prepare(&run, file, &mut loaded)? } else { backend.prepare(&run, file, &mut loaded)? };
         let measured = measured(device, &arena)?;
         parts.push(Part { run: prepared, blocks: run.blocks, input: run.input, output: run.output, measured });
     }

@@ -2,9 +2,9 @@
 
 use std::ops::Range;
 
-use stowage_placement::gguf::Header;
 #[cfg(feature = "simulated-gpu")]
 use stowage_placement::DeviceKind;
+use stowage_placement::gguf::Header;
 use stowage_placement::{Reason, Request};
 
 use crate::api::{EngineError, LoadProgress, LoadRequest, MeasuredDevice};
@@ -84,7 +84,11 @@ impl LoadedModel {
     /// token, slot or position that isn't there.
     pub fn step(&mut self, batch: &Batch) -> Result<&[f32], EngineError> {
         if batch.wanted.len() > self.max_wanted {
-            return Err(invalid(format!("logits of {} tokens were wanted at once; at most {} are possible", batch.wanted.len(), self.max_wanted)));
+            return Err(invalid(format!(
+                "logits of {} tokens were wanted at once; at most {} are possible",
+                batch.wanted.len(),
+                self.max_wanted
+            )));
         }
         self.forward(batch)?;
         if batch.wanted.is_empty() {
@@ -123,7 +127,8 @@ impl LoadedModel {
         batch.push_run(&tokens, 0, 0, true);
         let bad = self.step(&batch)?.iter().filter(|logit| !logit.is_finite()).count();
         if bad > 0 {
-            let message = format!("the self-test computed a batch of {length} tokens, and {bad} of {} logits are not finite", self.vocabulary);
+            let message =
+                format!("the self-test computed a batch of {length} tokens, and {bad} of {} logits are not finite", self.vocabulary);
             return Err(EngineError::new(Reason::LoadFailed, message));
         }
         Ok(())
@@ -146,7 +151,8 @@ impl LoadedModel {
             return Err(invalid(format!("a batch of {count} tokens was to be computed; it takes 1 to {}", self.request.num_batch)));
         }
         for at in &batch.tokens {
-            if at.token as usize >= self.vocabulary || at.slot >= self.request.parallel || u64::from(at.position) >= self.request.num_ctx.0 {
+            if at.token as usize >= self.vocabulary || at.slot >= self.request.parallel || u64::from(at.position) >= self.request.num_ctx.0
+            {
                 return Err(invalid(format!(
                     "token {} in slot {} at position {} was to be computed; there are {} tokens, {} slots and {} positions",
                     at.token, at.slot, at.position, self.vocabulary, self.request.parallel, self.request.num_ctx

@@ -135,9 +135,10 @@ impl Pool {
         for index in 1..count as usize {
             let shared = Arc::clone(&shared);
             let thread = std::thread::Builder::new().name(format!("stowage-{index}")).spawn(move || serve(&shared, index));
-            pool.threads.push(
-                thread.map_err(|error| EngineError::new(Reason::LoadFailed, format!("starting thread {index} of {count} failed: {error}")))?,
-            );
+            pool.threads
+                .push(thread.map_err(|error| {
+                    EngineError::new(Reason::LoadFailed, format!("starting thread {index} of {count} failed: {error}"))
+                })?);
         }
         Ok(Arc::new(pool))
     }

@@ -4,7 +4,7 @@ use stowage_placement::Reason;
 use stowage_placement::compute::ComputeShape;
 use stowage_placement::gguf::Header;
 
-use super::{Block, CacheShape, Graph, Operation, Output, Product, Rope, Operand, Weight, cannot_run, invalid};
+use super::{Block, CacheShape, Graph, Operand, Operation, Output, Product, Rope, Weight, cannot_run, invalid};
 use crate::api::EngineError;
 
 /// The numbers of a header that the graph follows from.
@@ -107,7 +107,8 @@ fn block(index: usize, sizes: &Sizes) -> Block {
         product("attn_k", kv_heads * key_length, embedding, Operand::Key),
         product("attn_v", kv_heads * value_length, embedding, Operand::Value),
     ];
-    let gate_up = vec![product("ffn_gate", feed_forward, embedding, Operand::Gate), product("ffn_up", feed_forward, embedding, Operand::Up)];
+    let gate_up =
+        vec![product("ffn_gate", feed_forward, embedding, Operand::Gate), product("ffn_up", feed_forward, embedding, Operand::Up)];
     Block {
         cache: CacheShape { kv_heads, key_length, value_length },
         operations: vec![

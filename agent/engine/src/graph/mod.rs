@@ -122,7 +122,12 @@ impl Graph {
         let architecture = header.architecture().map_err(invalid)?;
         let graph = match architecture {
             "llama" => llama::graph(header)?,
-            other => return Err(cannot_run(format!("the engine has no graph for the architecture {other}; it runs {}", capability::ARCHITECTURES.join(", ")))),
+            other => {
+                return Err(cannot_run(format!(
+                    "the engine has no graph for the architecture {other}; it runs {}",
+                    capability::ARCHITECTURES.join(", ")
+                )));
+            }
         };
         graph.check(header)?;
         Ok(graph)
@@ -152,7 +157,10 @@ impl Graph {
         }
         let names: std::collections::HashSet<&str> = known.iter().map(|weight| weight.name.as_str()).collect();
         match header.tensors.iter().find(|tensor| !names.contains(tensor.name.as_str())) {
-            Some(tensor) => Err(cannot_run(format!("the engine does not know what to do with tensor `{}` of a {} model", tensor.name, self.architecture))),
+            Some(tensor) => Err(cannot_run(format!(
+                "the engine does not know what to do with tensor `{}` of a {} model",
+                tensor.name, self.architecture
+            ))),
             None => Ok(()),
         }
     }
@@ -165,7 +173,10 @@ fn check_size(header: &Header, weight: &Weight) -> Result<(), EngineError> {
     if (tensor.rows(), tensor.columns()) != (weight.rows as u64, weight.columns as u64) {
         return Err(EngineError::new(
             Reason::InvalidModelFile,
-            format!("tensor `{}` is {:?}, but by the metadata it has {} rows of {}", weight.name, tensor.dimensions, weight.rows, weight.columns),
+            format!(
+                "tensor `{}` is {:?}, but by the metadata it has {} rows of {}",
+                weight.name, tensor.dimensions, weight.rows, weight.columns
+            ),
         ));
     }
     Ok(())

@@ -165,13 +165,21 @@ tile_format! {
 /// One tile times W columns.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
 unsafe fn product<T: Tile, const W: usize>(p: &TileProduct) {
-    // SAFETY: by the contract of `tile_product`: blocks, groups and results are where `p` says.
+    /// How far ahead of its use a tile is asked for, where one column alone makes memory the bound.
+    const AHEAD: usize = 4096;
+    // SAFETY: by the contract of `tile_product`: blocks, groups and results are where `p` says. What is prefetched need not be there.
     unsafe {
         let mut sums = [_mm512_setzero_ps(); W];
         for block in 0..p.blocks {
             let (t, sub) = (p.tile.add(block / T::SUBS * T::BYTES), block % T::SUBS);
             let group = p.group.add(block * W * BLOCK_BYTES).cast::<i32>();
             let numbers = group.add(8 * W).cast::<f32>();
+            if W == 1 {
+                let next = t.wrapping_add(sub * (T::BYTES / T::SUBS) + AHEAD);
+                for line in (0..T::BYTES / T::SUBS).step_by(64) {
+                    _mm_prefetch::<_MM_HINT_T0>(next.wrapping_add(line).cast());
+                }
+            }
             let weights = T::weights(t, sub);
             let scales = T::scales(t, sub);
             for (half, range) in if T::HALVES { [(0, 0..4), (1, 4..8)] } else { [(0, 0..8), (1, 0..0)] } {

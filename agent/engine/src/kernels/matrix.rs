@@ -4,10 +4,10 @@ use stowage_placement::Reason;
 use stowage_placement::gguf::GgmlType;
 use stowage_placement::layout;
 
+use super::Isa;
 use super::product::{Format, TileProduct};
 use super::rows::{BLOCK, BLOCK_BYTES};
 use super::tile::{self, Panel, ROWS};
-use super::Isa;
 use crate::api::EngineError;
 use crate::arena::Region;
 use crate::file_mmap::TensorView;
@@ -58,7 +58,12 @@ impl Matrix {
         let matrix = Matrix { ggml_type: view.ggml_type, rows, columns, row_bytes, region };
         let held = if layout::is_tiled(view.ggml_type) { matrix.tiles() * ROWS } else { rows };
         if matrix.region.len() < held * row_bytes || (matrix.is_quantised() && !columns.is_multiple_of(BLOCK)) {
-            let message = format!("tensor `{}` of {rows} x {columns} {} does not fit in the {} bytes planned for it", view.name, view.ggml_type, matrix.region.len());
+            let message = format!(
+                "tensor `{}` of {rows} x {columns} {} does not fit in the {} bytes planned for it",
+                view.name,
+                view.ggml_type,
+                matrix.region.len()
+            );
             return Err(EngineError::new(Reason::LoadFailed, message));
         }
         pool.run(&|worker: &Worker<'_>| {

@@ -59,7 +59,8 @@ fn weights(dtype: GgmlDType, rows: usize, columns: usize, numbers: &mut Numbers)
 }
 
 fn matrix(ggml_type: GgmlType, data: &[u8], rows: usize, columns: usize) -> Matrix {
-    let bytes = stowage_placement::layout::weight_bytes(ggml_type, rows as u64, columns as u64, stowage_placement::layout::Backend::Cpu).unwrap();
+    let bytes =
+        stowage_placement::layout::weight_bytes(ggml_type, rows as u64, columns as u64, stowage_placement::layout::Backend::Cpu).unwrap();
     let region = Arena::new(bytes).unwrap().take(Purpose::Weights, bytes).unwrap();
     let view = TensorView { name: "test", ggml_type, rows, columns, data };
     Matrix::load(&view, region, &Pool::new(2).unwrap()).unwrap()

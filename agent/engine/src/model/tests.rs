@@ -31,7 +31,8 @@ fn failure(request: Result<LoadRequest, EngineError>) -> EngineError {
 
 /// Logits after every token of two sequences that are computed by turns: prefill in pieces, several slots in a batch, then single tokens.
 fn two_conversations(model: &mut LoadedModel) -> Vec<f32> {
-    let steps: [&[(u32, std::ops::Range<u32>)]; 6] = [&[(0, 0..7)], &[(1, 0..3), (0, 7..11)], &[(1, 3..12)], &[(0, 11..12), (1, 12..13)], &[(0, 12..13)], &[(0, 5..6)]];
+    let steps: [&[(u32, std::ops::Range<u32>)]; 6] =
+        [&[(0, 0..7)], &[(1, 0..3), (0, 7..11)], &[(1, 3..12)], &[(0, 11..12), (1, 12..13)], &[(0, 12..13)], &[(0, 5..6)]];
     let mut logits = Vec::new();
     for step in steps {
         let mut batch = Batch::default();
@@ -229,7 +230,14 @@ mod with_simulated_gpus {
         let decision = decide(&summary, &asked, &devices).unwrap();
         decision.verdict.unwrap();
         let report = decision.report;
-        LoadRequest { path: path.into(), plan: report.plan, request: report.request, num_thread: 2, template: String::new(), backend: BackendChoice::Cpu }
+        LoadRequest {
+            path: path.into(),
+            plan: report.plan,
+            request: report.request,
+            num_thread: 2,
+            template: String::new(),
+            backend: BackendChoice::Cpu,
+        }
     }
 
     #[test]

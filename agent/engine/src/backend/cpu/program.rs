@@ -6,7 +6,7 @@
 use super::{Loader, Vector};
 use crate::api::EngineError;
 use crate::cache::LayerCache;
-use crate::graph::{Block, Operation, Product, Operand};
+use crate::graph::{Block, Operand, Operation, Product};
 use crate::kernels::matrix::Matrix;
 
 /// One block, ready to run.
@@ -27,13 +27,28 @@ pub(super) enum Phase {
 
 /// What is done with one token's row.
 pub(super) enum RowStep {
-    Norm { from: Operand, weight: Vector, epsilon: f32, to: Operand },
+    Norm {
+        from: Operand,
+        weight: Vector,
+        epsilon: f32,
+        to: Operand,
+    },
     /// Brings the row into the form in which quantised matrices are multiplied.
-    Quantise { from: Operand, length: usize },
-    Rotate { value: Operand, heads: usize },
+    Quantise {
+        from: Operand,
+        length: usize,
+    },
+    Rotate {
+        value: Operand,
+        heads: usize,
+    },
     /// Puts Key and Value into the cache.
     Store,
-    GatedActivation { gate: Operand, up: Operand, length: usize },
+    GatedActivation {
+        gate: Operand,
+        up: Operand,
+        length: usize,
+    },
 }
 
 /// One matrix of a product.

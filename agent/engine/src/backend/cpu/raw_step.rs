@@ -202,7 +202,8 @@ impl Step<'_> {
         let columns = Columns { tokens: self.tokens.len(), floats, stride, quantised: self.quantised(), width: self.width };
         let mut before = 0;
         for Part { matrix, to, add } in parts {
-            let tiles = share.start.clamp(before, before + matrix.tiles()) - before..share.end.clamp(before, before + matrix.tiles()) - before;
+            let tiles =
+                share.start.clamp(before, before + matrix.tiles()) - before..share.end.clamp(before, before + matrix.tiles()) - before;
             before += matrix.tiles();
             let (to, stride) = self.value(*to);
             // SAFETY: passed on to the caller; the tiles are this thread's.

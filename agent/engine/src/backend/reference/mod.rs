@@ -15,7 +15,7 @@ use super::{Backend, LayerRun, PreparedRun, not_held};
 use crate::api::EngineError;
 use crate::batch::{Batch, TokenAt};
 use crate::file_mmap::ModelFile;
-use crate::graph::{CacheShape, Graph, Operation, Product, Operand, Weight};
+use crate::graph::{CacheShape, Graph, Operand, Operation, Product, Weight};
 
 /// candle on the CPU.
 pub struct ReferenceBackend;
@@ -55,7 +55,8 @@ impl Backend for ReferenceBackend {
                 loaded(Bytes(file.tensor(&weight.name)?.data.len() as u64));
             }
         }
-        let factors = graph.rope.factors.as_ref().map(|weight| read(file, weight)?.flatten_all().and_then(|t| t.to_vec1::<f32>()).map_err(failed));
+        let factors =
+            graph.rope.factors.as_ref().map(|weight| read(file, weight)?.flatten_all().and_then(|t| t.to_vec1::<f32>()).map_err(failed));
         let frequencies = graph.rope.frequencies(factors.transpose()?.as_deref());
         Ok(Box::new(ReferenceRun { graph, weights, caches: HashMap::new(), frequencies, logits: Vec::new() }))
     }
@@ -166,7 +167,13 @@ impl ReferenceRun {
                     values.insert(*value, rotated);
                 }
                 Operation::Attention { heads, scale, to } => {
-                    let attended = self.attention(block, tokens, [&values[&Operand::Query], &values[&Operand::Key], &values[&Operand::Value]], *heads, *scale)?;
+                    let attended = self.attention(
+                        block,
+                        tokens,
+                        [&values[&Operand::Query], &values[&Operand::Key], &values[&Operand::Value]],
+                        *heads,
+                        *scale,
+                    )?;
                     values.insert(*to, attended);
                 }
                 Operation::GatedActivation { gate, up } => {
@@ -200,7 +207,14 @@ impl ReferenceRun {
     }
 
     /// Attention of each sequence's tokens in turn.
-    fn attention(&mut self, block: usize, tokens: &[TokenAt], [query, key, value]: [&Tensor; 3], heads: usize, scale: f32) -> Candle<Tensor> {
+    fn attention(
+        &mut self,
+        block: usize,
+        tokens: &[TokenAt],
+        [query, key, value]: [&Tensor; 3],
+        heads: usize,
+        scale: f32,
+    ) -> Candle<Tensor> {
         let shape = self.graph.blocks[block].cache;
         let mut attended = Vec::new();
         let mut first = 0;

@@ -1,0 +1,106 @@
+//! The agent's command line: flags, each with an environment variable where a Pod would set it.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use stowage_crds::names;
+
+use crate::bench::BenchArgs;
+use crate::plan::PlanArgs;
+use crate::worker::WorkerArguments;
+
+/// The node side of Stowage: runs large language models where the operator placed them.
+#[derive(Parser, Debug)]
+#[command(name = "stowage-agent", version)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+// One of these exists, once a process.
+#[allow(clippy::large_enum_variant)]
+pub enum Command {
+    /// Run the agent of this node.
+    Run(RunArgs),
+    /// Load and serve one replica; agents start this.
+    #[command(hide = true)]
+    Worker(WorkerArguments),
+    Plan(PlanArgs),
+    Bench(BenchArgs),
+}
+
+/// Flags of `agent run`.
+#[derive(Args, Clone, Debug)]
+pub struct RunArgs {
+    /// The Node that this agent is on. Omitted: the host's name.
+    #[arg(long, env = "STOWAGE_NODE_NAME")]
+    pub node_name: Option<String>,
+    /// Where the agents' Leases are.
+    #[arg(long, env = "STOWAGE_SYSTEM_NAMESPACE", default_value = names::SYSTEM_NAMESPACE)]
+    pub system_namespace: String,
+    /// Omitted: $KUBECONFIG, ~/.kube/config, or the Pod's service account.
+    #[arg(long, value_name = "PATH")]
+    pub kubeconfig: Option<PathBuf>,
+    /// Holds model files; ModelDeployments name them relative to it.
+    #[arg(long, env = "STOWAGE_MODEL_DIR", value_name = "PATH", default_value = "/var/lib/stowage/models")]
+    pub model_dir: PathBuf,
+    /// Where downloads go. Omitted: the model directory.
+    #[arg(long, env = "STOWAGE_CACHE_DIR", value_name = "PATH")]
+    pub cache_dir: Option<PathBuf>,
+    /// Holds the workers' socket and what the next agent needs to know of them. Its path must be short: a socket's may have 107 bytes.
+    #[arg(long, env = "STOWAGE_RUN_DIR", value_name = "PATH", default_value = "/run/stowage")]
+    pub run_dir: PathBuf,
+    /// At which others reach this node's workers and its door. EndpointSlices take no loopback address.
+    #[arg(long, env = "STOWAGE_ADVERTISE_ADDRESS", value_name = "ADDRESS")]
+    pub advertise_address: IpAddr,
+    /// Where the node's door listens: the API of all models on the node. Port 0: any; it is logged.
+    #[arg(long, env = "STOWAGE_DOOR_ADDRESS", value_name = "ADDRESS:PORT", default_value = "0.0.0.0:11434")]
+    pub door_address: SocketAddr,
+    /// Where workers listen; each picks its own port.
+    #[arg(long, env = "STOWAGE_WORKER_BIND_ADDRESS", value_name = "ADDRESS", default_value = "0.0.0.0")]
+    pub worker_bind_address: IpAddr,
+    #[command(flatten)]
+    pub devices: DeviceArgs,
+    /// A range of addresses, such as 10.0.0.0/8, that models may be read from though it is not public. Once for each.
+    #[arg(long = "allow-source-address", env = "STOWAGE_ALLOW_SOURCE_ADDRESS", value_name = "RANGE", value_delimiter = ',')]
+    pub allow_source_addresses: Vec<String>,
+    /// End the workers when the agent is told to end. Without it they serve on, and the next agent takes them over.
+    #[arg(long, env = "STOWAGE_STOP_WORKERS_ON_EXIT")]
+    pub stop_workers_on_exit: bool,
+}
+
+/// Which devices are looked for.
+#[derive(Args, Clone, Debug, Default)]
+pub struct DeviceArgs {
+    /// Another NVML than the system's.
+    #[arg(long, env = NVML_LIBRARY, value_name = "PATH")]
+    pub nvml_library: Option<PathBuf>,
+    /// Use no GPU, whatever is there.
+    #[arg(long, env = "STOWAGE_CPU_ONLY")]
+    pub cpu_only: bool,
+}
+
+/// Also read by `agent plan`, which looks at the machine's own devices.
+pub const NVML_LIBRARY: &str = "STOWAGE_NVML_LIBRARY";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_door_is_at_ollamas_port_unless_told_otherwise() {
+        let cli = Cli::parse_from(["stowage-agent", "run", "--advertise-address", "192.0.2.1"]);
+        let Command::Run(run) = cli.command else { panic!("expected `run`") };
+        assert_eq!(run.door_address.to_string(), "0.0.0.0:11434");
+        assert_eq!(run.cache_dir, None);
+        assert!(!run.stop_workers_on_exit);
+    }
+}

@@ -1,0 +1,59 @@
+//! `stowage-agent run | worker | plan | bench`.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use stowage_agent::config::{Cli, Command, NVML_LIBRARY};
+use stowage_agent::devices::{Devices, Reading, offers};
+use stowage_agent::{bench, plan, run, worker};
+use stowage_placement::layout::Backend;
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    match Cli::parse().command {
+        Command::Run(args) => served(run::run(args)),
+        Command::Worker(args) => served(async { Ok(worker::run::run(args).await?) }),
+        Command::Plan(args) => on_runtime(async {
+            let machine = machine(&args);
+            plan::run(&args, &machine).await
+        }),
+        Command::Bench(args) => bench::run(&args),
+    }
+}
+
+/// Runs what runs until it is told to end. What is still on its way when it returns is cut off.
+fn served(service: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    match on_runtime(service) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn on_runtime<T>(work: impl Future<Output = T>) -> T {
+    match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => {
+            let output = runtime.block_on(work);
+            runtime.shutdown_background();
+            output
+        }
+        Err(error) => {
+            eprintln!("error: starting the runtime: {error}");
+            std::process::exit(1)
+        }
+    }
+}
+
+/// This machine as `agent plan` sees it.
+fn machine(args: &plan::PlanArgs) -> plan::Machine {
+    let reading = match args.needs_machine() {
+        true => Devices::new(std::env::var_os(NVML_LIBRARY).map(Into::into), false).read(),
+        false => Reading::default(),
+    };
+    let gpu_backend = if cfg!(feature = "simulated-gpu") { Backend::SimulatedGpu } else { Backend::Cuda };
+    plan::Machine { devices: offers(&reading), gpu_backend }
+}

@@ -1,0 +1,17 @@
+//! This node in the cluster: what the operator assigned to it, and what is reported back.
+//!
+//! [`controller`] watches, reads the devices and writes; between those two ends everything is arithmetic: [`account`] says whose the bytes are,
+//! [`check`] whether a plan holds, [`assignments`] what is to be done, [`replicas`] and [`publish`] what is to be said, [`events`] what happened.
+
+pub mod account;
+pub mod assignments;
+pub mod check;
+pub mod controller;
+pub mod events;
+pub mod lease;
+pub mod publish;
+pub mod replicas;
+pub mod workers;
+
+#[cfg(test)]
+mod testing;

@@ -1,0 +1,150 @@
+//! `agent plan`: what would happen to a model on this machine, or on devices of a given size, without a cluster.
+//!
+//! It reads a header, asks `placement`, and prints; what it prints is what a ModelDeployment's status would say.
+
+mod size;
+mod source;
+mod table;
+
+use std::process::ExitCode;
+
+use clap::{Args, ValueEnum};
+use stowage_placement::layout::Backend;
+use stowage_placement::offer::{DEFAULT_OVERHEAD, default_margin, offer};
+use stowage_placement::{Asked, Bytes, Decision, Device, KvCacheType, NodeDevices, PlanReport, Tokens, decide};
+
+pub use source::PlanError;
+
+/// It fits as asked.
+const FITS: u8 = 0;
+/// Bad input: nothing can be said.
+const BAD_INPUT: u8 = 2;
+/// It does not fit as asked.
+const DOES_NOT_FIT: u8 = 3;
+
+/// Say where a model's bytes would go, without a cluster. Exit status: 0 it fits as asked, 3 it does not, 2 bad input.
+#[derive(Args, Clone, Debug)]
+pub struct PlanArgs {
+    /// A GGUF file (its header is enough), an http(s) URL of one, or a ModelDeployment's YAML.
+    pub source: String,
+    /// Tokens of context of each sequence. Omitted: the largest that stays on the GPU, up to 32768.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub num_ctx: Option<u64>,
+    /// Layers on GPU: -1 as many as fit, 0 none, N exactly N, 999 all.
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(i64).range(-1..))]
+    pub num_gpu: Option<i64>,
+    /// Tokens in one step of reading a prompt.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub num_batch: Option<u32>,
+    /// Sequences served at once, each with its own context.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub parallel: Option<u32>,
+    /// Type of the KV cache: f16, q8_0 or q4_0.
+    #[arg(long, value_name = "T", value_parser = cache_type)]
+    pub kv_cache_type: Option<KvCacheType>,
+    /// A GPU with this much free, such as 24GiB. Once for each; none: the machine's own.
+    #[arg(long = "gpu", value_name = "FREE", value_parser = size::parse)]
+    pub gpus: Vec<Bytes>,
+    /// Free host memory. Omitted: the machine's own.
+    #[arg(long, value_name = "FREE", value_parser = size::parse)]
+    pub memory: Option<Bytes>,
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    pub format: Format,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    Table,
+    Json,
+    Yaml,
+}
+
+/// The machine that `agent plan` runs on.
+#[derive(Clone, Debug)]
+pub struct Machine {
+    /// Its GPUs that the engine can use and its host memory, each with what it offers.
+    pub devices: NodeDevices,
+    /// What would compute on a GPU that `--gpu` names: what this build has for GPUs, or CUDA where it has nothing.
+    pub gpu_backend: Backend,
+}
+
+impl PlanArgs {
+    /// Whether the machine's own devices count; where they don't, there is no need to look for them.
+    pub fn needs_machine(&self) -> bool {
+        self.gpus.is_empty() || self.memory.is_none()
+    }
+
+    fn devices(&self, machine: &Machine) -> NodeDevices {
+        let mut devices = machine.devices.clone();
+        if !self.gpus.is_empty() {
+            let gpu = |(index, free): (usize, &Bytes)| Device {
+                id: format!("gpu{index}"),
+                backend: machine.gpu_backend,
+                offered: offered(*free),
+                overhead: DEFAULT_OVERHEAD,
+            };
+            devices.gpus = self.gpus.iter().enumerate().map(gpu).collect();
+        }
+        if let Some(free) = self.memory {
+            devices.host.offered = offered(free);
+        }
+        devices
+    }
+
+    /// What the source asks for, with the flags on top.
+    fn over(&self, asked: Asked) -> Asked {
+        Asked {
+            num_ctx: self.num_ctx.map(Tokens).or(asked.num_ctx),
+            num_gpu: self.num_gpu.unwrap_or(asked.num_gpu),
+            num_batch: self.num_batch.unwrap_or(asked.num_batch),
+            parallel: self.parallel.unwrap_or(asked.parallel),
+            kv_cache_type: self.kv_cache_type.unwrap_or(asked.kv_cache_type),
+            ..asked
+        }
+    }
+}
+
+/// A device with this much free offers it less its margin, as it would in a cluster.
+fn offered(free: Bytes) -> Bytes {
+    offer(free, Bytes::ZERO, std::iter::empty(), default_margin(free))
+}
+
+fn cache_type(text: &str) -> Result<KvCacheType, String> {
+    let known = KvCacheType::ALL.into_iter().find(|cache| cache.as_str() == text);
+    known.ok_or_else(|| format!("there is {}", KvCacheType::ALL.map(KvCacheType::as_str).join(", ")))
+}
+
+/// Plans and prints. What is wrong with the input goes to standard error.
+pub async fn run(args: &PlanArgs, machine: &Machine) -> ExitCode {
+    let printed = match plan(args, machine).await {
+        Ok(decision) => print(&decision.report, args.format).map(|text| (text, if decision.report.fit.fits { FITS } else { DOES_NOT_FIT })),
+        Err(error) => Err(error),
+    };
+    match printed {
+        Ok((text, code)) => {
+            print!("{text}");
+            ExitCode::from(code)
+        }
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(BAD_INPUT)
+        }
+    }
+}
+
+/// The decision for the devices that the flags name, or the machine's own.
+pub async fn plan(args: &PlanArgs, machine: &Machine) -> Result<Decision, PlanError> {
+    let source::Model { summary, asked } = source::read(&args.source).await?;
+    Ok(decide(&summary, &args.over(asked), &args.devices(machine))?)
+}
+
+fn print(report: &PlanReport, format: Format) -> Result<String, PlanError> {
+    match format {
+        Format::Table => Ok(table::render(report)),
+        Format::Json => Ok(serde_json::to_string_pretty(report)? + "\n"),
+        Format::Yaml => Ok(stowage_crds::yaml::to_string(report)?),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,144 @@
+//! A plan as text: what the model is, what it needs, where it goes, and what would make it fit.
+
+use stowage_placement::{Bytes, DeviceAllocation, DeviceKind, PlanReport, Tokens};
+
+/// Terminals are at least this wide.
+const WIDTH: usize = 80;
+
+pub(super) fn render(report: &PlanReport) -> String {
+    let sections = [heading(report), footprint(report), devices(report), fit(report), suggestions(report)];
+    sections.into_iter().filter(|section| !section.is_empty()).collect::<Vec<_>>().join("\n")
+}
+
+fn heading(report: &PlanReport) -> String {
+    let model = &report.model;
+    let request = &report.request;
+    let name = if model.name.is_empty() { "(without a name)" } else { &model.name };
+    let facts = [
+        model.architecture.clone(),
+        format!("{} parameters", count(model.parameter_count)),
+        model.quantization.clone(),
+        format!("{} layers", model.total_layers),
+        format!("trained for {} tokens", model.trained_context),
+        format!("{} in the file", model.size_bytes),
+    ];
+    let asked = format!(
+        "num_ctx {}, num_gpu {}, KV cache {}, parallel {}, num_batch {}",
+        request.num_ctx, request.num_gpu, request.kv_cache_type, request.parallel, request.num_batch
+    );
+    format!("{}{}{}", paragraph("Model", name), paragraph("", &facts.join(", ")), paragraph("Request", &asked))
+}
+
+/// `134.5M`, `32.8B`.
+fn count(parameters: u64) -> String {
+    match parameters {
+        0..1_000_000 => parameters.to_string(),
+        1_000_000..1_000_000_000 => format!("{:.1}M", parameters as f64 / 1e6),
+        _ => format!("{:.1}B", parameters as f64 / 1e9),
+    }
+}
+
+fn footprint(report: &PlanReport) -> String {
+    let footprint = &report.footprint;
+    let kinds = [
+        ("weights", footprint.weights_bytes),
+        ("KV cache", footprint.kv_cache_bytes),
+        ("state", footprint.state_bytes),
+        ("checkpoints", footprint.checkpoint_bytes),
+        ("compute", footprint.compute_bytes),
+        ("overhead", footprint.overhead_bytes),
+        ("all on one GPU", footprint.total_bytes),
+        ("in host memory", footprint.host_weights_bytes),
+    ];
+    let always = ["weights", "KV cache", "all on one GPU"];
+    let shown = kinds.into_iter().filter(|(kind, bytes)| *bytes > Bytes::ZERO || always.contains(kind));
+    let mut rows = vec![["NEEDS".to_owned(), "BYTES".to_owned(), String::new()]];
+    rows.extend(shown.map(|(kind, bytes)| [kind.to_owned(), bytes.to_string(), bytes.0.to_string()]));
+    columns(&rows)
+}
+
+fn devices(report: &PlanReport) -> String {
+    let mut rows = vec![["DEVICE", "LAYERS", "WEIGHTS", "CACHE", "COMPUTE", "OVERHEAD", "TOTAL", "FREE"].map(str::to_owned)];
+    rows.extend(report.plan.devices.iter().map(|device| {
+        let cache = device.kv_cache_bytes.saturating_add(device.state_bytes).saturating_add(device.checkpoint_bytes);
+        let bytes = [device.weights_bytes, cache, device.compute_bytes, device.overhead_bytes, device.total_bytes, device.free_bytes];
+        let [weights, cache, compute, overhead, total, free] = bytes.map(|bytes| bytes.to_string());
+        [short_id(device), layers(device), weights, cache, compute, overhead, total, free]
+    }));
+    columns(&rows)
+}
+
+/// A GPU's UUID is longer than the table has room for; its beginning tells GPUs apart, and the JSON has all of it.
+fn short_id(device: &DeviceAllocation) -> String {
+    match device.kind {
+        DeviceKind::Gpu => device.id.chars().take(12).collect(),
+        DeviceKind::Host => device.id.clone(),
+    }
+}
+
+fn layers(device: &DeviceAllocation) -> String {
+    let ranges: Vec<String> = device.layer_ranges.iter().map(|[first, last]| format!("{first}-{last}")).collect();
+    if ranges.is_empty() { "-".into() } else { ranges.join(",") }
+}
+
+fn fit(report: &PlanReport) -> String {
+    let (plan, fit) = (&report.plan, &report.fit);
+    let verdict = if fit.fits { "yes".to_owned() } else { format!("no: {}", fit.reason) };
+    let largest = |tokens: Tokens, whereabouts: &str| match tokens.0 {
+        0 => format!("no num_ctx {whereabouts}"),
+        tokens => format!("num_ctx {tokens} {whereabouts}"),
+    };
+    let largest = [largest(fit.max_num_ctx_on_gpu, "wholly on GPU"), largest(fit.max_num_ctx, "with layers on CPU")].join(", ");
+    [
+        paragraph("Processor", &format!("{}, {} of {} layers on GPU", plan.processor, plan.gpu_layers, plan.total_layers)),
+        paragraph("Fits", &verdict),
+        paragraph("", &fit.message),
+        paragraph("Largest", &largest),
+    ]
+    .concat()
+}
+
+fn suggestions(report: &PlanReport) -> String {
+    if report.fit.suggestions.is_empty() {
+        return String::new();
+    }
+    let lines = report.fit.suggestions.iter().map(|suggestion| {
+        let change = format!("{} {}: {}, {}", suggestion.change, suggestion.value, suggestion.processor, suggestion.message);
+        paragraph("", &change)
+    });
+    format!("What would make it fit\n{}", lines.collect::<String>())
+}
+
+/// Rows with their columns aligned: the first one and layers to the left, bytes to the right.
+fn columns<const N: usize>(rows: &[[String; N]]) -> String {
+    let widths: [usize; N] = std::array::from_fn(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0));
+    let mut text = String::new();
+    for row in rows {
+        let cells = row.iter().zip(widths).enumerate().map(|(column, (cell, width))| match column {
+            0 => format!("{cell:<width$}"),
+            _ => format!("{cell:>width$}"),
+        });
+        text += cells.collect::<Vec<_>>().join("  ").trim_end();
+        text.push('\n');
+    }
+    text
+}
+
+/// A label and words that wrap beside it.
+fn paragraph(label: &str, text: &str) -> String {
+    const INDENT: usize = 11;
+    let mut lines = vec![String::new()];
+    for word in text.split_whitespace() {
+        match lines.last_mut() {
+            Some(line) if line.is_empty() || INDENT + line.chars().count() + 1 + word.chars().count() <= WIDTH => {
+                if !line.is_empty() {
+                    line.push(' ');
+                }
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    let labels = std::iter::once(label).chain(std::iter::repeat(""));
+    lines.iter().zip(labels).map(|(line, label)| format!("{label:<INDENT$}{line}").trim_end().to_owned() + "\n").collect()
+}

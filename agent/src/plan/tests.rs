@@ -1,0 +1,191 @@
+//! The command as a user has it: a source, flags, an exit status, and what is printed.
+
+use std::path::{Path, PathBuf};
+
+use clap::Parser;
+use stowage_placement::gguf::write::HeaderWriter;
+use stowage_placement::layout::Backend;
+use stowage_placement::testing::{SMOLLM2_135M, Shape};
+use stowage_placement::{Bytes, NodeDevices, PlanReport, Reason, Tokens};
+
+use super::{Format, Machine, PlanArgs, PlanError, plan, print};
+
+#[derive(Parser)]
+struct Command {
+    #[command(flatten)]
+    plan: PlanArgs,
+}
+
+fn args(line: &str) -> PlanArgs {
+    Command::try_parse_from(std::iter::once("plan").chain(line.split_whitespace())).unwrap().plan
+}
+
+fn machine() -> Machine {
+    Machine { devices: NodeDevices::new(Vec::new(), Bytes::gib(16)), gpu_backend: Backend::Cuda }
+}
+
+/// A directory with `smollm2.gguf`, the header alone.
+struct Models(tempfile::TempDir);
+
+impl Models {
+    fn new() -> Models {
+        let models = Models(tempfile::tempdir().unwrap());
+        models.write("smollm2.gguf", &SMOLLM2_135M.writer().header());
+        models
+    }
+
+    fn write(&self, name: &str, bytes: &[u8]) -> PathBuf {
+        let path = self.0.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        path
+    }
+
+    fn args(&self, name: &str, flags: &str) -> PlanArgs {
+        args(&format!("{} {flags}", self.path(name).display()))
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        Path::new(self.0.path()).join(name)
+    }
+
+    async fn plan(&self, name: &str, flags: &str) -> PlanReport {
+        plan(&self.args(name, flags), &machine()).await.unwrap().report
+    }
+
+    async fn error(&self, name: &str, flags: &str) -> String {
+        let error: PlanError = plan(&self.args(name, flags), &machine()).await.unwrap_err();
+        error.to_string()
+    }
+}
+
+#[tokio::test]
+async fn a_header_alone_is_planned_on_the_gpus_that_the_flags_name() {
+    let models = Models::new();
+    let report = models.plan("smollm2.gguf", "--num-ctx 2048 --gpu 4GiB --gpu 2GiB").await;
+    assert!(report.fit.fits);
+    assert_eq!(report.footprint.kv_cache_bytes, Bytes::mib(45));
+    assert_eq!(report.plan.devices[0].id, "gpu1");
+    assert_eq!(report.plan.devices[0].free_bytes, Bytes::mib(2048 - 256));
+    assert_eq!(report.plan.devices[0].overhead_bytes, Bytes::mib(512));
+    assert_eq!(report.model.size_bytes, Bytes(SMOLLM2_135M.writer().file_size()));
+}
+
+#[tokio::test]
+async fn without_gpus_named_the_machine_counts() {
+    let models = Models::new();
+    let report = models.plan("smollm2.gguf", "--num-gpu 0").await;
+    assert_eq!((report.plan.processor.as_str(), report.request.num_ctx), ("100% CPU", Tokens(8192)));
+    assert_eq!(report.plan.devices[0].free_bytes, Bytes::gib(16));
+    let report = models.plan("smollm2.gguf", "--num-gpu 0 --memory 1GiB").await;
+    assert_eq!(report.plan.devices[0].free_bytes, Bytes::mib(768));
+    assert!(args("x").needs_machine() && args("x --gpu 1G").needs_machine() && !args("x --gpu 1G --memory 1G").needs_machine());
+}
+
+#[tokio::test]
+async fn a_context_beyond_the_trained_one_does_not_fit_and_its_bytes_are_printed() {
+    let models = Models::new();
+    let report = models.plan("smollm2.gguf", "--num-ctx 32768 --gpu 24GiB").await;
+    assert_eq!((report.fit.fits, report.fit.reason), (false, Reason::ContextBeyondTrained));
+    let table = print(&report, Format::Table).unwrap();
+    assert!(table.contains("720.0 MiB"), "{table}");
+}
+
+#[tokio::test]
+async fn a_deployments_yaml_asks_and_flags_ask_louder() {
+    let models = Models::new();
+    let yaml = "---\napiVersion: v1\nkind: Namespace\n---\napiVersion: stowage.dev/v1alpha1\nkind: ModelDeployment\nmetadata: {name: small}\n\
+                spec:\n  model: {path: smollm2.gguf}\n  parameters: {num_ctx: 4096, num_gpu: 999, num_batch: 64}\n  parallel: 2\n";
+    models.write("small.yaml", yaml.as_bytes());
+    let report = models.plan("small.yaml", "--gpu 4GiB").await;
+    assert_eq!((report.request.num_ctx, report.request.parallel, report.request.num_batch), (Tokens(4096), 2, 64));
+    assert_eq!(report.request.num_gpu, 999);
+    let report = models.plan("small.yaml", "--gpu 4GiB --num-ctx 1024 --num-gpu -1 --parallel 1").await;
+    assert_eq!((report.request.num_ctx, report.request.num_gpu, report.request.parallel), (Tokens(1024), -1, 1));
+}
+
+#[tokio::test]
+async fn json_and_yaml_are_the_type_that_the_status_carries() {
+    let models = Models::new();
+    let report = models.plan("smollm2.gguf", "--num-ctx 8192 --gpu 1GiB").await;
+    let json: PlanReport = serde_json::from_str(&print(&report, Format::Json).unwrap()).unwrap();
+    assert_eq!(json, report);
+    let yaml: PlanReport = stowage_crds::yaml::from_str(&print(&report, Format::Yaml).unwrap()).unwrap();
+    assert_eq!(yaml, report);
+}
+
+#[tokio::test]
+async fn the_table_shows_needs_devices_and_the_verdict_in_80_columns() {
+    let models = Models::new();
+    let report = models.plan("smollm2.gguf", "--num-ctx 8192 --num-gpu 999 --gpu 1GiB").await;
+    let table = print(&report, Format::Table).unwrap();
+    assert!(!report.fit.fits);
+    for part in ["NEEDS", "DEVICE", "Fits       no: InsufficientVRAM", "What would make it fit", "numCtx", "host"] {
+        assert!(table.contains(part), "{part} is missing:\n{table}");
+    }
+    assert!(table.lines().all(|line| line.chars().count() <= 100), "{table}");
+}
+
+#[tokio::test]
+async fn bad_input_is_named() {
+    let models = Models::new();
+    let header = SMOLLM2_135M.writer().header();
+    models.write("cut.gguf", &header[..500]);
+    models.write("page.gguf", b"<!doctype html><p>not found</p>");
+    models.write("hostile.gguf", &HeaderWriter::new().claim_tensors(1 << 60).header());
+    models.write("odd.gguf", &HeaderWriter::architecture("rwkv9").header());
+    models.write("notes.txt", b"just: words");
+    models.write("empty.yaml", b"kind: Pod\n");
+    models.write("two.yaml", b"kind: ModelDeployment\n---\nkind: ModelDeployment\n");
+    models.write("none.yaml", b"kind: ModelDeployment\napiVersion: stowage.dev/v1alpha1\nmetadata: {}\nspec: {model: {}}\n");
+    for (name, flags, said) in [
+        ("cut.gguf", "", "the header ends early, at offset 500"),
+        ("page.gguf", "", "not a GGUF file: it begins with \"<!do\""),
+        ("hostile.gguf", "", "claims 1152921504606846976 tensors"),
+        ("odd.gguf", "", "architecture `rwkv9` is not known"),
+        ("missing.gguf", "", "missing.gguf: No such file"),
+        ("notes.txt", "", "is neither a GGUF file nor a ModelDeployment's YAML"),
+        ("empty.yaml", "", "no document of kind ModelDeployment"),
+        ("two.yaml", "", "more than one ModelDeployment"),
+        ("none.yaml", "", "needs exactly one source"),
+        ("smollm2.gguf", "--parallel 4294967295 --num-ctx 1099511627776", "more bytes than 64 bits can count"),
+    ] {
+        let error = models.error(name, flags).await;
+        assert!(error.contains(said), "{name}: {error}");
+    }
+}
+
+/// Serves one file on a loopback port, without ranges.
+async fn serve(file: Vec<u8>) -> String {
+    let routes = axum::Router::new().route("/model.gguf", axum::routing::get(move || async move { file }));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(listener, routes).await });
+    format!("http://{address}")
+}
+
+#[tokio::test]
+async fn a_file_behind_a_url_is_planned_as_it_would_be_on_disk() {
+    let tiny = Shape { blocks: 2, embedding: 64, heads: 2, kv_heads: 1, feed_forward: 64, vocabulary: 64, ..SMOLLM2_135M };
+    let file = tiny.writer().file(|_, _| 0);
+    let models = Models::new();
+    models.write("model.gguf", &file);
+    let server = serve(file).await;
+    let remote = plan(&args(&format!("{server}/model.gguf --gpu 4G --memory 4G")), &machine()).await.unwrap().report;
+    assert_eq!(remote, models.plan("model.gguf", "--gpu 4G --memory 4G").await);
+
+    let yaml = format!(
+        "kind: ModelDeployment\napiVersion: stowage.dev/v1alpha1\nmetadata: {{}}\nspec: {{model: {{http: {{url: '{server}/model.gguf'}}}}}}\n"
+    );
+    models.write("remote.yaml", yaml.as_bytes());
+    assert_eq!(models.plan("remote.yaml", "--gpu 4G --memory 4G").await.model, remote.model);
+
+    let missing = plan(&args(&format!("{server}/other.gguf")), &machine()).await.unwrap_err().to_string();
+    assert!(missing.contains("404"), "{missing}");
+}
+
+#[test]
+fn flags_that_can_not_be_are_refused() {
+    for line in ["", "x --num-ctx 0", "x --num-gpu -2", "x --parallel 0", "x --kv-cache-type q5", "x --gpu lots", "x --format xml"] {
+        assert!(Command::try_parse_from(std::iter::once("plan").chain(line.split_whitespace())).is_err(), "{line}");
+    }
+}

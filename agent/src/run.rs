@@ -1,0 +1,180 @@
+//! `agent run`: makes the parts of the agent, connects them, and ends them in order.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use jiff::{SignedDuration, Timestamp};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use stowage_sources::AddressPolicy;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::RunArgs;
+use crate::devices::Devices;
+use crate::node::controller::{Controller, Parts, ReadDevices};
+use crate::node::lease;
+use crate::node::workers::GateRequest;
+use crate::serve::{self, DEFAULT_BODY_LIMIT, DoorState, Route, door_router};
+use crate::store::{Store, StoreConfig};
+use crate::worker::{Refusal, Supervisor, SupervisorConfig, WorkerLog};
+use stowage_placement::Reason;
+
+/// How often the model directory is looked at.
+const SCAN_EVERY: Duration = Duration::from_secs(5);
+/// Questions at the gate that may wait for the controller.
+const GATE_QUEUE: usize = 16;
+/// For requests at the door that still run when the agent ends.
+const DOOR_GRACE: Duration = Duration::from_secs(2);
+/// For the workers to end, with `--stop-workers-on-exit`.
+const WORKERS_GRACE: SignedDuration = SignedDuration::from_secs(5);
+
+/// Runs until SIGTERM or SIGINT. A second one ends it at once.
+pub async fn run(args: RunArgs) -> Result<()> {
+    let node = node_name(&args)?;
+    let client = client(&args).await?;
+    let stop = CancellationToken::new();
+    let tasks = TaskTracker::new();
+
+    let listener =
+        TcpListener::bind(args.door_address).await.with_context(|| format!("opening the node's door at {}", args.door_address))?;
+    let (routes_sender, routes) = watch::channel(Vec::new());
+    let store = Arc::new(store(&args)?);
+    let (gate_sender, gate) = mpsc::channel(GATE_QUEUE);
+    let supervisor = supervisor(&args, gate_sender, store.clone())?;
+
+    tasks.spawn(open_door(listener, routes, stop.clone()));
+    tasks.spawn(lease::keep(client.clone(), args.system_namespace.clone(), node.clone(), stop.clone()));
+    let controller = Controller::new(Parts {
+        client,
+        node: node.clone(),
+        address: args.advertise_address.to_string(),
+        workers: supervisor.clone(),
+        devices: devices(&args),
+        models: store.models(),
+        gate,
+        routes: routes_sender,
+    });
+    tasks.spawn(controller.run(stop.clone()));
+    tokio::spawn(async move { store.watch(SCAN_EVERY).await });
+    tracing::info!(node, address = %args.advertise_address, version = env!("CARGO_PKG_VERSION"), "the agent runs");
+
+    told_to_end().await?;
+    tracing::info!(node, "ending");
+    stop.cancel();
+    tasks.close();
+    tasks.wait().await;
+    end_workers(&args, &supervisor).await;
+    Ok(())
+}
+
+fn node_name(args: &RunArgs) -> Result<String> {
+    if let Some(name) = &args.node_name {
+        return Ok(name.clone());
+    }
+    let host = rustix::system::uname().nodename().to_str().context("reading the host's name")?.to_lowercase();
+    anyhow::ensure!(!host.is_empty(), "the host has no name: say which Node this is with --node-name");
+    Ok(host)
+}
+
+async fn client(args: &RunArgs) -> Result<kube::Client> {
+    // A second call finds the provider there, which is as good.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let config = match &args.kubeconfig {
+        Some(path) => {
+            let kubeconfig = Kubeconfig::read_from(path).with_context(|| format!("reading the kubeconfig {}", path.display()))?;
+            kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.context("using the kubeconfig")?
+        }
+        None => kube::Config::infer().await.context("finding the cluster: there is no kubeconfig and no service account")?,
+    };
+    kube::Client::try_from(config).context("connecting to the cluster")
+}
+
+fn store(args: &RunArgs) -> Result<Store> {
+    let addresses = AddressPolicy::parse(&args.allow_source_addresses).context("reading --allow-source-address")?;
+    let cache_dir = args.cache_dir.clone().unwrap_or_else(|| args.model_dir.clone());
+    for directory in [&args.model_dir, &cache_dir] {
+        std::fs::create_dir_all(directory).with_context(|| format!("creating {}", directory.display()))?;
+    }
+    Ok(Store::new(StoreConfig::new(Some(args.model_dir.clone()), cache_dir, addresses)))
+}
+
+/// The supervisor, whose gate is the controller.
+fn supervisor(args: &RunArgs, gate: mpsc::Sender<GateRequest>, store: Arc<Store>) -> Result<Supervisor> {
+    let executable = std::env::current_exe().context("finding the agent's own binary, which workers are started from")?;
+    let run_dir: PathBuf = std::path::absolute(&args.run_dir).with_context(|| format!("finding {}", args.run_dir.display()))?;
+    let config = SupervisorConfig {
+        advertise_address: args.advertise_address.to_string(),
+        worker_log: WorkerLog::Directory(run_dir.join("logs")),
+        ..SupervisorConfig::new(run_dir, executable, args.worker_bind_address)
+    };
+    let ask = move |assignment: stowage_crds::model_node::Assignment| {
+        let gate = gate.clone();
+        async move {
+            let ending = || Refusal::new(Reason::Pending, "the agent is ending; its successor answers");
+            let (answer, answered) = oneshot::channel();
+            gate.send(GateRequest { uid: assignment.uid, answer }).await.map_err(|_| ending())?;
+            answered.await.map_err(|_| ending())?
+        }
+    };
+    Supervisor::new(config, ask, store).context("starting the supervisor of the workers")
+}
+
+fn devices(args: &RunArgs) -> ReadDevices {
+    let devices = Mutex::new(Devices::new(args.devices.nvml_library.clone(), args.devices.cpu_only));
+    Arc::new(move || devices.lock().unwrap_or_else(PoisonError::into_inner).read())
+}
+
+/// Serves the node's door until `stop`. Where it really listens goes to standard output, for whoever asked for any port.
+async fn open_door(listener: TcpListener, routes: watch::Receiver<Vec<Route>>, stop: CancellationToken) {
+    match listener.local_addr() {
+        Ok(address) => {
+            println!("door: {address}");
+            tracing::info!(%address, "the node's door is open");
+        }
+        Err(error) => tracing::warn!(%error, "the node's door is open at an address that can't be told"),
+    }
+    let router = door_router(DoorState::new(routes, DEFAULT_BODY_LIMIT));
+    let stopped = stop.clone();
+    let serving = serve::serve(listener, router, async move { stopped.cancelled().await });
+    let grace = async {
+        stop.cancelled().await;
+        tokio::time::sleep(DOOR_GRACE).await;
+    };
+    tokio::select! {
+        served = serving => if let Err(error) = served {
+            tracing::error!(%error, "the node's door closed");
+        },
+        () = grace => tracing::info!("requests at the door are cut off"),
+    }
+}
+
+/// Returns at the first SIGTERM or SIGINT; the next one ends the process.
+async fn told_to_end() -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        std::process::exit(1);
+    });
+    Ok(())
+}
+
+async fn end_workers(args: &RunArgs, supervisor: &Supervisor) {
+    if args.stop_workers_on_exit {
+        supervisor.end_all(Some(Timestamp::now() + WORKERS_GRACE)).await;
+    } else if supervisor.views().borrow().values().any(|view| view.pid.is_some()) {
+        tracing::info!("workers serve on; the next agent takes them over");
+    }
+}

@@ -1,0 +1,28 @@
+//! The real generator: the engine.
+
+use stowage_engine::{ChatMessage, Engine, EngineError, GenerateEvent, GenerateRequest, ModelInfo};
+use tokio::sync::mpsc;
+
+use super::generator::{Embeddings, Generator};
+
+impl Generator for Engine {
+    fn info(&self) -> &ModelInfo {
+        Engine::info(self)
+    }
+
+    fn tokenize(&self, text: &str, parse_special: bool) -> Vec<u32> {
+        Engine::tokenize(self, text, parse_special)
+    }
+
+    fn render_chat(&self, messages: &[ChatMessage], tools: &[serde_json::Value]) -> Result<String, EngineError> {
+        Engine::render_chat(self, messages, tools)
+    }
+
+    fn generate(&self, request: GenerateRequest) -> Result<mpsc::Receiver<GenerateEvent>, EngineError> {
+        Engine::generate(self, request)
+    }
+
+    fn embed(&self, inputs: Vec<Vec<u32>>) -> Embeddings<'_> {
+        Box::pin(async move { Engine::embed(self, &inputs).await })
+    }
+}

@@ -1,0 +1,61 @@
+//! `POST /api/chat`
+
+use axum::extract::State;
+use axum::response::Response;
+use http::HeaderMap;
+use serde_json::Value;
+use stowage_engine::ChatMessage;
+
+use super::generate::run;
+use super::reply::{Shape, Writer};
+use super::{answer, asked};
+use crate::serve::account::Account;
+use crate::serve::error::Fault;
+use crate::serve::fields::{Body, Fields, is_empty};
+use crate::serve::prompt::{self, Conversation, WhenTooLong};
+use crate::serve::worker::WorkerState;
+
+pub async fn chat(State(worker): State<WorkerState>, headers: HeaderMap, body: Body) -> Response {
+    let account = worker.account("ollama.chat", &headers);
+    let result = chatted(&worker, &account, body).await;
+    answer(&account, result)
+}
+
+async fn chatted(worker: &WorkerState, account: &Account, body: Body) -> Result<Response, Fault> {
+    let mut fields = Fields::parse(body)?;
+    let asked = asked(&mut fields, worker, account)?;
+    let messages = fields.array("messages")?.unwrap_or_default();
+    let tools = fields.array("tools")?.unwrap_or_default();
+    fields.finish()?;
+    let messages: Vec<ChatMessage> =
+        messages.into_iter().enumerate().map(|(index, value)| message(index, value)).collect::<Result<_, _>>()?;
+    let writer = Writer { model: asked.model.clone(), shape: Shape::Chat, account: account.clone() };
+    if messages.is_empty() {
+        return Ok(writer.loaded());
+    }
+    let with_tools = !tools.is_empty();
+    let when_too_long = if asked.truncate { WhenTooLong::DropOldest } else { WhenTooLong::Refuse };
+    let conversation = Conversation { messages, tools, when_too_long, context: asked.context };
+    let tokens = prompt::of_conversation(worker, conversation).await?;
+    run(worker, asked, tokens, with_tools, writer).await
+}
+
+fn message(index: usize, value: Value) -> Result<ChatMessage, Fault> {
+    let mut fields = Fields::of(value, &format!("messages[{index}]"))?;
+    let role = fields.string("role")?.unwrap_or_default();
+    if !["system", "user", "assistant", "tool"].contains(&role.as_str()) {
+        return Err(fields.refuse("role", "must be one of system, user, assistant, tool"));
+    }
+    fields.only("images", is_empty, "is not honoured: this model reads text only")?;
+    // What a model thought in earlier turns is not shown to it again, in any chat template.
+    fields.string("thinking")?;
+    let message = ChatMessage {
+        role,
+        content: fields.string("content")?.unwrap_or_default(),
+        tool_calls: fields.array("tool_calls")?.unwrap_or_default(),
+        name: fields.string("tool_name")?,
+        tool_call_id: fields.string("tool_call_id")?,
+    };
+    fields.finish()?;
+    Ok(message)
+}

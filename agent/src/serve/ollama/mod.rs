@@ -1,0 +1,84 @@
+//! Ollama's API.
+
+mod chat;
+mod describe;
+mod embed;
+mod generate;
+pub mod manage;
+mod options;
+mod reply;
+
+use axum::Router;
+use axum::response::Response;
+use axum::routing::{get, post};
+use serde_json::Value;
+
+use super::account::Account;
+use super::defaults::RequestOptions;
+use super::error::{Dialect, Fault};
+use super::fields::{Fields, is_empty};
+use super::worker::{Worker, WorkerState};
+
+/// What `GET /` says; clients only look whether somebody is there.
+pub const GREETING: &str = "Stowage is running";
+
+pub fn routes() -> Router<WorkerState> {
+    Router::new()
+        .route("/", get(|| async { GREETING }))
+        .route("/api/version", get(version))
+        .route("/api/generate", post(generate::generate))
+        .route("/api/chat", post(chat::chat))
+        .route("/api/embed", post(embed::embed))
+        .route("/api/embeddings", post(embed::embeddings))
+        .route("/api/tags", get(describe::tags))
+        .route("/api/ps", get(describe::ps))
+        .route("/api/show", post(describe::show))
+        .merge(manage::routes())
+}
+
+/// Stowage's own version: it follows Ollama's API, not its releases.
+pub async fn version() -> axum::Json<Value> {
+    axum::Json(serde_json::json!({"version": env!("CARGO_PKG_VERSION")}))
+}
+
+/// The answer, or the fault in Ollama's shape; the account learns of the fault.
+fn answer(account: &Account, result: Result<Response, Fault>) -> Response {
+    result.unwrap_or_else(|fault| {
+        account.failed(&fault);
+        fault.response(Dialect::Ollama)
+    })
+}
+
+/// What `/api/generate` and `/api/chat` have in common.
+struct Asked {
+    model: String,
+    stream: bool,
+    options: RequestOptions,
+    /// Tokens that prompt and answer may take together.
+    context: u64,
+    truncate: bool,
+    /// Alternatives a token; `None`: no log probabilities.
+    top_logprobs: Option<u32>,
+}
+
+/// Reads the common fields. What the engine can't do is refused by name.
+fn asked(fields: &mut Fields, worker: &Worker, account: &Account) -> Result<Asked, Fault> {
+    let model = fields.model()?;
+    worker.admit(&model, account)?;
+    let stream = fields.boolean("stream")?.unwrap_or(true);
+    if stream {
+        account.streams();
+    }
+    let (options, context) = options::read(fields.object("options")?, worker)?;
+    let truncate = fields.boolean("truncate")?.unwrap_or(true);
+    options::keep_alive(fields)?;
+    fields.only("format", is_empty, "is not honoured: this engine does not constrain its answers; ask for JSON in the prompt")?;
+    fields.only("think", is_empty, "is not honoured: thinking is not told apart from the answer; leave it out, or set it to false")?;
+    fields.only("shift", is_empty, "is not honoured: an answer ends where the context is full, with done_reason `length`")?;
+    let wanted = fields.boolean("logprobs")?.unwrap_or(false);
+    let alternatives = fields.unsigned("top_logprobs", 0..=20)?;
+    if alternatives.is_some_and(|count| count > 0) && !wanted {
+        return Err(fields.refuse("top_logprobs", "needs `logprobs` to be true"));
+    }
+    Ok(Asked { model, stream, options, context, truncate, top_logprobs: wanted.then(|| alternatives.unwrap_or(0)) })
+}

@@ -1,0 +1,122 @@
+//! The model directory: which models lie there.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Component, Path, PathBuf};
+use std::time::SystemTime;
+
+use stowage_crds::model_node::{MAX_MODELS, ModelFile};
+use stowage_placement::{Bytes, ModelSummary, Reason};
+
+use super::{StoreError, local_header};
+
+/// Directories in directories that are looked into.
+const DEEPEST: usize = 8;
+
+/// The file that `path`, relative to the model directory, names. One that is outside, by `..` or by a link, is not given out.
+pub(super) fn resolve(directory: &Path, path: &str) -> Result<PathBuf, StoreError> {
+    let relative = Path::new(path);
+    if path.is_empty() || !relative.components().all(|part| matches!(part, Component::Normal(_))) {
+        let message = format!("`{path}` is no path in the model directory: no leading '/', no '.' and no '..' in it");
+        return Err(StoreError::new(Reason::InvalidRequest, message));
+    }
+    let root = directory.canonicalize().map_err(|error| missing(&format!("the model directory {}", directory.display()), &error))?;
+    let file = root.join(relative).canonicalize().map_err(|error| missing(&format!("`{path}` in the model directory"), &error))?;
+    if !file.starts_with(&root) {
+        let message = format!("`{path}` leads out of the model directory, by a link");
+        return Err(StoreError::new(Reason::InvalidRequest, message));
+    }
+    if !file.is_file() {
+        return Err(StoreError::new(Reason::ModelNotFound, format!("`{path}` in the model directory is no file")));
+    }
+    Ok(file)
+}
+
+fn missing(what: &str, error: &io::Error) -> StoreError {
+    let reason = if error.kind() == io::ErrorKind::NotFound { Reason::ModelNotFound } else { Reason::LoadFailed };
+    StoreError::new(reason, format!("{what} can't be read: {error}"))
+}
+
+/// By what a file is taken for unchanged.
+type Stamp = (u64, Option<SystemTime>);
+
+/// Looks at the model directory, and remembers what it read.
+#[derive(Debug)]
+pub(super) struct Scanner {
+    directory: PathBuf,
+    seen: BTreeMap<String, (Stamp, ModelFile)>,
+    complained: bool,
+}
+
+impl Scanner {
+    pub fn new(directory: PathBuf) -> Scanner {
+        Scanner { directory, seen: BTreeMap::new(), complained: false }
+    }
+
+    /// The `.gguf` files in the order of their paths, at most as many as a node publishes.
+    pub fn scan(&mut self) -> Vec<ModelFile> {
+        let mut found = BTreeMap::new();
+        let listed = self.directory.canonicalize().and_then(|root| list(&root, &root, 0, &mut found));
+        self.complain(listed.err(), found.len());
+        let mut seen = BTreeMap::new();
+        for (path, stamp) in found.into_iter().take(MAX_MODELS) {
+            let known = self.seen.remove(&path).filter(|(before, _)| *before == stamp);
+            let entry = known.unwrap_or_else(|| (stamp, self.describe(&path, stamp)));
+            seen.insert(path, entry);
+        }
+        self.seen = seen;
+        self.seen.values().map(|(_, model)| model.clone()).collect()
+    }
+
+    /// Once, until it is well again.
+    fn complain(&mut self, error: Option<io::Error>, found: usize) {
+        let complains = error.is_some() || found > MAX_MODELS;
+        if complains && !self.complained {
+            match error {
+                Some(error) => tracing::warn!(directory = %self.directory.display(), %error, "the model directory can't be read whole"),
+                None => tracing::warn!(found, published = MAX_MODELS, "there are more models in the model directory than are published"),
+            }
+        }
+        self.complained = complains;
+    }
+
+    fn describe(&self, path: &str, (size, _): Stamp) -> ModelFile {
+        let model = ModelFile { path: path.to_owned(), size_bytes: Bytes(size), ..ModelFile::default() };
+        match summarise(&self.directory, path) {
+            Ok(summary) => ModelFile { summary: Some(summary), ..model },
+            Err(error) => ModelFile { reason: Some(error.reason), message: error.message, ..model },
+        }
+    }
+}
+
+fn summarise(directory: &Path, path: &str) -> Result<ModelSummary, StoreError> {
+    let (header, size) = local_header::read(&resolve(directory, path)?, path)?;
+    let checked = header.check_file_size(size);
+    checked.map_err(|error| StoreError::new(Reason::InvalidModelFile, format!("`{path}` is truncated: {error}")))?;
+    ModelSummary::from_header(&header, size).map_err(|error| StoreError::new(error.reason(), format!("`{path}`: {error}")))
+}
+
+/// Files by their path relative to `root`. Links to directories are not followed; what is no UTF-8 has no place in a Kubernetes object.
+fn list(root: &Path, directory: &Path, depth: usize, found: &mut BTreeMap<String, Stamp>) -> io::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        let path = entry.path();
+        if entry.file_type()?.is_dir() {
+            if depth < DEEPEST {
+                list(root, &path, depth + 1, found)?;
+            }
+            continue;
+        }
+        if path.extension().is_none_or(|extension| extension != "gguf") {
+            continue;
+        }
+        // Of a link, the file's; one that leads nowhere is left out.
+        let Ok(metadata) = fs::metadata(&path) else { continue };
+        let relative = path.strip_prefix(root).ok().and_then(Path::to_str);
+        if let Some(relative) = relative.filter(|_| metadata.is_file()) {
+            found.insert(relative.to_owned(), (metadata.len(), metadata.modified().ok()));
+        }
+    }
+    Ok(())
+}

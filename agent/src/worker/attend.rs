@@ -1,0 +1,415 @@
+//! One assignment's task while its worker's process lives: hears what it says, tells it what is wanted, and sees its end.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use rustix::process::Signal;
+use stowage_crds::model_deployment::ReplicaState;
+use stowage_placement::Reason;
+use tokio::process::Child;
+use tokio::time::Instant;
+
+use super::process::Process;
+use super::protocol::{Connection, FromAgent, FromWorker, Hello, Phase, VERSION, WorkerState};
+use super::record::Record;
+use super::replica::{Command, Replica, Step, Wanted};
+use super::view::{Refusal, WorkerView};
+
+/// For a message to a worker. One that does not read for so long is silent too, and ended for that.
+const SEND_TIMEOUT: Duration = Duration::from_secs(5);
+/// From a worker's failure, or the gate's no, until it has ended by itself.
+const LAST_WORDS: Duration = Duration::from_secs(10);
+
+type GateAnswer = Pin<Box<dyn Future<Output = Result<(), Refusal>> + Send>>;
+
+/// A worker's process as its agent has it.
+pub(super) struct Worker {
+    process: Process,
+    /// Where this agent started it.
+    child: Option<Child>,
+    connection: Option<Connection>,
+    /// `None` until it has said hello to this agent: what is shown is what the earlier agent wrote down.
+    state: Option<WorkerState>,
+    started: Instant,
+    last_heard: Instant,
+    ready_since: Option<Instant>,
+    /// The gate said no.
+    refused: Option<Refusal>,
+    /// Ended for its silence, which had lasted so long.
+    silent_for: Option<Duration>,
+    kill_at: Option<Instant>,
+    gate: Option<GateAnswer>,
+    written: Option<Record>,
+}
+
+/// How a worker ended; the status is not known of a process that an earlier agent started.
+type Exit = Option<ExitStatus>;
+
+impl Worker {
+    pub fn new(process: Process, child: Option<Child>) -> Worker {
+        let now = Instant::now();
+        Worker {
+            process,
+            child,
+            connection: None,
+            state: None,
+            started: now,
+            last_heard: now,
+            ready_since: None,
+            refused: None,
+            silent_for: None,
+            kill_at: None,
+            gate: None,
+            written: None,
+        }
+    }
+
+    pub fn connected(hello: Hello, process: Process, connection: Connection) -> Worker {
+        let state = Some(hello.state);
+        Worker { connection: Some(connection), state, ..Worker::new(process, None) }
+    }
+
+    async fn send(&mut self, message: FromAgent) {
+        let Some(connection) = &mut self.connection else { return };
+        match tokio::time::timeout(SEND_TIMEOUT, connection.send(&message)).await {
+            Ok(Ok(())) => {}
+            failed => {
+                tracing::warn!(pid = self.process.id.pid, ?failed, "a worker does not take a message; it may connect again");
+                self.connection = None;
+            }
+        }
+    }
+
+    fn signal(&self, signal: Signal) {
+        if let Err(error) = self.process.signal(signal) {
+            tracing::error!(pid = self.process.id.pid, ?signal, %error, "a worker can't be signalled");
+        }
+    }
+
+    fn kill_within(&mut self, time: Duration) {
+        let at = Instant::now() + time;
+        self.kill_at = Some(self.kill_at.map_or(at, |earlier| earlier.min(at)));
+    }
+
+    fn phase(&self) -> Option<&Phase> {
+        self.state.as_ref().map(|state| &state.phase)
+    }
+
+    /// When something is due if nothing is heard.
+    fn due(&self, heartbeat_timeout: Duration) -> Instant {
+        let silence = self.last_heard + heartbeat_timeout;
+        match (self.kill_at, self.silent_for) {
+            (Some(kill_at), Some(_)) => kill_at,
+            (Some(kill_at), None) => kill_at.min(silence),
+            // Killed already; looked at again, in case the signal could not be sent.
+            (None, Some(_)) => Instant::now() + heartbeat_timeout,
+            (None, None) => silence,
+        }
+    }
+}
+
+/// Ready when the process has ended.
+async fn ended(process: &Process, child: &mut Option<Child>) -> Exit {
+    let seen = match child {
+        Some(child) => child.wait().await.map(Some),
+        None => process.ended().await.map(|()| None),
+    };
+    match seen {
+        Ok(exit) => exit,
+        Err(error) => {
+            // Never taken for an end: its bytes would be given away.
+            tracing::error!(pid = process.id.pid, %error, "a worker's end can't be waited for; it is taken to hold its bytes");
+            std::future::pending().await
+        }
+    }
+}
+
+/// The next message; waits for ever where there is no connection. `None`: the connection ended.
+async fn heard(connection: &mut Option<Connection>) -> Option<FromWorker> {
+    match connection {
+        Some(connection) => connection.receive().await.unwrap_or_else(|error| {
+            tracing::warn!(%error, "a worker's connection broke");
+            None
+        }),
+        None => std::future::pending().await,
+    }
+}
+
+async fn answered(gate: &mut Option<GateAnswer>) -> Result<(), Refusal> {
+    match gate {
+        Some(answer) => answer.await,
+        None => std::future::pending().await,
+    }
+}
+
+impl Replica {
+    /// Until the process has ended, or the supervisor.
+    pub(super) async fn attend(&mut self, mut worker: Box<Worker>) -> Step {
+        let worker: &mut Worker = &mut worker;
+        if worker.connection.is_some() {
+            self.welcome(worker).await;
+        }
+        let heartbeat_timeout = self.shared.config.heartbeat_timeout;
+        loop {
+            self.report(worker);
+            let due = worker.due(heartbeat_timeout);
+            // What was heard counts before what is due: an agent that was stopped for a while has both at once when it goes on.
+            tokio::select! {
+                biased;
+                exit = ended(&worker.process, &mut worker.child) => return self.after(worker, exit),
+                message = heard(&mut worker.connection) => self.hear(worker, message),
+                command = self.commands.recv() => match command {
+                    Some(command) => self.command(worker, command).await,
+                    None => return Step::Detached,
+                },
+                answer = answered(&mut worker.gate) => self.answer(worker, answer).await,
+                () = tokio::time::sleep_until(due) => self.due(worker),
+            }
+        }
+    }
+
+    async fn welcome(&self, worker: &mut Worker) {
+        worker.last_heard = Instant::now();
+        worker.send(FromAgent::Welcome { version: VERSION }).await;
+        // What was asked for may have changed while it had no agent.
+        worker.send(FromAgent::Update { assignment: Box::new(self.assignment.clone()) }).await;
+        self.tell_wanted(worker).await;
+    }
+
+    async fn tell_wanted(&self, worker: &mut Worker) {
+        match self.wanted {
+            Wanted::Serve => {}
+            Wanted::Drained(deadline) => worker.send(FromAgent::Drain { deadline }).await,
+            Wanted::Released(deadline) => worker.send(FromAgent::End { deadline }).await,
+        }
+    }
+
+    fn hear(&self, worker: &mut Worker, message: Option<FromWorker>) {
+        worker.last_heard = Instant::now();
+        let Some(message) = message else {
+            worker.connection = None;
+            return;
+        };
+        let state = worker.state.get_or_insert_default();
+        match message {
+            FromWorker::Hello(_) | FromWorker::Heartbeat => {}
+            FromWorker::MayLoad => {
+                state.phase = Phase::Asking;
+                worker.gate = Some((self.shared.gate)(self.assignment.clone()));
+            }
+            FromWorker::Progress { loaded, total } => state.phase = Phase::Loading { loaded, total },
+            FromWorker::Loaded { measured, address } => {
+                *state = WorkerState { phase: Phase::Testing, measured, address: Some(address) };
+            }
+            FromWorker::Ready => state.phase = Phase::Ready,
+            FromWorker::Draining => state.phase = Phase::Draining,
+            FromWorker::Failed(why) => {
+                state.phase = Phase::Failed(why);
+                worker.kill_within(LAST_WORDS);
+            }
+        }
+    }
+
+    async fn answer(&self, worker: &mut Worker, answer: Result<(), Refusal>) {
+        worker.gate = None;
+        match answer {
+            Ok(()) => worker.send(FromAgent::Go).await,
+            // Nobody has decided: the agent is ending. The worker waits, and asks its successor.
+            Err(Refusal { reason: Reason::Pending, .. }) => {}
+            Err(refusal) => {
+                worker.refused = Some(refusal.clone());
+                worker.kill_within(LAST_WORDS);
+                worker.send(FromAgent::No(refusal)).await;
+            }
+        }
+    }
+
+    async fn command(&mut self, worker: &mut Worker, command: Command) {
+        match command {
+            Command::Update(assignment) => {
+                if self.assignment != *assignment {
+                    worker.send(FromAgent::Update { assignment: assignment.clone() }).await;
+                    self.told(*assignment);
+                }
+            }
+            Command::Drain(deadline) => {
+                if !matches!(self.wanted, Wanted::Released(_)) {
+                    self.wanted = Wanted::Drained(self.deadline(deadline));
+                    self.wind_down(worker).await;
+                }
+            }
+            Command::Release(deadline) => {
+                self.wanted = Wanted::Released(self.deadline(deadline));
+                self.wind_down(worker).await;
+            }
+            Command::Connected { hello, process, connection } => self.connected(worker, *hello, process, connection).await,
+        }
+    }
+
+    /// Tells the worker to finish, and sets when it is ended if it does not. What does not serve has nothing to finish.
+    async fn wind_down(&mut self, worker: &mut Worker) {
+        let serves = matches!(worker.phase(), Some(Phase::Ready | Phase::Draining) | None);
+        if !serves {
+            let now = Timestamp::now();
+            self.wanted = match self.wanted {
+                Wanted::Drained(_) => Wanted::Drained(now),
+                Wanted::Released(_) | Wanted::Serve => Wanted::Released(now),
+            };
+        }
+        self.tell_wanted(worker).await;
+        let (Wanted::Drained(deadline) | Wanted::Released(deadline)) = self.wanted else { return };
+        if !serves || matches!(self.wanted, Wanted::Released(_)) {
+            worker.signal(Signal::TERM);
+        }
+        let left = Duration::try_from(deadline.duration_since(Timestamp::now())).unwrap_or(Duration::ZERO);
+        // Not the earlier of both: a deadline may be moved either way.
+        worker.kill_at = Some(Instant::now() + left + self.shared.config.kill_after_deadline);
+    }
+
+    /// A hello: of this worker once more, or of one that should not be.
+    async fn connected(&mut self, worker: &mut Worker, hello: Hello, process: Process, connection: Connection) {
+        if process.id != worker.process.id {
+            tracing::warn!(uid = self.uid(), pid = process.id.pid, kept = worker.process.id.pid, "a second worker for one assignment is killed");
+            if let Err(error) = process.signal(Signal::KILL) {
+                tracing::error!(pid = process.id.pid, %error, "it can't be signalled");
+            }
+            self.strays.push(process);
+            return;
+        }
+        worker.connection = Some(connection);
+        worker.state = Some(hello.state);
+        self.welcome(worker).await;
+    }
+
+    /// Silence has lasted too long, or a deadline has passed.
+    fn due(&self, worker: &mut Worker) {
+        let silence = worker.last_heard.elapsed();
+        if worker.silent_for.is_none() && silence >= self.shared.config.heartbeat_timeout {
+            worker.silent_for = Some(silence);
+        }
+        tracing::warn!(uid = self.uid(), pid = worker.process.id.pid, ?silence, "a worker is killed");
+        worker.signal(Signal::KILL);
+        // Asked again as long as it lives, though once should do.
+        worker.kill_at = Some(Instant::now() + self.shared.config.heartbeat_timeout);
+    }
+
+    /// Shows the worker as it is, and writes it down for the next agent where that changed.
+    fn report(&self, worker: &mut Worker) {
+        if matches!(worker.phase(), Some(Phase::Ready)) && worker.ready_since.is_none() {
+            worker.ready_since = Some(Instant::now());
+        }
+        let advertised = &self.shared.config.advertise_address;
+        self.show(|view| show_worker(view, worker, self.wanted, advertised));
+        let Some(view) = self.shared.view(self.uid()) else { return };
+        let record = Record::new(&view, &self.assignment, worker.process.id);
+        if worker.written.as_ref() == Some(&record) {
+            return;
+        }
+        match self.shared.records.write_record(&record) {
+            Ok(()) => worker.written = Some(record),
+            Err(error) => {
+                tracing::warn!(uid = self.uid(), %error, "a worker can't be written down; the next agent will know it by its hello alone");
+            }
+        }
+    }
+
+    /// What comes after a worker's end.
+    fn after(&mut self, worker: &mut Worker, exit: Exit) -> Step {
+        let pid = worker.process.id.pid;
+        tracing::info!(uid = self.uid(), pid, exit = %shown_exit(exit), "a worker has ended");
+        if worker.ready_since.is_some_and(|since| since.elapsed() >= self.shared.config.stable_after) {
+            self.failures = 0;
+        }
+        self.show(WorkerView::ended);
+        self.shared.records.remove(&self.assignment.uid);
+        match self.wanted {
+            Wanted::Released(_) => return Step::Released,
+            Wanted::Drained(_) => return Step::Rest,
+            Wanted::Serve => {}
+        }
+        if let Some(refusal) = worker.refused.take() {
+            self.show(|view| view.state(ReplicaState::Refused, None, Some(refusal)));
+            return Step::Rest;
+        }
+        if let Some(WorkerState { phase: Phase::Failed(why), .. }) = worker.state.take() {
+            return self.not_yet(why);
+        }
+        let lived = worker.started.elapsed().as_secs();
+        let mut message = match worker.silent_for {
+            Some(silence) => format!("the worker (process {pid}) said nothing for {} s and was killed", silence.as_secs()),
+            None => format!("the worker (process {pid}) {} after {lived} s", shown_exit(exit)),
+        };
+        if let Some(line) = self.shared.program.log.last_line(self.uid()) {
+            message.push_str("; its log ends with: ");
+            message.push_str(&line);
+        }
+        Step::Pause(Refusal::new(Reason::WorkerCrashed, message))
+    }
+}
+
+fn show_worker(view: &mut WorkerView, worker: &Worker, wanted: Wanted, advertised: &str) {
+    view.pid = Some(worker.process.id.pid);
+    if let Some(state) = &worker.state {
+        if view.held != state.measured || view.status.devices.is_empty() {
+            view.holds(state.measured.clone());
+        }
+        view.http_address = state.address;
+        view.status.address = state.address.map(|address| endpoint(advertised, address.port())).unwrap_or_default();
+    }
+    if let Some(refusal) = &worker.refused {
+        return view.state(ReplicaState::Refused, None, Some(refusal.clone()));
+    }
+    if wanted != Wanted::Serve {
+        return view.state(ReplicaState::Draining, None, None);
+    }
+    match worker.phase() {
+        // Of an earlier agent's worker, what that agent wrote down stands until it says hello.
+        None if worker.child.is_none() => {}
+        None | Some(Phase::Asking) => view.state(ReplicaState::Loading, None, None),
+        Some(Phase::Loading { loaded, total }) => view.state(ReplicaState::Loading, Some(percent(loaded.0, total.0)), None),
+        Some(Phase::Testing) => view.state(ReplicaState::Loading, Some(100), None),
+        Some(Phase::Ready) => view.state(ReplicaState::Ready, None, None),
+        Some(Phase::Draining) => view.state(ReplicaState::Draining, None, None),
+        Some(Phase::Failed(why)) => view.state(ReplicaState::Failed, None, Some(why.clone())),
+    }
+}
+
+fn endpoint(address: &str, port: u16) -> String {
+    if address.contains(':') && !address.starts_with('[') { format!("[{address}]:{port}") } else { format!("{address}:{port}") }
+}
+
+fn percent(part: u64, whole: u64) -> u32 {
+    let percent = u128::from(part) * 100 / u128::from(whole.max(1));
+    u32::try_from(percent.min(100)).unwrap_or(100)
+}
+
+fn shown_exit(exit: Exit) -> String {
+    use std::os::unix::process::ExitStatusExt;
+    let Some(status) = exit else { return "ended, how is not known (an earlier agent started it),".to_owned() };
+    match (status.code(), status.signal()) {
+        (_, Some(9)) => "was killed (signal 9, SIGKILL: out of memory, or by hand)".to_owned(),
+        (_, Some(signal)) => format!("died of signal {signal}"),
+        (Some(code), None) => format!("ended with exit status {code}"),
+        (None, None) => "ended".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_endpoint_with_an_ipv6_address_can_be_told_from_its_port() {
+        assert_eq!(endpoint("192.0.2.1", 80), "192.0.2.1:80");
+        assert_eq!(endpoint("2001:db8::1", 80), "[2001:db8::1]:80");
+        assert_eq!(endpoint("[2001:db8::1]", 80), "[2001:db8::1]:80");
+    }
+
+    #[test]
+    fn a_percentage_never_leaves_its_range() {
+        assert_eq!((percent(0, 0), percent(1, 3), percent(u64::MAX, 1)), (0, 33, 100));
+    }
+}

@@ -1,0 +1,141 @@
+//! The worker's side of the socket: says what the worker's state is, for as long as the worker lives, to whichever agent is there.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use stowage_crds::model_node::Assignment;
+use tokio::net::UnixStream;
+use tokio::sync::{mpsc, watch};
+use tokio::time::MissedTickBehavior;
+
+use super::process::ProcessId;
+use super::protocol::{Connection, FromAgent, FromWorker, HEARTBEAT, Hello, Phase, VERSION, WorkerState};
+
+/// Between attempts to connect; an agent that was restarted is found within this.
+const RECONNECT: Duration = Duration::from_millis(250);
+
+/// A worker's link to its agent. It connects, and connects again, as long as it is not dropped.
+pub(super) struct Link {
+    pub state: watch::Sender<WorkerState>,
+    pub messages: mpsc::UnboundedReceiver<FromAgent>,
+    delivered: watch::Receiver<WorkerState>,
+}
+
+struct Speaker {
+    socket: PathBuf,
+    assignment: Assignment,
+    process: ProcessId,
+    state: watch::Receiver<WorkerState>,
+    heard: mpsc::UnboundedSender<FromAgent>,
+    delivered: watch::Sender<WorkerState>,
+}
+
+impl Link {
+    pub fn start(socket: PathBuf, assignment: Assignment, process: ProcessId) -> Link {
+        let (state, states) = watch::channel(WorkerState::default());
+        let (heard, messages) = mpsc::unbounded_channel();
+        // Differs from every state that is delivered.
+        let never = WorkerState { phase: Phase::Draining, ..WorkerState::default() };
+        let (sender, delivered) = watch::channel(never);
+        let speaker = Speaker { socket, assignment, process, state: states, heard, delivered: sender };
+        tokio::spawn(speaker.speak());
+        Link { state, messages, delivered }
+    }
+
+    /// Waits until an agent has been told the present state.
+    pub async fn delivered(&mut self) {
+        let state = self.state.borrow().clone();
+        // Fails where the speaker has ended, which it does when this is dropped.
+        let _ = self.delivered.wait_for(|delivered| *delivered == state).await;
+    }
+}
+
+impl Speaker {
+    async fn speak(mut self) {
+        while !self.heard.is_closed() {
+            match UnixStream::connect(&self.socket).await {
+                Ok(stream) => {
+                    if let Err(error) = self.converse(Connection::new(stream)).await {
+                        tracing::info!(%error, "the agent is gone; serving goes on without it");
+                    }
+                }
+                Err(error) => tracing::debug!(%error, "no agent listens"),
+            }
+            tokio::time::sleep(RECONNECT).await;
+        }
+    }
+
+    /// Until the connection, or the worker, ends.
+    async fn converse(&mut self, mut connection: Connection) -> std::io::Result<()> {
+        let mut said = self.state.borrow_and_update().clone();
+        let hello = Hello { version: VERSION, assignment: self.assignment.clone(), process: self.process, state: said.clone() };
+        connection.send(&FromWorker::Hello(Box::new(hello))).await?;
+        if said.phase == Phase::Asking {
+            connection.send(&FromWorker::MayLoad).await?;
+        }
+        let mut heartbeat = tokio::time::interval(HEARTBEAT);
+        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            self.delivered.send_replace(said.clone());
+            tokio::select! {
+                changed = self.state.changed() => {
+                    if changed.is_err() {
+                        return Ok(());
+                    }
+                    let now = self.state.borrow_and_update().clone();
+                    for message in changes(&said, &now) {
+                        connection.send(&message).await?;
+                    }
+                    said = now;
+                }
+                message = connection.receive::<FromAgent>() => match message? {
+                    Some(message) => self.hear(message),
+                    None => return Err(std::io::ErrorKind::ConnectionReset.into()),
+                },
+                _ = heartbeat.tick() => connection.send(&FromWorker::Heartbeat).await?,
+            }
+        }
+    }
+
+    fn hear(&mut self, message: FromAgent) {
+        if let FromAgent::Update { assignment } = &message {
+            self.assignment.clone_from(assignment);
+        }
+        // Fails where the worker is ending.
+        let _ = self.heard.send(message);
+    }
+}
+
+/// What an agent that knows `before` must hear to know `now`. States in between may have been missed; what they brought may not.
+fn changes(before: &WorkerState, now: &WorkerState) -> Vec<FromWorker> {
+    let mut messages = Vec::new();
+    if let Some(address) = now.address.filter(|_| (&before.measured, before.address) != (&now.measured, now.address)) {
+        messages.push(FromWorker::Loaded { measured: now.measured.clone(), address });
+    }
+    if before.phase != now.phase {
+        messages.extend(match &now.phase {
+            Phase::Asking => Some(FromWorker::MayLoad),
+            Phase::Loading { loaded, total } => Some(FromWorker::Progress { loaded: *loaded, total: *total }),
+            Phase::Testing => None,
+            Phase::Ready => Some(FromWorker::Ready),
+            Phase::Draining => Some(FromWorker::Draining),
+            Phase::Failed(why) => Some(FromWorker::Failed(why.clone())),
+        });
+    }
+    messages
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use stowage_placement::Bytes;
+
+    #[test]
+    fn an_agent_that_missed_a_state_still_hears_what_it_brought() {
+        let before = WorkerState { phase: Phase::Loading { loaded: Bytes(1), total: Bytes(2) }, ..WorkerState::default() };
+        let address = "127.0.0.1:1".parse().unwrap();
+        let now = WorkerState { phase: Phase::Ready, measured: Vec::new(), address: Some(address) };
+        assert_eq!(changes(&before, &now), [FromWorker::Loaded { measured: Vec::new(), address }, FromWorker::Ready]);
+        assert_eq!(changes(&now, &now), []);
+    }
+}

@@ -1,0 +1,25 @@
+//! Workers: the processes in which replicas are loaded and served.
+//!
+//! A worker loads one replica, serves its HTTP API on a port of its own, and speaks with the agent over a Unix socket ([`protocol`]). The agent
+//! listens and workers connect, so a worker outlives its agent and is adopted by the agent's successor with its model still loaded.
+//!
+//! The agent's side is the [`Supervisor`] ([`control`]): one task for each assignment (`replica`, `attend`), which fetches the file, starts the
+//! process ([`launch`]), asks the gate, and calls a replica gone only when its process really is ([`process`]). The worker's side is [`run`](mod@run).
+
+mod attend;
+pub mod control;
+pub mod launch;
+mod link;
+mod listen;
+pub mod process;
+pub mod protocol;
+pub mod record;
+mod replica;
+pub mod run;
+mod serving;
+pub mod view;
+
+pub use control::{Gate, Supervisor, SupervisorConfig, SupervisorError};
+pub use launch::WorkerLog;
+pub use run::{WorkerArguments, WorkerError, run};
+pub use view::{Refusal, WorkerView};

@@ -1,0 +1,138 @@
+//! What is written down of workers, so that an agent's successor finds them, and so that a worker knows what to do.
+//!
+//! In the run directory: `workers/UID.order.json`, which the worker reads, and `workers/UID.record.json`, which the next agent reads.
+
+use std::fs;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use stowage_crds::model_node::{Assignment, ReplicaStatus};
+use stowage_engine::MeasuredDevice;
+
+use super::process::ProcessId;
+use super::view::WorkerView;
+
+/// What a worker is to do.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Order {
+    pub assignment: Assignment,
+    /// The model's file; the agent fetched it.
+    pub model: PathBuf,
+    /// Where the HTTP API is to listen; the worker picks the port.
+    pub bind: IpAddr,
+}
+
+/// A worker as its agent last saw it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Record {
+    pub assignment: Assignment,
+    pub process: ProcessId,
+    pub status: ReplicaStatus,
+    pub held: Vec<MeasuredDevice>,
+    pub http_address: Option<SocketAddr>,
+}
+
+impl Record {
+    pub fn new(view: &WorkerView, assignment: &Assignment, process: ProcessId) -> Record {
+        Record {
+            assignment: assignment.clone(),
+            process,
+            status: ReplicaStatus { percent: None, ..view.status.clone() },
+            held: view.held.clone(),
+            http_address: view.http_address,
+        }
+    }
+
+    pub fn into_view(self) -> WorkerView {
+        WorkerView {
+            status: self.status,
+            assignment: Some(self.assignment),
+            pid: Some(self.process.pid),
+            held: self.held,
+            http_address: self.http_address,
+        }
+    }
+}
+
+/// The files of the run directory.
+#[derive(Clone, Debug)]
+pub struct Records {
+    directory: PathBuf,
+}
+
+impl Records {
+    pub fn new(run_dir: &Path) -> io::Result<Records> {
+        let directory = run_dir.join("workers");
+        fs::create_dir_all(&directory)?;
+        Ok(Records { directory })
+    }
+
+    pub fn order_path(&self, uid: &str) -> PathBuf {
+        self.directory.join(format!("{}.order.json", file_stem(uid)))
+    }
+
+    fn record_path(&self, uid: &str) -> PathBuf {
+        self.directory.join(format!("{}.record.json", file_stem(uid)))
+    }
+
+    pub fn write_order(&self, order: &Order) -> io::Result<PathBuf> {
+        let path = self.order_path(&order.assignment.uid);
+        write(&path, order)?;
+        Ok(path)
+    }
+
+    pub fn write_record(&self, record: &Record) -> io::Result<()> {
+        write(&self.record_path(&record.assignment.uid), record)
+    }
+
+    pub fn remove(&self, uid: &str) {
+        for path in [self.order_path(uid), self.record_path(uid)] {
+            if let Err(error) = fs::remove_file(&path)
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                tracing::warn!(path = %path.display(), %error, "a file of a worker that is gone stays behind");
+            }
+        }
+    }
+
+    /// Those that earlier agents left. What can't be read is of no use and removed.
+    pub fn all(&self) -> io::Result<Vec<Record>> {
+        let mut records = Vec::new();
+        for entry in fs::read_dir(&self.directory)? {
+            let path = entry?.path();
+            if !path.to_string_lossy().ends_with(".record.json") {
+                continue;
+            }
+            match read::<Record>(&path) {
+                Ok(record) => records.push(record),
+                Err(error) => {
+                    tracing::warn!(path = %path.display(), %error, "the record of a worker can't be read; if the worker lives, it will say hello");
+                    fs::remove_file(&path)?;
+                }
+            }
+        }
+        records.sort_by(|a, b| a.assignment.uid.cmp(&b.assignment.uid));
+        Ok(records)
+    }
+}
+
+/// Uids are letters, digits and `-`; whatever else comes must not leave the directory.
+pub(super) fn file_stem(uid: &str) -> String {
+    uid.chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' }).collect()
+}
+
+pub fn read<T: DeserializeOwned>(path: &Path) -> io::Result<T> {
+    serde_json::from_slice(&fs::read(path)?).map_err(io::Error::other)
+}
+
+/// Whole or not at all, whenever the machine stops.
+fn write<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
+    let unfinished = path.with_extension("json.new");
+    fs::write(&unfinished, serde_json::to_vec(value).map_err(io::Error::other)?)?;
+    fs::rename(&unfinished, path)
+}

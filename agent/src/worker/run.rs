@@ -1,0 +1,278 @@
+//! The worker: loads one replica and serves it until it is told to end.
+//!
+//! It asks the agent once, before it allocates anything. After that it needs no agent: when its agent goes away it keeps serving, and tells the next
+//! one all it is.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use stowage_engine::{BackendChoice, Engine, EngineError, LoadProgress, LoadRequest};
+use stowage_placement::Reason;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
+
+use super::link::Link;
+use super::process::ProcessId;
+use super::protocol::{FromAgent, Phase, WorkerState};
+use super::record::{self, Order};
+use super::serving::Serving;
+use super::view::Refusal;
+
+/// For SIGTERM, which brings no deadline: what Kubernetes gives a Pod unless told otherwise.
+const GRACE: Duration = Duration::from_secs(30);
+/// For the agent to hear why the worker failed.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
+/// How an agent, or a Pod, starts a worker.
+#[derive(Clone, Debug, clap::Args)]
+pub struct WorkerArguments {
+    /// The agent's Unix socket.
+    #[arg(long)]
+    pub socket: PathBuf,
+    /// What to load, written by the agent.
+    #[arg(long)]
+    pub assignment_file: PathBuf,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    #[error("reading the worker's order {}: {source}", path.display())]
+    Order { path: PathBuf, source: io::Error },
+    #[error("setting up the worker's process: {0}")]
+    Setup(io::Error),
+    /// The agent was told, where there was one.
+    #[error("{0}")]
+    Failed(Refusal),
+}
+
+/// Loads and serves until told to end. The caller should end the process with what this returns: a load that was given up may still be running.
+pub async fn run(arguments: WorkerArguments) -> Result<(), WorkerError> {
+    // Fails where it is a session's leader already, as in a Pod, which is as good: what ends the agent's session must not end the worker.
+    let _ = rustix::process::setsid();
+    let path = arguments.assignment_file;
+    let order: Order = record::read(&path).map_err(|source| WorkerError::Order { path, source })?;
+    let process = ProcessId::own().map_err(WorkerError::Setup)?;
+    let ends = Ends { terminate: signal(SignalKind::terminate()).map_err(WorkerError::Setup)? };
+    let link = Link::start(arguments.socket, order.assignment.clone(), process);
+    let mut running = Running { order, link, ends };
+    match running.carry_out().await {
+        Ok(()) => Ok(()),
+        Err(why) => {
+            tracing::error!(reason = %why.reason, message = why.message, "the replica can't be carried out");
+            running.phase(Phase::Failed(why.clone()));
+            // An agent that is away for longer finds the worker gone, starts another, and hears it from that.
+            let _ = tokio::time::timeout(LAST_WORDS, running.link.delivered()).await;
+            Err(WorkerError::Failed(why))
+        }
+    }
+}
+
+struct Running {
+    order: Order,
+    link: Link,
+    ends: Ends,
+}
+
+struct Ends {
+    terminate: Signal,
+}
+
+/// What somebody wants of the worker.
+enum Wish {
+    Go,
+    Drain(Timestamp),
+    End(Timestamp),
+    /// The order has changed.
+    Updated,
+}
+
+impl Running {
+    async fn carry_out(&mut self) -> Result<(), Refusal> {
+        if !self.may_load().await {
+            return Ok(());
+        }
+        let Some(engine) = self.load().await? else { return Ok(()) };
+        let bind = self.order.bind;
+        let bound = async { TcpListener::bind((bind, 0)).await.and_then(|listener| Ok((listener.local_addr()?, listener))) }.await;
+        let (address, listener) = bound.map_err(|error| Refusal::new(Reason::LoadFailed, format!("listening on {bind}: {error}")))?;
+        let serving = Serving::start(engine.clone(), &self.order, listener);
+        self.link.state.send_replace(WorkerState { phase: Phase::Testing, measured: engine.measured(), address: Some(address) });
+        self.serve(engine, serving).await
+    }
+
+    fn phase(&self, phase: Phase) {
+        self.link.state.send_modify(|state| state.phase = phase);
+    }
+
+    /// The next wish. What changes the order is done here.
+    async fn wish(&mut self) -> Wish {
+        loop {
+            let message = tokio::select! {
+                Some(message) = self.link.messages.recv() => message,
+                Some(()) = self.ends.terminate.recv() => return Wish::End(after(GRACE)),
+                else => std::future::pending().await,
+            };
+            return match message {
+                FromAgent::Welcome { .. } => continue,
+                FromAgent::Go => Wish::Go,
+                FromAgent::No(_) => Wish::End(Timestamp::now()),
+                FromAgent::Drain { deadline } => Wish::Drain(deadline),
+                FromAgent::End { deadline } => Wish::End(deadline),
+                FromAgent::Update { assignment } => {
+                    if self.order.assignment == *assignment {
+                        continue;
+                    }
+                    self.order.assignment = *assignment;
+                    Wish::Updated
+                }
+            };
+        }
+    }
+
+    /// Waits for the agent's answer, however long the agent is away.
+    async fn may_load(&mut self) -> bool {
+        loop {
+            match self.wish().await {
+                Wish::Go => return true,
+                Wish::Drain(_) | Wish::End(_) => return false,
+                Wish::Updated => {}
+            }
+        }
+    }
+
+    /// `None` where it was told to end meanwhile.
+    async fn load(&mut self) -> Result<Option<Engine>, Refusal> {
+        let state = self.link.state.clone();
+        let progress = move |LoadProgress { loaded, total }: LoadProgress| {
+            state.send_if_modified(|state| {
+                let before = std::mem::replace(&mut state.phase, Phase::Loading { loaded, total });
+                // In whole percent, so that a large model does not say more than a small one.
+                let is_new = !matches!(before, Phase::Loading { loaded: before, .. } if percent(before.0, total.0) == percent(loaded.0, total.0));
+                if !is_new {
+                    state.phase = before;
+                }
+                is_new
+            });
+        };
+        let mut loaded = load(load_request(&self.order), progress)?;
+        loop {
+            let wish = tokio::select! {
+                loaded = &mut loaded => return match loaded {
+                    Ok(Ok(engine)) => Ok(Some(engine)),
+                    Ok(Err(error)) => Err(refusal(error)),
+                    Err(_) => Err(Refusal::new(Reason::LoadFailed, "the thread that loads the model panicked; the worker's log says where")),
+                },
+                wish = self.wish() => wish,
+            };
+            if let Wish::Drain(_) | Wish::End(_) = wish {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// From the self-test to the end.
+    async fn serve(&mut self, engine: Engine, mut serving: Serving) -> Result<(), Refusal> {
+        let tested = engine.self_test();
+        tokio::pin!(tested);
+        let mut is_tested = false;
+        let mut deadline = None;
+        loop {
+            tokio::select! {
+                result = &mut tested, if !is_tested => {
+                    result.map_err(refusal)?;
+                    is_tested = true;
+                    if deadline.is_none() {
+                        serving.ready();
+                        self.phase(Phase::Ready);
+                        tracing::info!(replica = self.order.assignment.replica, "the replica serves");
+                    }
+                }
+                wish = self.wish() => match wish {
+                    Wish::Go => {}
+                    Wish::Updated => serving.update(&self.order.assignment),
+                    Wish::Drain(at) => {
+                        serving.drain();
+                        self.phase(Phase::Draining);
+                        deadline = Some(at);
+                    }
+                    Wish::End(at) => return self.end(serving, deadline.map_or(at, |earlier: Timestamp| earlier.min(at))).await,
+                },
+                () = until(deadline), if deadline.is_some() => return Ok(()),
+                result = serving.finished() => {
+                    let why = result.err().map_or_else(|| "it stopped".to_owned(), |error| error.to_string());
+                    return Err(Refusal::new(Reason::LoadFailed, format!("the worker's HTTP server ended: {why}")));
+                }
+            }
+        }
+    }
+
+    /// Finishes the answers that run, until the deadline.
+    async fn end(&mut self, mut serving: Serving, mut deadline: Timestamp) -> Result<(), Refusal> {
+        serving.stop();
+        self.phase(Phase::Draining);
+        loop {
+            tokio::select! {
+                _ = serving.finished() => return Ok(()),
+                () = until(Some(deadline)) => {
+                    tracing::warn!("the deadline has come; answers that still run are cut off");
+                    return Ok(());
+                }
+                wish = self.wish() => {
+                    // SIGTERM comes along with an end, and its own deadline must not lengthen that.
+                    if let Wish::Drain(at) | Wish::End(at) = wish {
+                        deadline = deadline.min(at);
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn load_request(order: &Order) -> LoadRequest {
+    let assignment = &order.assignment;
+    LoadRequest {
+        path: order.model.clone(),
+        plan: assignment.plan.clone(),
+        request: assignment.request.clone(),
+        num_thread: assignment.parameters.num_thread.unwrap_or(0),
+        template: assignment.template.clone(),
+        backend: BackendChoice::Cpu,
+    }
+}
+
+type Loaded = oneshot::Receiver<Result<Engine, EngineError>>;
+
+/// On a thread of its own, which nobody waits for: a worker that is told to end while it loads ends at once.
+fn load(request: LoadRequest, progress: impl FnMut(LoadProgress) + Send + 'static) -> Result<Loaded, Refusal> {
+    let (sender, loaded) = oneshot::channel();
+    let path = request.path.clone();
+    let thread = std::thread::Builder::new().name("load".to_owned());
+    // The receiver is dropped where nobody waits any more.
+    let started = thread.spawn(move || drop(sender.send(Engine::load(request, progress))));
+    started.map_err(|error| Refusal::new(Reason::LoadFailed, format!("starting a thread to load {}: {error}", shown(&path))))?;
+    Ok(loaded)
+}
+
+fn shown(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+fn refusal(error: EngineError) -> Refusal {
+    Refusal::new(error.reason, error.message)
+}
+
+fn percent(part: u64, whole: u64) -> u128 {
+    u128::from(part) * 100 / u128::from(whole.max(1))
+}
+
+fn after(time: Duration) -> Timestamp {
+    Timestamp::now().checked_add(time).unwrap_or(Timestamp::MAX)
+}
+
+async fn until(deadline: Option<Timestamp>) {
+    let left = deadline.map(|deadline| deadline.duration_since(Timestamp::now()));
+    tokio::time::sleep(left.and_then(|left| Duration::try_from(left).ok()).unwrap_or_default()).await;
+}

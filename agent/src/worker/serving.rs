@@ -1,0 +1,151 @@
+//! A loaded model behind its HTTP API.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+use std::sync::Arc;
+
+use stowage_crds::model_deployment::Parameters;
+use stowage_crds::model_node::Assignment;
+use stowage_engine::Engine;
+use stowage_placement::gguf::{Feed, HeaderReader, Keep};
+use stowage_placement::layout::Backend;
+use stowage_placement::{Bytes, Footprint, ModelSummary};
+use tokio::net::TcpListener;
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
+
+use super::record::Order;
+use crate::serve::{
+    self, DEFAULT_BODY_LIMIT, ModelNames, Phase, PlacementInfo, RequestDefaults, RequestOptions, Settings, WorkerConfig, WorkerState,
+};
+
+/// The server of one worker. Names and defaults can be replaced under it; requests that run keep what they began with.
+pub(super) struct Serving {
+    settings: watch::Sender<Settings>,
+    phase: watch::Sender<Phase>,
+    stop: Option<oneshot::Sender<()>>,
+    server: JoinHandle<io::Result<()>>,
+}
+
+impl Serving {
+    pub fn start(engine: Engine, order: &Order, listener: TcpListener) -> Serving {
+        let (phase, phases) = watch::channel(Phase::Starting);
+        let (settings, settings_now) = watch::channel(settings(&order.assignment));
+        let router = serve::worker_router(WorkerState::new(config(engine, order, settings_now, phases)));
+        let (stop, stopped) = oneshot::channel();
+        let stopped = async {
+            // Dropped without a word: the worker ends, which stops it too.
+            let _ = stopped.await;
+        };
+        let server = tokio::spawn(serve::serve(listener, router, stopped));
+        Serving { settings, phase, stop: Some(stop), server }
+    }
+
+    /// Takes over aliases, defaults and system message.
+    pub fn update(&self, assignment: &Assignment) {
+        self.settings.send_replace(settings(assignment));
+    }
+
+    pub fn ready(&self) {
+        self.phase.send_replace(Phase::Ready);
+    }
+
+    /// No new requests from here on; `/readyz` says so.
+    pub fn drain(&self) {
+        self.phase.send_replace(Phase::Draining);
+    }
+
+    /// Takes no new connections either. [`Serving::finished`] is when the last answer has been sent.
+    pub fn stop(&mut self) {
+        self.drain();
+        if let Some(stop) = self.stop.take() {
+            // Fails where the server has ended already.
+            let _ = stop.send(());
+        }
+    }
+
+    pub async fn finished(&mut self) -> io::Result<()> {
+        (&mut self.server).await.map_err(io::Error::other)?
+    }
+}
+
+/// What may change while the model stays loaded.
+fn settings(assignment: &Assignment) -> Settings {
+    let model = &assignment.model_deployment;
+    Settings {
+        names: ModelNames::new(&model.namespace, &model.name, assignment.aliases.clone()),
+        defaults: RequestDefaults { system: assignment.system.clone(), options: options(&assignment.parameters) },
+    }
+}
+
+fn config(engine: Engine, order: &Order, settings: watch::Receiver<Settings>, phase: watch::Receiver<Phase>) -> WorkerConfig {
+    WorkerConfig {
+        generator: Arc::new(engine),
+        settings,
+        request: order.assignment.request.clone(),
+        num_thread: order.assignment.parameters.num_thread.unwrap_or(0),
+        placement: placement_info(order),
+        phase,
+        body_limit: DEFAULT_BODY_LIMIT,
+    }
+}
+
+/// The defaults of requests among a ModelDeployment's parameters; the others decided how the model was loaded.
+fn options(parameters: &Parameters) -> RequestOptions {
+    let Parameters {
+        num_ctx: _,
+        num_gpu: _,
+        num_batch: _,
+        num_thread: _,
+        num_predict,
+        temperature,
+        top_k,
+        top_p,
+        min_p,
+        repeat_penalty,
+        repeat_last_n,
+        seed,
+        stop,
+    } = parameters.clone();
+    RequestOptions {
+        num_predict,
+        temperature,
+        top_k,
+        top_p,
+        min_p,
+        repeat_penalty,
+        repeat_last_n: repeat_last_n.map(|tokens| i32::try_from(tokens).unwrap_or(i32::MAX)),
+        seed,
+        stop,
+        ..RequestOptions::default()
+    }
+}
+
+fn placement_info(order: &Order) -> PlacementInfo {
+    let assignment = &order.assignment;
+    let size = std::fs::metadata(&order.model).map_or(Bytes::ZERO, |file| Bytes(file.len()));
+    let digest = assignment.source.digest.strip_prefix("sha256:").unwrap_or(&assignment.source.digest);
+    let input_weights = input_weights(order).unwrap_or_default();
+    PlacementInfo::of_plan(&assignment.plan, input_weights, size, digest)
+}
+
+/// Of the host's bytes, those of the input layer; for display alone, so a header that can't be read counts none.
+fn input_weights(order: &Order) -> Option<Bytes> {
+    let summary = summary(&order.model)?;
+    let footprint = Footprint::new(&summary, &order.assignment.request, Backend::Cpu, Bytes::ZERO, Backend::Cpu).ok()?;
+    Some(footprint.host_weights_bytes)
+}
+
+fn summary(path: &Path) -> Option<ModelSummary> {
+    let mut file = File::open(path).ok()?;
+    let size = Bytes(file.metadata().ok()?.len());
+    let mut reader = HeaderReader::new(Keep::Sizing).with_file_size(size);
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        let read = file.read(&mut buffer).ok()?;
+        if read == 0 || reader.feed(&buffer[..read]).ok()? == Feed::Complete {
+            return ModelSummary::from_header(&reader.into_header().ok()?, size).ok();
+        }
+    }
+}

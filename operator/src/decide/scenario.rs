@@ -1,0 +1,184 @@
+//! What goes over the wire: these requests, in this order, and no others.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+
+use http::{Request, Response, StatusCode};
+use k8s_openapi::jiff::Timestamp;
+use kube::Client;
+use kube::client::Body;
+use kube::runtime::watcher::Event;
+use serde_json::{Value, json};
+use stowage_crds::model_deployment::ReplicaState;
+use stowage_crds::{ModelDeployment, ModelNode};
+use stowage_placement::Bytes;
+use tokio::sync::{mpsc, watch};
+use tower_test::mock;
+
+use super::DecisionTask;
+use crate::cache::Key;
+use crate::clock::Clock;
+use crate::leader::Leadership;
+use crate::metrics::Metrics;
+use crate::state::State;
+use crate::step::Notice;
+use crate::testing::{deployment, gpu_node, now, replica_status, state_with};
+use crate::watch::Change;
+
+struct Fixed;
+
+impl Clock for Fixed {
+    fn now(&self) -> Timestamp {
+        now()
+    }
+}
+
+/// Takes every apply as it comes, gives each a new version, and notes what was asked. What is looked up does not exist.
+async fn serve(mut handle: mock::Handle<Request<Body>, Response<Body>>, asked: Arc<Mutex<Vec<String>>>, objects: Arc<Mutex<Vec<Value>>>) {
+    let mut version = 1000;
+    while let Some((request, send)) = handle.next_request().await {
+        let (parts, body) = request.into_parts();
+        asked.lock().unwrap().push(format!("{} {}", parts.method, parts.uri.path()));
+        let body = body.collect_bytes().await.unwrap();
+        if parts.method == http::Method::GET {
+            let missing = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "reason": "NotFound", "code": 404});
+            send.send_response(answer(StatusCode::NOT_FOUND, &missing));
+            continue;
+        }
+        version += 1;
+        let object = merged(&objects, serde_json::from_slice(&body).unwrap(), version);
+        send.send_response(answer(StatusCode::OK, &object));
+    }
+}
+
+fn answer(status: StatusCode, body: &Value) -> Response<Body> {
+    Response::builder().status(status).body(Body::from(serde_json::to_vec(body).unwrap())).unwrap()
+}
+
+/// The known object of that kind and name with the applied fields in it; the precondition must hold.
+fn merged(objects: &Mutex<Vec<Value>>, applied: Value, version: u64) -> Value {
+    let mut objects = objects.lock().unwrap();
+    let known = objects.iter_mut().find(|known| known["kind"] == applied["kind"] && known["metadata"]["name"] == applied["metadata"]["name"]);
+    let Some(known) = known else {
+        let mut object = applied;
+        object["metadata"]["resourceVersion"] = version.to_string().into();
+        object["metadata"]["uid"] = format!("uid-{version}").into();
+        objects.push(object.clone());
+        return object;
+    };
+    assert_eq!(known["metadata"]["resourceVersion"], applied["metadata"]["resourceVersion"], "planned on another version");
+    for part in ["spec", "status"] {
+        if let Some(fields) = applied[part].as_object() {
+            fields.iter().for_each(|(name, value)| known[part][name] = value.clone());
+        }
+    }
+    known["metadata"]["resourceVersion"] = version.to_string().into();
+    known.clone()
+}
+
+struct Scenario {
+    task: DecisionTask,
+    asked: Arc<Mutex<Vec<String>>>,
+    told: mpsc::UnboundedReceiver<Notice>,
+    _headers: watch::Receiver<BTreeSet<crate::model_deployment::validate::Origin>>,
+}
+
+impl Scenario {
+    fn new(node: ModelNode, deployment: ModelDeployment) -> Scenario {
+        let (service, handle) = mock::pair::<Request<Body>, Response<Body>>();
+        let (asked, objects) = (Arc::default(), Arc::new(Mutex::new(vec![json!(node), json!(deployment)])));
+        tokio::spawn(serve(handle, Arc::clone(&asked), objects));
+        let (notices, told) = mpsc::unbounded_channel();
+        let (headers, wanted) = watch::channel(BTreeSet::new());
+        let task = DecisionTask {
+            client: Client::new(service, "default"),
+            clock: Arc::new(Fixed),
+            leadership: Leadership::unquestioned(),
+            state: state_with(vec![node], vec![deployment]),
+            notices,
+            headers,
+            metrics: Arc::new(Metrics::default()),
+        };
+        Scenario { task, asked, told, _headers: wanted }
+    }
+
+    /// Decides once, and says what that asked of the API server.
+    async fn round(&mut self) -> Vec<String> {
+        self.task.round().await.unwrap();
+        std::mem::take(&mut self.asked.lock().unwrap())
+    }
+
+    fn told(&mut self) -> Vec<String> {
+        std::iter::from_fn(|| self.told.try_recv().ok()).map(|notice| notice.reason.to_string()).collect()
+    }
+
+    fn deployment(&self) -> ModelDeployment {
+        self.task.state.deployments.get(&Key::new("default", "m")).unwrap().as_ref().clone()
+    }
+
+    /// The agent of the only node reports on the only assignment.
+    fn agent_reports(&mut self, state: ReplicaState, version: u64) {
+        let mut node: ModelNode = self.task.state.model_node("n1").unwrap().as_ref().clone();
+        let assignment = node.spec.assignments[0].clone();
+        let held = (state == ReplicaState::Ready).then(|| assignment.plan.devices[0].total_bytes);
+        let mut replica = replica_status(&assignment.uid, state, held);
+        if state == ReplicaState::Ready {
+            replica.address = "192.0.2.1:40123".into();
+        }
+        node.status.as_mut().unwrap().replicas = vec![replica];
+        node.metadata.resource_version = Some(version.to_string());
+        assert!(self.task.take_in(vec![Change::ModelNode(Event::Apply(node))]));
+    }
+}
+
+const STATUS: &str = "PATCH /apis/stowage.dev/v1alpha1/namespaces/default/modeldeployments/m/status";
+const PROMISES: &str = "PATCH /apis/stowage.dev/v1alpha1/modelnodes/n1";
+const SERVICE: &str = "/api/v1/namespaces/default/services/m";
+
+#[tokio::test]
+async fn a_replica_is_claimed_then_promised_and_when_nothing_changed_nothing_is_sent() {
+    let mut scenario = Scenario::new(gpu_node("n1", Bytes::gib(8)), deployment("m"));
+    let first = scenario.round().await;
+    assert_eq!(first, [STATUS, PROMISES, STATUS, &format!("GET {SERVICE}"), &format!("PATCH {SERVICE}")]);
+    assert_eq!(scenario.told(), ["Assigned"]);
+    assert_eq!(scenario.round().await, Vec::<String>::new());
+
+    scenario.agent_reports(ReplicaState::Ready, 5000);
+    let ready = scenario.round().await;
+    let slice = format!(
+        "PATCH /apis/discovery.k8s.io/v1/namespaces/default/endpointslices/{}",
+        scenario.deployment().status.unwrap().placements[0].replica
+    );
+    assert_eq!(ready, [STATUS, slice.as_str()]);
+    assert_eq!(scenario.told(), ["Serving"]);
+    assert_eq!(scenario.round().await, Vec::<String>::new());
+    let summary = scenario.deployment().status.unwrap().summary.unwrap();
+    assert_eq!((summary.processor.as_str(), summary.layers.as_str(), summary.reason.as_str()), ("100% GPU", "31/31", "AsAsked"));
+    assert_eq!(scenario.deployment().status.unwrap().ready, "1/1");
+}
+
+#[tokio::test]
+async fn what_does_not_fit_is_told_with_the_numbers_once_and_nothing_is_promised() {
+    let scenario = Scenario::new(gpu_node("n1", Bytes::mib(900)), deployment("m"));
+    let mut scenario = scenario;
+    assert_eq!(scenario.round().await, [STATUS, &format!("GET {SERVICE}"), &format!("PATCH {SERVICE}")]);
+    assert_eq!(scenario.told(), ["InsufficientVRAM"]);
+    assert_eq!(scenario.round().await, Vec::<String>::new());
+    let status = scenario.deployment().status.unwrap();
+    assert_eq!(status.summary.as_ref().unwrap().reason, "InsufficientVRAM");
+    assert!(status.fit.unwrap().fit.shortfall_bytes > Bytes::ZERO);
+    assert!(status.conditions.iter().any(|condition| condition.type_ == "Scheduled" && condition.message.contains("missing")));
+}
+
+#[tokio::test]
+async fn a_lease_that_is_only_renewed_asks_for_no_decision() {
+    let mut scenario = Scenario::new(gpu_node("n1", Bytes::gib(8)), deployment("m"));
+    let mut renewed = crate::testing::lease("n1", -5);
+    renewed.metadata.resource_version = Some("7000".into());
+    assert!(!scenario.task.take_in(vec![Change::Lease(Event::Apply(renewed))]));
+    let mut silent = crate::testing::lease("n1", 41);
+    silent.metadata.resource_version = Some("7001".into());
+    assert!(scenario.task.take_in(vec![Change::Lease(Event::Apply(silent))]));
+    let state: &State = &scenario.task.state;
+    assert!(!state.is_ready("n1", now()));
+}

@@ -1,0 +1,88 @@
+//! What the operator counts, for Prometheus.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::get;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+use stowage_crds::model_deployment::DeviceSelector;
+
+use crate::ledger::Ledger;
+use crate::state::State;
+use crate::step::Notice;
+
+type Labels = Vec<(&'static str, String)>;
+
+#[derive(Default)]
+pub struct Metrics {
+    decisions: Family<Labels, Counter>,
+    writes: Family<Labels, Counter>,
+    promised: Family<Labels, Gauge>,
+    offered: Family<Labels, Gauge>,
+    leads: Gauge,
+}
+
+impl Metrics {
+    pub fn told(&self, notice: &Notice) {
+        self.decisions.get_or_create(&vec![("reason", notice.reason.as_str().to_owned())]).inc();
+    }
+
+    pub fn wrote(&self, kind: &str, result: &str) {
+        self.writes.get_or_create(&vec![("kind", kind.to_owned()), ("result", result.to_owned())]).inc();
+    }
+
+    pub fn leads(&self, leads: bool) {
+        self.leads.set(leads.into());
+    }
+
+    /// The ledger as it stands.
+    pub fn account(&self, state: &State) {
+        self.promised.clear();
+        self.offered.clear();
+        for (key, node) in state.model_nodes.iter() {
+            let ledger = Ledger::new(node);
+            let devices = ledger.devices(&DeviceSelector::default());
+            for device in devices.gpus.iter().chain([&devices.host]) {
+                let labels = vec![("node", key.name.clone()), ("device", device.id.clone())];
+                let promised: u64 = ledger.holdings(&device.id).iter().map(|(promised, _)| promised.0).sum();
+                self.promised.get_or_create(&labels).set(promised.try_into().unwrap_or(i64::MAX));
+                self.offered.get_or_create(&labels).set(device.offered.0.try_into().unwrap_or(i64::MAX));
+            }
+        }
+    }
+
+    fn registry(&self) -> Registry {
+        let mut registry = Registry::with_prefix("stowage_operator");
+        registry.register("decisions", "Transitions told to users, by reason", self.decisions.clone());
+        registry.register("writes", "Writes to the API server, by kind and result", self.writes.clone());
+        registry.register("promised_bytes", "Bytes promised to replicas on a device", self.promised.clone());
+        registry.register("offered_bytes", "Bytes that a device offers to another replica", self.offered.clone());
+        registry.register("leads", "Whether this operator leads", self.leads.clone());
+        registry
+    }
+}
+
+/// Serves `/metrics`, `/healthz` and `/readyz`.
+pub async fn serve(address: SocketAddr, metrics: Arc<Metrics>) -> std::io::Result<()> {
+    let registry = Arc::new(metrics.registry());
+    let text = move || {
+        let registry = registry.clone();
+        async move {
+            let mut text = String::new();
+            match encode(&mut text, &registry) {
+                Ok(()) => ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text).into_response(),
+                Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+            }
+        }
+    };
+    let router = Router::new().route("/metrics", get(text)).route("/healthz", get(|| async { "ok" })).route("/readyz", get(|| async { "ok" }));
+    let listener = tokio::net::TcpListener::bind(address).await?;
+    axum::serve(listener, router).await
+}

@@ -1,0 +1,65 @@
+//! The nodes among which a replica's place is chosen, as the planner sees them.
+
+use k8s_openapi::jiff::Timestamp;
+use kube::ResourceExt;
+use stowage_crds::ModelNode;
+use stowage_crds::model_node::Assignment;
+use stowage_placement::{Asked, Choice, Node, PlacementPolicy, choose};
+
+use crate::ledger::{Ledger, matches};
+use crate::model_deployment::models::Found;
+use crate::model_deployment::validate::Wanted;
+use crate::state::State;
+
+/// Chooses a place for one replica, counting assignments for which `given_back` holds as gone.
+pub fn choose_place(
+    state: &State,
+    wanted: &Wanted,
+    found: &Found,
+    asked: &Asked,
+    now: Timestamp,
+    given_back: &dyn Fn(&Assignment) -> bool,
+) -> (Choice, Vec<String>) {
+    let nodes: Vec<Node> = candidates(state, found).map(|node| candidate(state, wanted, found, now, node, given_back)).collect();
+    let names = nodes.iter().map(|node| node.name.clone()).collect();
+    (choose(&found.summary, asked, &nodes), names)
+}
+
+fn candidates<'a>(state: &'a State, found: &'a Found) -> impl Iterator<Item = &'a ModelNode> {
+    let can_have_it = |name: &str| found.only_on.as_ref().is_none_or(|nodes| nodes.contains(name));
+    state.model_nodes.iter().filter(move |(key, _)| can_have_it(&key.name)).map(|(_, node)| node.as_ref())
+}
+
+/// One node as a candidate.
+pub fn candidate(
+    state: &State,
+    wanted: &Wanted,
+    found: &Found,
+    now: Timestamp,
+    node: &ModelNode,
+    given_back: &dyn Fn(&Assignment) -> bool,
+) -> Node {
+    let name = node.name_any();
+    let ledger = Ledger::without(node, given_back);
+    let of_cluster = state.node(&name);
+    Node {
+        ready: state.is_ready(&name, now),
+        schedulable: of_cluster.is_some_and(|node| !node.spec.as_ref().is_some_and(|spec| spec.unschedulable == Some(true))),
+        selector_matches: selector_matches(state, wanted, node),
+        assignments: ledger.assignments(),
+        has_model_file: found.present_on.contains(&name),
+        devices: ledger.devices(&wanted.placement.device_selector),
+        name,
+    }
+}
+
+/// The node's labels, and where the deviceSelector names a kind of GPU, that it has one; unless no GPU is asked for.
+fn selector_matches(state: &State, wanted: &Wanted, node: &ModelNode) -> bool {
+    let labels = state.node(&node.name_any()).map(|node| node.labels().clone()).unwrap_or_default();
+    let labels_match = wanted.placement.node_selector.iter().all(|(label, value)| labels.get(label) == Some(value));
+    let selector = &wanted.placement.device_selector;
+    let names_a_gpu = !selector.product.is_empty() || selector.min_memory.0 > 0;
+    let on_cpu = wanted.spec_asked.policy == PlacementPolicy::RequireCPU || wanted.spec_asked.num_gpu == 0;
+    let mut gpus = node.status.iter().flat_map(|status| &status.devices);
+    labels_match && (!names_a_gpu || on_cpu || gpus.any(|gpu| matches(selector, gpu)))
+}

@@ -1,0 +1,168 @@
+//! The address by which a ModelDeployment is reached: a Service without a selector, and an EndpointSlice for each replica that serves.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
+use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use kube::{Resource, ResourceExt};
+use serde_json::Value;
+use stowage_crds::model_deployment::{PlacementState, PlacementStatus, ServiceType};
+use stowage_crds::{ModelDeployment, names};
+
+use crate::cache::Key;
+use crate::state::{State, is_live};
+use crate::step::{Step, Write};
+
+/// Ollama's own port.
+const PORT: i32 = 11434;
+const PORT_NAME: &str = "http";
+const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
+const MANAGED_BY_LABEL: &str = "endpointslice.kubernetes.io/managed-by";
+/// A label's value has at most this many characters.
+const LONGEST_LABEL: usize = 63;
+
+/// ModelDeployments, and what is left of those that are gone.
+pub fn keys(state: &State) -> std::collections::BTreeSet<Key> {
+    let of_slices = state.slices.iter().filter_map(|(key, slice)| {
+        slice.labels().get(names::MODEL_DEPLOYMENT_LABEL).map(|name| Key::new(&key.namespace, name))
+    });
+    state.deployments.keys().into_iter().chain(of_slices).collect()
+}
+
+pub fn step(state: &State, key: &Key) -> Step {
+    let deployment = state.deployments.get(key).filter(|deployment| is_live(deployment));
+    let wanted: BTreeMap<String, EndpointSlice> = deployment.map(|deployment| slices(deployment)).unwrap_or_default();
+    let belongs = |slice: &EndpointSlice| slice.labels().get(names::MODEL_DEPLOYMENT_LABEL) == Some(&key.name);
+    let present = state.slices.iter().filter(|(found, slice)| found.namespace == key.namespace && belongs(slice));
+    for (found, slice) in present {
+        if !wanted.contains_key(&found.name) {
+            return Step::write(Write::RemoveSlice { key: found.clone(), uid: slice.uid().unwrap_or_default() });
+        }
+    }
+    let Some(deployment) = deployment else { return Step::Done };
+    let service = service(deployment);
+    if !state.services.get(key).is_some_and(|found| has_all(found.as_ref(), &service)) {
+        return Step::write(Write::Service { key: key.clone(), service: Box::new(service) });
+    }
+    for (name, slice) in wanted {
+        let key = Key::new(&key.namespace, &name);
+        if !state.slices.get(&key).is_some_and(|found| has_all(found.as_ref(), &slice)) {
+            return Step::write(Write::Slice { key, slice: Box::new(slice) });
+        }
+    }
+    Step::Done
+}
+
+fn owner(deployment: &ModelDeployment) -> OwnerReference {
+    OwnerReference { controller: Some(true), ..deployment.controller_owner_ref(&()).unwrap_or_default() }
+}
+
+fn metadata(deployment: &ModelDeployment, name: &str, labels: &[(&str, &str)]) -> ObjectMeta {
+    let mut all = BTreeMap::from([(names::MODEL_DEPLOYMENT_LABEL.to_owned(), deployment.name_any())]);
+    all.extend(labels.iter().map(|(label, value)| ((*label).to_owned(), (*value).to_owned())));
+    ObjectMeta {
+        name: Some(name.to_owned()),
+        namespace: deployment.namespace(),
+        labels: Some(all),
+        owner_references: Some(vec![owner(deployment)]),
+        ..ObjectMeta::default()
+    }
+}
+
+fn service(deployment: &ModelDeployment) -> Service {
+    let wanted = &deployment.spec.service;
+    let type_ = match wanted.type_ {
+        ServiceType::ClusterIP => "ClusterIP",
+        ServiceType::NodePort => "NodePort",
+        ServiceType::LoadBalancer => "LoadBalancer",
+    };
+    let annotations = (!wanted.annotations.is_empty()).then(|| wanted.annotations.clone());
+    Service {
+        metadata: ObjectMeta { annotations, ..metadata(deployment, &deployment.name_any(), &[]) },
+        spec: Some(ServiceSpec {
+            type_: Some(type_.into()),
+            ports: Some(vec![ServicePort { name: Some(PORT_NAME.into()), port: PORT, protocol: Some("TCP".into()), ..ServicePort::default() }]),
+            ..ServiceSpec::default()
+        }),
+        status: None,
+    }
+}
+
+fn slices(deployment: &ModelDeployment) -> BTreeMap<String, EndpointSlice> {
+    let placements = deployment.status.iter().flat_map(|status| &status.placements);
+    let ready = placements.filter(|placement| placement.state == PlacementState::Ready);
+    ready.filter_map(|placement| Some((placement.replica.clone(), slice(deployment, placement)?))).collect()
+}
+
+fn slice(deployment: &ModelDeployment, placement: &PlacementStatus) -> Option<EndpointSlice> {
+    let address: SocketAddr = placement.endpoint.parse().ok()?;
+    let name = deployment.name_any();
+    let replica = label_value(&placement.replica);
+    let labels = [(SERVICE_NAME_LABEL, name.as_str()), (MANAGED_BY_LABEL, names::ENDPOINT_SLICE_MANAGER), (names::REPLICA_LABEL, replica)];
+    let conditions = EndpointConditions { ready: Some(true), serving: Some(true), terminating: Some(false) };
+    Some(EndpointSlice {
+        metadata: metadata(deployment, &placement.replica, &labels),
+        address_type: if address.is_ipv4() { "IPv4" } else { "IPv6" }.into(),
+        endpoints: Some(vec![Endpoint {
+            addresses: vec![address.ip().to_string()],
+            conditions: Some(conditions),
+            node_name: Some(placement.node.clone()),
+            ..Endpoint::default()
+        }]),
+        ports: Some(vec![EndpointPort {
+            name: Some(PORT_NAME.into()),
+            port: Some(address.port().into()),
+            protocol: Some("TCP".into()),
+            ..EndpointPort::default()
+        }]),
+    })
+}
+
+/// The end of a replica's name tells it apart from its siblings, so where the name is too long for a label, the end is kept.
+fn label_value(replica: &str) -> &str {
+    let start = replica.len().saturating_sub(LONGEST_LABEL);
+    replica.get(start..).unwrap_or(replica).trim_start_matches(['-', '.'])
+}
+
+/// Whether all that is wanted is there; what others added is theirs.
+fn has_all<K: serde::Serialize>(found: &K, wanted: &K) -> bool {
+    match (serde_json::to_value(found), serde_json::to_value(wanted)) {
+        (Ok(found), Ok(wanted)) => contains(&found, &wanted),
+        _ => false,
+    }
+}
+
+fn contains(found: &Value, wanted: &Value) -> bool {
+    match (found, wanted) {
+        (Value::Object(found), Value::Object(wanted)) => {
+            wanted.iter().all(|(name, wanted)| found.get(name).is_some_and(|found| contains(found, wanted)))
+        }
+        (Value::Array(found), Value::Array(wanted)) => {
+            found.len() == wanted.len() && found.iter().zip(wanted).all(|(found, wanted)| contains(found, wanted))
+        }
+        _ => found == wanted,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_others_added_does_not_count_as_a_change() {
+        assert!(contains(&json!({"a": [{"b": 1, "nodePort": 30000}], "c": 2}), &json!({"a": [{"b": 1}]})));
+        assert!(!contains(&json!({"a": [{"b": 1}, {"b": 2}]}), &json!({"a": [{"b": 1}]})));
+        assert!(!contains(&json!({"a": 1}), &json!({"b": 1})));
+    }
+
+    #[test]
+    fn a_label_is_never_too_long() {
+        let replica = format!("{}-0123456789-10", "m".repeat(50));
+        assert!(label_value(&replica).len() <= 63 && label_value(&replica).ends_with("-0123456789-10"));
+        assert_eq!(label_value("m-0123456789-0"), "m-0123456789-0");
+    }
+}

@@ -1,0 +1,142 @@
+//! Reads the headers of models that lie elsewhere, beside the decision task, which never waits for a server.
+//!
+//! Each model that is wanted has one task; it ends when the header is read, tries again with a growing delay where it could not be, and is stopped when
+//! the model is no longer wanted.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use stowage_crds::model_deployment::ResolvedSource;
+use stowage_placement::gguf::Keep;
+use stowage_placement::{ModelSummary, Reason, Refusal};
+use stowage_sources::{AddressPolicy, RemoteHeader, SourceError, hugging_face};
+use tokio::sync::{mpsc, watch};
+use tokio::task::{AbortHandle, JoinSet};
+
+use crate::model_deployment::validate::Origin;
+use crate::state::{HeaderRead, RemoteModel};
+use crate::watch::Change;
+
+const FIRST_DELAY: Duration = Duration::from_secs(2);
+const LONGEST_DELAY: Duration = Duration::from_secs(300);
+
+/// Reads one header. A seam, so that tests need no server.
+pub trait ReadHeader: Send + Sync + 'static {
+    fn read<'a>(&'a self, origin: &'a Origin) -> BoxFuture<'a, HeaderRead>;
+}
+
+/// Reads from where the model really lies.
+pub struct FromSources {
+    pub policy: AddressPolicy,
+}
+
+impl ReadHeader for FromSources {
+    fn read<'a>(&'a self, origin: &'a Origin) -> BoxFuture<'a, HeaderRead> {
+        Box::pin(read(origin, &self.policy))
+    }
+}
+
+/// Keeps reading what is wanted until nobody wants anything any more.
+pub async fn run(reader: Arc<dyn ReadHeader>, mut wanted: watch::Receiver<BTreeSet<Origin>>, changes: mpsc::Sender<Change>) {
+    let mut tasks = JoinSet::new();
+    let mut started: BTreeMap<Origin, AbortHandle> = BTreeMap::new();
+    loop {
+        let now_wanted = wanted.borrow_and_update().clone();
+        started.retain(|origin, task| {
+            let keep = now_wanted.contains(origin);
+            if !keep {
+                task.abort();
+            }
+            keep
+        });
+        for origin in now_wanted {
+            let start = || tasks.spawn(read_until_read(reader.clone(), origin.clone(), changes.clone()));
+            started.entry(origin.clone()).or_insert_with(start);
+        }
+        if wanted.changed().await.is_err() {
+            return;
+        }
+        while tasks.try_join_next().is_some() {}
+    }
+}
+
+async fn read_until_read(reader: Arc<dyn ReadHeader>, origin: Origin, changes: mpsc::Sender<Change>) {
+    let mut delay = FIRST_DELAY;
+    loop {
+        let read = reader.read(&origin).await;
+        let is_read = read.is_ok();
+        if let Err(Refusal { reason, message }) = &read {
+            tracing::warn!(%origin, %reason, "reading the header of a model: {message}");
+        }
+        let told = changes.send(Change::Header(origin.clone(), read)).await;
+        if is_read || told.is_err() {
+            return;
+        }
+        tokio::time::sleep(delay).await;
+        delay = (delay * 2).min(LONGEST_DELAY);
+    }
+}
+
+async fn read(origin: &Origin, policy: &AddressPolicy) -> HeaderRead {
+    match origin {
+        // Found on the nodes that have the file.
+        Origin::Path(path) => Err(Refusal { reason: Reason::ModelNotFound, message: format!("{path} lies in no place to read it from") }),
+        Origin::Http { url, sha256 } => {
+            let digest = sha256.as_ref().map(|sha256| format!("sha256:{sha256}")).unwrap_or_default();
+            header(url, String::new(), digest, policy).await
+        }
+        Origin::HuggingFace { repository, revision, file } => {
+            let endpoint = hugging_face::endpoint();
+            let commit = hugging_face::commit(&endpoint, repository, revision, policy).await.map_err(refusal)?;
+            let url = hugging_face::file_url(&endpoint, repository, &commit, file).map_err(refusal)?;
+            header(&url, commit, String::new(), policy).await
+        }
+    }
+}
+
+async fn header(url: &str, commit: String, digest: String, policy: &AddressPolicy) -> HeaderRead {
+    let RemoteHeader { header, size, etag: _ } = stowage_sources::header(url, Keep::Sizing, policy).await.map_err(refusal)?;
+    let summary = ModelSummary::from_header(&header, size)
+        .map_err(|error| Refusal { reason: error.reason(), message: format!("the model file cannot be placed: {error}") })?;
+    let source = ResolvedSource { location: url.to_owned(), commit, size_bytes: size, digest };
+    Ok(Arc::new(RemoteModel { summary, source }))
+}
+
+fn refusal(error: SourceError) -> Refusal {
+    Refusal { reason: error.reason(), message: error.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::testing::remote_model;
+
+    /// Fails once, then succeeds.
+    struct Flaky(AtomicUsize);
+
+    impl ReadHeader for Flaky {
+        fn read<'a>(&'a self, _: &'a Origin) -> BoxFuture<'a, HeaderRead> {
+            let first = self.0.fetch_add(1, Ordering::SeqCst) == 0;
+            let refusal = Refusal { reason: Reason::SourceUnavailable, message: "busy".into() };
+            Box::pin(async move { if first { Err(refusal) } else { Ok(Arc::new(remote_model())) } })
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_header_that_could_not_be_read_is_read_again_later_and_then_no_more() {
+        let origin = Origin::Http { url: "http://models.example/m.gguf".into(), sha256: None };
+        let (want, wanted) = watch::channel(BTreeSet::from([origin]));
+        let (changes, mut told) = mpsc::channel(8);
+        let reader = Arc::new(Flaky(AtomicUsize::new(0)));
+        let task = tokio::spawn(run(reader.clone(), wanted, changes));
+        assert!(matches!(told.recv().await, Some(Change::Header(_, Err(_)))));
+        assert!(matches!(told.recv().await, Some(Change::Header(_, Ok(_)))));
+        drop(want);
+        task.await.unwrap();
+        assert_eq!(reader.0.load(Ordering::SeqCst), 2);
+    }
+}

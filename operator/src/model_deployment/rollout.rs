@@ -1,0 +1,256 @@
+//! Which replica comes, and which goes: what was refused goes back, what is too many goes, the new revision comes first where it fits beside the old.
+//!
+//! One step claims at most one place, so that each is chosen knowing all the promises before it.
+
+use k8s_openapi::jiff::Timestamp;
+use stowage_crds::ModelDeployment;
+use stowage_crds::model_deployment::{MAX_PLACEMENTS, WhenNoRoom};
+use stowage_crds::model_node::Assignment;
+use stowage_placement::{Asked, Choice, PlanReport, Reason, Refusal, Tokens};
+
+use crate::ledger::freed_by;
+use crate::model_deployment::candidates::choose_place;
+use crate::model_deployment::models::Found;
+use crate::model_deployment::slots::{Slot, Slots, claim};
+use crate::model_deployment::validate::Wanted;
+use crate::state::State;
+use crate::step::RefusalSeen;
+
+/// What a step is made on.
+pub struct Situation<'a> {
+    pub state: &'a State,
+    pub deployment: &'a ModelDeployment,
+    pub wanted: &'a Wanted,
+    pub found: &'a Result<Found, Refusal>,
+    pub now: Timestamp,
+}
+
+/// Where the replicas should be after this step.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Outcome {
+    pub slots: Vec<Slot>,
+    /// Why a replica of the newest revision has no place, or what it waits for.
+    pub obstacle: Option<Refusal>,
+    /// How it fits, where that was looked into.
+    pub fit: Option<PlanReport>,
+    /// The context of this revision.
+    pub num_ctx: Option<Tokens>,
+    pub refusals: Vec<RefusalSeen>,
+}
+
+impl Outcome {
+    fn live(&self) -> impl Iterator<Item = &Slot> {
+        self.slots.iter().filter(|slot| !slot.is_releasing())
+    }
+
+    fn current(&self) -> usize {
+        self.live().filter(|slot| slot.is_current).count()
+    }
+
+    fn ready(&self) -> usize {
+        self.live().filter(|slot| slot.is_ready()).count()
+    }
+}
+
+pub fn advance(situation: &Situation<'_>, observed: Slots) -> Outcome {
+    let withdrawn = observed.withdrawn;
+    let mut outcome = Outcome { slots: observed.slots, ..Outcome::default() };
+    situation.take_back_refused(&mut outcome);
+    outcome.num_ctx = situation.settled_context(&outcome, withdrawn);
+    if situation.deployment.spec.paused {
+        return outcome;
+    }
+    situation.release_surplus(&mut outcome);
+    situation.retire_old(&mut outcome);
+    match outcome.refusals.last().map(|seen| seen.refusal.clone()) {
+        Some(just_refused) => outcome.obstacle = Some(just_refused),
+        None if outcome.current() < situation.wanted.replicas => situation.place_one(&mut outcome),
+        None => {}
+    }
+    outcome
+}
+
+/// A place that was chosen.
+struct Place {
+    node: String,
+    report: PlanReport,
+}
+
+/// Whether the first place serves the user no worse than the second.
+fn is_as_good(place: &PlanReport, other: &PlanReport) -> bool {
+    let rank = |report: &PlanReport| (report.fit.fits, report.plan.gpu_layers, report.request.num_ctx);
+    let ((fits, layers, num_ctx), (other_fits, other_layers, other_num_ctx)) = (rank(place), rank(other));
+    fits >= other_fits && layers >= other_layers && num_ctx >= other_num_ctx
+}
+
+impl Situation<'_> {
+    fn take_back_refused(&self, outcome: &mut Outcome) {
+        for slot in outcome.slots.iter_mut().filter(|slot| !slot.is_releasing()) {
+            let Some(refusal) = slot.refused.clone() else { continue };
+            slot.release(refusal.reason, refusal.message.clone());
+            outcome.refusals.push(RefusalSeen { uid: self.wanted.uid.clone(), revision: slot.placement.revision.clone(), refusal });
+        }
+    }
+
+    /// The context is settled once a revision; one that was chosen for what then turned out not to fit is chosen again.
+    fn settled_context(&self, outcome: &Outcome, withdrawn: bool) -> Option<Tokens> {
+        if !self.wanted.context_is_open() {
+            return self.wanted.spec_asked.num_ctx;
+        }
+        let fell_through = (withdrawn || !outcome.refusals.is_empty()) && outcome.current() == 0;
+        self.wanted.settled(self.deployment).filter(|_| !fell_through).and_then(|settled| settled.num_ctx)
+    }
+
+    /// Of the newest revision: those beyond the number asked for, the ones that don't serve and the last ones first.
+    fn release_surplus(&self, outcome: &mut Outcome) {
+        let surplus = outcome.current().saturating_sub(self.wanted.replicas);
+        let mut current: Vec<&mut Slot> = outcome.slots.iter_mut().filter(|slot| slot.is_current && !slot.is_releasing()).collect();
+        current.sort_by(|a, b| (a.is_ready(), &b.placement.replica).cmp(&(b.is_ready(), &a.placement.replica)));
+        for slot in current.into_iter().take(surplus) {
+            slot.release(Reason::Draining, "fewer replicas are asked for");
+        }
+    }
+
+    /// Of older revisions: what does not serve once the new one has a place, and what may go because enough others serve.
+    fn retire_old(&self, outcome: &mut Outcome) {
+        let least = self.wanted.replicas.saturating_sub(self.wanted.max_unavailable);
+        let new_has_a_place = outcome.current() > 0 || self.wanted.replicas == 0;
+        let new_serve = outcome.live().filter(|slot| slot.is_current && slot.is_ready()).count();
+        let old_serve = outcome.ready() - new_serve;
+        // Scaled down while the new revision finds no place: the old one shrinks.
+        let old_surplus = old_serve.saturating_sub(self.wanted.replicas);
+        let mut spare = if new_has_a_place { (old_serve + new_serve).saturating_sub(least) } else { old_surplus };
+        for slot in outcome.slots.iter_mut().rev().filter(|slot| !slot.is_current && !slot.is_releasing()) {
+            match slot.is_ready() {
+                false if new_has_a_place => slot.release(Reason::Draining, "a newer revision takes its place"),
+                true if spare > 0 && (new_serve > 0 || old_surplus > 0 || self.wanted.replicas == 0) => {
+                    spare -= 1;
+                    slot.release(Reason::Draining, "a newer revision takes its place");
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn place_one(&self, outcome: &mut Outcome) {
+        let found = match self.found {
+            Ok(found) => found,
+            Err(refusal) => {
+                outcome.obstacle = Some(refusal.clone());
+                return;
+            }
+        };
+        let refused = self.state.memory.refusals.get(&self.wanted.uid);
+        if let Some(refused) = refused.filter(|refused| refused.revision == self.wanted.revision && self.now < refused.until) {
+            outcome.obstacle = Some(refused.refusal.clone());
+            return;
+        }
+        if outcome.slots.len() >= MAX_PLACEMENTS {
+            let message = format!("{} places are held already, those being given back included; a ModelDeployment holds at most {MAX_PLACEMENTS}", outcome.slots.len());
+            outcome.obstacle = Some(Refusal { reason: Reason::TooManyAssignments, message });
+            return;
+        }
+        let asked = self.wanted.asked(outcome.num_ctx);
+        match self.choose(found, &asked, outcome, None) {
+            Ok(later) => self.place_there(outcome, found, &asked, later),
+            Err((refusal, fit)) => {
+                outcome.obstacle = Some(refusal);
+                outcome.fit = fit.map(PlanReport::without_layers);
+            }
+        }
+    }
+
+    /// `later` is the best place once all that may go for it is gone.
+    fn place_there(&self, outcome: &mut Outcome, found: &Found, asked: &Asked, later: Place) {
+        let live = outcome.live().count();
+        let may_surge = live < self.wanted.replicas.saturating_add(self.wanted.max_surge);
+        let now = match may_surge {
+            true => self.choose(found, asked, outcome, Some(&[])).ok(),
+            false => None,
+        };
+        let waits = self.deployment.spec.update_strategy.when_no_room == WhenNoRoom::Wait;
+        match now {
+            Some(now) if is_as_good(&now.report, &later.report) => self.claim(outcome, now),
+            _ if !may_surge => self.make_way_within_budget(outcome, &later),
+            Some(now) if waits && self.old_on(outcome, &later.node).next().is_some() => self.claim(outcome, now),
+            _ => self.make_way(outcome, found, asked, &later, waits),
+        }
+        if outcome.fit.is_none() {
+            outcome.fit = Some(later.report.without_layers());
+        }
+    }
+
+    /// Chooses as if everything were gone that may go for this replica (`None`), or only these of our own replicas and nothing else.
+    fn choose(
+        &self,
+        found: &Found,
+        asked: &Asked,
+        outcome: &Outcome,
+        only: Option<&[&str]>,
+    ) -> Result<Place, (Refusal, Option<PlanReport>)> {
+        let going: Vec<&str> = match only {
+            Some(uids) => uids.to_vec(),
+            None => {
+                let going = outcome.slots.iter().filter(|slot| !slot.is_current || slot.is_releasing());
+                going.map(|slot| slot.placement.assignment_uid.as_str()).collect()
+            }
+        };
+        let soon_free = |assignment: &Assignment| only.is_none() && freed_by(assignment).is_some_and(|by| self.now < by);
+        let given_back = |assignment: &Assignment| going.contains(&assignment.uid.as_str()) || soon_free(assignment);
+        let (choice, names) = choose_place(self.state, self.wanted, found, asked, self.now, &given_back);
+        match choice {
+            Choice::Placed { node, report } => Ok(Place { node: names[node].clone(), report }),
+            Choice::Refused { refusal, best } => Err((refusal, best.map(|(_, report)| report))),
+        }
+    }
+
+    fn old_on<'o>(&self, outcome: &'o Outcome, node: &'o str) -> impl Iterator<Item = &'o Slot> {
+        outcome.live().filter(move |slot| !slot.is_current && slot.placement.node == node)
+    }
+
+    fn claim(&self, outcome: &mut Outcome, place: Place) {
+        let taken = |name: &String| outcome.slots.iter().any(|slot| &slot.placement.replica == name);
+        let index = (0..).find(|index| !taken(&self.wanted.replica_name(*index))).unwrap_or_default();
+        let placement = claim(self.deployment, self.wanted, index, &place.node, &place.report);
+        outcome.num_ctx = Some(place.report.request.num_ctx);
+        outcome.fit = Some(place.report.without_layers());
+        outcome.slots.push(Slot { placement, is_current: true, refused: None });
+    }
+
+    /// No replica more may be made; an old one goes first where one may be missing.
+    fn make_way_within_budget(&self, outcome: &mut Outcome, later: &Place) {
+        let least = self.wanted.replicas.saturating_sub(self.wanted.max_unavailable);
+        let may_miss = outcome.ready() > least;
+        let node = later.node.as_str();
+        let old = outcome.slots.iter_mut().filter(|slot| !slot.is_current && !slot.is_releasing() && (may_miss || !slot.is_ready()));
+        // `false` comes first: not serving, then on the node that is wanted.
+        if let Some(slot) = old.min_by_key(|slot| (slot.is_ready(), slot.placement.node != node)) {
+            slot.release(Reason::Draining, "a newer revision takes its place");
+        }
+    }
+
+    /// There is no room for old and new at once.
+    fn make_way(&self, outcome: &mut Outcome, found: &Found, asked: &Asked, later: &Place, waits: bool) {
+        let fit = &later.report.fit.message;
+        let in_the_way: Vec<&str> = self.old_on(outcome, &later.node).map(|slot| slot.placement.assignment_uid.as_str()).collect();
+        let on_the_move = outcome.slots.iter().any(|slot| slot.is_releasing() || (slot.is_current && !slot.is_ready()));
+        if in_the_way.is_empty() || on_the_move || waits {
+            let message = format!("it waits for bytes on {} that are not free yet; then: {fit}", later.node);
+            outcome.obstacle = Some(Refusal { reason: Reason::WaitingForRoom, message });
+            return;
+        }
+        let suffices = |uid: &&&str| {
+            let place = self.choose(found, asked, outcome, Some(&[**uid]));
+            place.is_ok_and(|place| is_as_good(&place.report, &later.report))
+        };
+        let going: Vec<String> = match in_the_way.iter().find(suffices) {
+            Some(one) => vec![(*one).to_owned()],
+            None => in_the_way.iter().map(|uid| (*uid).to_owned()).collect(),
+        };
+        let message = format!("{} has no room for the old and the new revision at once, so the old one goes first; then: {fit}", later.node);
+        for slot in outcome.slots.iter_mut().filter(|slot| going.contains(&slot.placement.assignment_uid)) {
+            slot.release(Reason::ReplacingForRoom, message.clone());
+        }
+        outcome.obstacle = Some(Refusal { reason: Reason::ReplacingForRoom, message });
+    }
+}

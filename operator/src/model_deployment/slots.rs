@@ -1,0 +1,218 @@
+//! Where each claimed place stands: promised or not, what its agent says of it, whether it serves.
+
+use k8s_openapi::jiff::Timestamp;
+use stowage_crds::ModelDeployment;
+use stowage_crds::model_deployment::{DeviceBytes, PlacementState, PlacementStatus, ReplicaState};
+use stowage_crds::model_node::{Assignment, AssignmentState, ReplicaStatus};
+use stowage_placement::{Bytes, DeviceKind, LayerCount, PlacementPolicy, Reason, Refusal};
+
+use crate::cache::{Key, Revision};
+use crate::ledger;
+use crate::model_deployment::validate::Wanted;
+use crate::model_node::promises;
+use crate::state::State;
+use crate::step::{Step, Target};
+
+/// One claimed place as it stands now.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Slot {
+    pub placement: PlacementStatus,
+    /// Of the revision that is wanted.
+    pub is_current: bool,
+    /// What its agent refused it for.
+    pub refused: Option<Refusal>,
+}
+
+impl Slot {
+    pub fn is_releasing(&self) -> bool {
+        self.placement.state == PlacementState::Releasing
+    }
+
+    pub fn is_ready(&self) -> bool {
+        self.placement.state == PlacementState::Ready
+    }
+
+    /// Gives the place back, in two steps of which this is the beginning of the first.
+    pub fn release(&mut self, reason: Reason, message: impl Into<String>) {
+        self.placement.state = PlacementState::Releasing;
+        self.placement.reason = reason;
+        self.placement.message = message.into();
+        self.placement.percent = None;
+        self.placement.endpoint.clear();
+    }
+}
+
+/// The places of a deployment that still stand, and whether a claim ended since without ever being promised.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Slots {
+    pub slots: Vec<Slot>,
+    pub withdrawn: bool,
+}
+
+/// Observes all claims of the deployment. The error is what has to be looked at before more can be said.
+pub fn observe(state: &State, deployment: &ModelDeployment, wanted: &Wanted, now: Timestamp) -> Result<Slots, Step> {
+    let mut observed = Slots::default();
+    for placement in deployment.status.iter().flat_map(|status| &status.placements) {
+        match standing(state, deployment, placement)? {
+            Standing::Over => observed.withdrawn |= placement.state == PlacementState::Claimed,
+            Standing::Unpromised => observed.slots.push(slot(placement.clone(), wanted, None)),
+            Standing::Promised { assignment, replica } => {
+                let alive = state.is_ready(&placement.node, now);
+                let updated = update(placement, assignment, replica, alive, wanted);
+                observed.slots.push(slot(updated, wanted, replica));
+            }
+        }
+    }
+    Ok(observed)
+}
+
+fn slot(placement: PlacementStatus, wanted: &Wanted, replica: Option<&ReplicaStatus>) -> Slot {
+    let refused = replica.filter(|replica| replica.state == ReplicaState::Refused);
+    let refused = refused.map(|replica| Refusal { reason: replica.reason.unwrap_or(Reason::DeviceChanged), message: replica.message.clone() });
+    Slot { is_current: placement.revision == wanted.revision, placement, refused }
+}
+
+enum Standing<'a> {
+    /// Nothing is promised, and nothing can be any more.
+    Over,
+    /// Nothing is promised yet, or no longer; the ModelNode's step settles which.
+    Unpromised,
+    Promised { assignment: &'a Assignment, replica: Option<&'a ReplicaStatus> },
+}
+
+fn standing<'a>(state: &'a State, deployment: &ModelDeployment, placement: &PlacementStatus) -> Result<Standing<'a>, Step> {
+    let Some(node) = state.model_node(&placement.node) else {
+        // With the ModelNode, its promises went. But it must not be missing only because it is news.
+        let written = Revision::of(deployment);
+        if state.model_nodes.fresh(&Key::cluster(&placement.node)) < written {
+            return Err(Step::Confirm { target: Target::ModelNode(placement.node.clone()), as_of: written });
+        }
+        return Ok(Standing::Over);
+    };
+    if let Some(assignment) = node.spec.assignments.iter().find(|assignment| assignment.uid == placement.assignment_uid) {
+        return Ok(Standing::Promised { assignment, replica: ledger::replica(node, &placement.assignment_uid) });
+    }
+    let over = promises::is_withdrawn(node, &placement.assignment_uid);
+    Ok(if over { Standing::Over } else { Standing::Unpromised })
+}
+
+/// The placement with what the assignment promises and the agent reports.
+fn update(
+    placement: &PlacementStatus,
+    assignment: &Assignment,
+    replica: Option<&ReplicaStatus>,
+    alive: bool,
+    wanted: &Wanted,
+) -> PlacementStatus {
+    let plan = &assignment.plan;
+    let state = state_of(placement.state, assignment.state, replica, alive);
+    let (reason, message) = match state {
+        PlacementState::Releasing if placement.state == PlacementState::Releasing => (placement.reason, placement.message.clone()),
+        PlacementState::Releasing => (Reason::Draining, String::new()),
+        _ => explain(assignment, replica, alive, wanted),
+    };
+    let reported = |text: fn(&ReplicaStatus) -> &String| replica.map(text).filter(|text| !text.is_empty()).cloned();
+    PlacementStatus {
+        state,
+        processor: reported(|replica| &replica.processor).unwrap_or_else(|| plan.processor.clone()),
+        num_ctx: assignment.request.num_ctx,
+        gpu_layers: plan.gpu_layers.0,
+        total_layers: plan.total_layers.0,
+        devices: devices(assignment, replica),
+        predicted_bytes: plan.devices.iter().map(|on| on.total_bytes).sum(),
+        measured_bytes: measured(replica),
+        percent: replica.filter(|_| !matches!(state, PlacementState::Ready | PlacementState::Releasing)).and_then(|replica| replica.percent),
+        reason,
+        message,
+        endpoint: reported(|replica| &replica.address).filter(|_| state == PlacementState::Ready).unwrap_or_default(),
+        ..placement.clone()
+    }
+}
+
+fn state_of(claimed: PlacementState, promised: AssignmentState, replica: Option<&ReplicaStatus>, alive: bool) -> PlacementState {
+    match (claimed, promised) {
+        (PlacementState::Releasing, _) | (_, AssignmentState::Drain | AssignmentState::Release) => PlacementState::Releasing,
+        _ if alive && replica.is_some_and(|replica| replica.state == ReplicaState::Ready) => PlacementState::Ready,
+        _ => PlacementState::Placed,
+    }
+}
+
+/// Why the replica is as it is, of one that is not being released.
+fn explain(assignment: &Assignment, replica: Option<&ReplicaStatus>, alive: bool, wanted: &Wanted) -> (Reason, String) {
+    if !alive {
+        return (Reason::NodeNotReady, "the node's agent is silent".into());
+    }
+    let Some(replica) = replica else { return (Reason::Assigned, String::new()) };
+    let said = |reason| (replica.reason.unwrap_or(reason), replica.message.clone());
+    match replica.state {
+        ReplicaState::Pending => said(Reason::Assigned),
+        ReplicaState::Downloading => said(Reason::Downloading),
+        ReplicaState::Loading => said(Reason::Loading),
+        ReplicaState::Ready => (less_than_preferred(assignment, wanted).unwrap_or(Reason::Serving), String::new()),
+        ReplicaState::Draining => said(Reason::Draining),
+        ReplicaState::Refused => said(Reason::DeviceChanged),
+        ReplicaState::Failed => said(Reason::LoadFailed),
+        // It ended without having been asked to; its agent starts it again or says why not.
+        ReplicaState::Gone => said(Reason::WorkerCrashed),
+    }
+}
+
+/// Whether layers run on CPU that were preferred on GPU.
+fn less_than_preferred(assignment: &Assignment, wanted: &Wanted) -> Option<Reason> {
+    let preferred = wanted.spec_asked.policy == PlacementPolicy::PreferGPU && assignment.request.num_gpu < 0;
+    let is_current = assignment.revision == wanted.revision;
+    match assignment.plan.gpu_layers {
+        layers if !preferred || !is_current || layers >= assignment.plan.total_layers => None,
+        LayerCount(0) => Some(Reason::RunningOnCPU),
+        _ => Some(Reason::PartlyOnCPU),
+    }
+}
+
+fn devices(assignment: &Assignment, replica: Option<&ReplicaStatus>) -> Vec<DeviceBytes> {
+    let measured = |id: &str| replica.and_then(|replica| replica.devices.iter().find(|on| on.id == id)).and_then(|on| on.measured_bytes);
+    let devices = assignment.plan.devices.iter();
+    devices.map(|on| DeviceBytes { id: on.id.clone(), predicted_bytes: on.total_bytes, measured_bytes: measured(&on.id) }).collect()
+}
+
+fn measured(replica: Option<&ReplicaStatus>) -> Option<Bytes> {
+    let measured: Vec<Bytes> = replica?.devices.iter().filter_map(|on| on.measured_bytes).collect();
+    (!measured.is_empty()).then(|| measured.into_iter().sum())
+}
+
+/// GPU memory of a placement: as measured, where it was measured.
+pub fn vram(placement: &PlacementStatus) -> Bytes {
+    let gpus = placement.devices.iter().filter(|on| on.id != stowage_placement::HOST);
+    gpus.map(|on| on.measured_bytes.unwrap_or(on.predicted_bytes)).sum()
+}
+
+/// A fresh claim.
+pub fn claim(
+    deployment: &ModelDeployment,
+    wanted: &Wanted,
+    index: usize,
+    node: &str,
+    report: &stowage_placement::PlanReport,
+) -> PlacementStatus {
+    let replica = wanted.replica_name(index);
+    let plan = &report.plan;
+    let devices = plan.devices.iter().filter(|on| on.kind == DeviceKind::Host || on.total_bytes > Bytes::ZERO);
+    PlacementStatus {
+        assignment_uid: super::validate::assignment_uid(deployment, &replica),
+        replica,
+        revision: wanted.revision.clone(),
+        node: node.to_owned(),
+        state: PlacementState::Claimed,
+        processor: plan.processor.clone(),
+        num_ctx: report.request.num_ctx,
+        gpu_layers: plan.gpu_layers.0,
+        total_layers: plan.total_layers.0,
+        devices: devices.map(|on| DeviceBytes { id: on.id.clone(), predicted_bytes: on.total_bytes, measured_bytes: None }).collect(),
+        predicted_bytes: plan.devices.iter().map(|on| on.total_bytes).sum(),
+        measured_bytes: None,
+        percent: None,
+        reason: Reason::Assigned,
+        message: String::new(),
+        endpoint: String::new(),
+        pod_ref: String::new(),
+    }
+}

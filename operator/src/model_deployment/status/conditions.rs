@@ -1,0 +1,95 @@
+//! The conditions, each a small question with its answer in numbers.
+
+use stowage_crds::conditions::{ConditionType, Observation};
+use stowage_placement::{Reason, Refusal};
+
+use super::{Standing, told};
+
+/// Reasons of an obstacle that passes by itself.
+fn is_passing(reason: Reason) -> bool {
+    matches!(reason, Reason::WaitingForRoom | Reason::ReplacingForRoom | Reason::Pending)
+}
+
+impl Standing<'_> {
+    pub(super) fn observations(&self) -> Vec<Observation> {
+        vec![self.is_ready(), self.is_scheduled(), self.is_cached(), self.is_progressing(), self.is_degraded()]
+    }
+
+    fn is_ready(&self) -> Observation {
+        let (ready, asked) = (self.ready(), self.wanted.replicas);
+        let counted = format!("{ready} of {asked} replicas serve");
+        match ready >= asked {
+            true if asked == 0 => observe(ConditionType::Ready, true, Reason::ScaledToZero, "no replica is asked for"),
+            true => observe(ConditionType::Ready, true, Reason::Serving, counted),
+            false => {
+                let (reason, message) = self.reason();
+                observe(ConditionType::Ready, false, reason, format!("{counted}. {message}"))
+            }
+        }
+    }
+
+    fn is_scheduled(&self) -> Observation {
+        let (placed, asked) = (self.current().count(), self.wanted.replicas);
+        if placed >= asked {
+            let mut places: Vec<String> =
+                self.current().map(|slot| format!("{} ({})", slot.placement.node, slot.placement.processor)).collect();
+            places.sort();
+            let message = match places.is_empty() {
+                true => "no replica is asked for".into(),
+                false => format!("{placed} of {asked} replicas have a place: {}", places.join(", ")),
+            };
+            return observe(ConditionType::Scheduled, true, Reason::Assigned, message);
+        }
+        let (reason, message) = match &self.outcome.obstacle {
+            Some(Refusal { reason, message }) => (*reason, message.clone()),
+            None if self.deployment.spec.paused => (Reason::Paused, "changes wait until spec.paused is false".into()),
+            None => (Reason::RollingOut, format!("{placed} of {asked} replicas of the newest revision have a place")),
+        };
+        observe(ConditionType::Scheduled, false, reason, message)
+    }
+
+    fn is_cached(&self) -> Observation {
+        let has_file = |node: &str| self.found.as_ref().is_ok_and(|found| found.present_on.contains(node));
+        let loaded = |reason| matches!(reason, Reason::Loading | Reason::Serving | Reason::RunningOnCPU | Reason::PartlyOnCPU);
+        let mut lacking = self.current().map(|slot| &slot.placement).filter(|placed| !loaded(placed.reason) && !has_file(&placed.node));
+        match lacking.next() {
+            Some(placement) => observe(ConditionType::ModelCached, false, placement.reason, told(placement)),
+            None if self.current().next().is_none() => match self.found {
+                Err(Refusal { reason, message }) => observe(ConditionType::ModelCached, false, *reason, message.clone()),
+                Ok(_) => observe(ConditionType::ModelCached, false, Reason::Pending, "the model is placed nowhere yet"),
+            },
+            None => observe(ConditionType::ModelCached, true, Reason::AsAsked, "the model's file lies on every node that it was placed on"),
+        }
+    }
+
+    fn is_progressing(&self) -> Observation {
+        let serving = self.current().filter(|slot| slot.is_ready()).count();
+        let all_current = self.outcome.slots.iter().all(|slot| slot.is_current && !slot.is_releasing());
+        if let Some(Refusal { reason, message }) = &self.outcome.obstacle {
+            return observe(ConditionType::Progressing, is_passing(*reason), *reason, message.clone());
+        }
+        if serving >= self.wanted.replicas && all_current {
+            let message = format!("all replicas run revision {}", self.wanted.revision);
+            return observe(ConditionType::Progressing, true, Reason::RolledOut, message);
+        }
+        if self.deployment.spec.paused {
+            return observe(ConditionType::Progressing, false, Reason::Paused, "changes wait until spec.paused is false");
+        }
+        let message = format!("{serving} of {} replicas serve revision {}", self.wanted.replicas, self.wanted.revision);
+        observe(ConditionType::Progressing, true, Reason::RollingOut, message)
+    }
+
+    fn is_degraded(&self) -> Observation {
+        let on_cpu = |reason| matches!(reason, Reason::RunningOnCPU | Reason::PartlyOnCPU);
+        let reasons = self.live().map(|slot| slot.placement.reason).filter(|reason| on_cpu(*reason));
+        // RunningOnCPU comes before PartlyOnCPU.
+        match reasons.min() {
+            Some(reason) => observe(ConditionType::Degraded, true, reason, self.shortage()),
+            None => observe(ConditionType::Degraded, false, Reason::AsAsked, "it serves as was preferred, where it serves"),
+        }
+    }
+}
+
+fn observe(condition: ConditionType, status: bool, reason: Reason, message: impl Into<String>) -> Observation {
+    Observation { condition, status, reason, message: message.into() }
+}

@@ -1,0 +1,259 @@
+//! The promises in one ModelNode: each is backed by a claim in a ModelDeployment's status, made after it and taken back after it.
+//!
+//! A promise is written on the version of the ModelNode that it was planned on, so its bytes were free at that moment. Four rules keep replicas from being
+//! promised twice, whoever believes that it leads:
+//! - A claim is judged by knowledge of its ModelDeployment that is no older than what is known of the ModelNode; else that is read again first.
+//! - A claim whose promise is missing and won't be made is first written down as withdrawn, in an annotation of the ModelNode. A promise that is still
+//!   on its way was planned on an older version and fails; a promise planned on a newer one sees the annotation. Only then is the claim dropped.
+//! - What was withdrawn is never promised again: assignment uids are used once.
+//! - A promise is removed only when the agent reported its replica gone, and in that write counts as withdrawn.
+
+use std::collections::BTreeSet;
+
+use k8s_openapi::jiff::Timestamp;
+use kube::ResourceExt;
+use stowage_crds::model_deployment::{PlacementState, PlacementStatus, ReplicaState};
+use stowage_crds::model_node::{Assignment, AssignmentState, AssignedSource, MAX_ASSIGNMENTS, ModelDeploymentReference};
+use stowage_crds::{ModelDeployment, ModelNode};
+use stowage_placement::{Asked, Choice, ContextPolicy, choose};
+
+use crate::cache::{Key, Revision};
+use crate::clock::{after, whole_seconds};
+use crate::ledger;
+use crate::model_deployment::candidates::candidate;
+use crate::model_deployment::models;
+use crate::model_deployment::validate::{Wanted, revision};
+use crate::state::{State, is_live};
+use crate::step::{Promises, Step, Target, Write};
+
+/// On ModelNodes: uids of claims that were withdrawn, or ended, and whose ModelDeployment may not know it yet; separated by commas.
+pub const WITHDRAWN_ANNOTATION: &str = "stowage.dev/withdrawn";
+/// What a replica has to finish its answers when its ModelDeployment, which says how long, is gone.
+const DEFAULT_GRACE_SECONDS: u32 = 30;
+
+/// Whether it is written down that this claim has no promise and never will have one again.
+pub fn is_withdrawn(node: &ModelNode, uid: &str) -> bool {
+    withdrawn(node).contains(uid) && node.spec.assignments.iter().all(|assignment| assignment.uid != uid)
+}
+
+fn withdrawn(node: &ModelNode) -> BTreeSet<&str> {
+    let annotation = node.annotations().get(WITHDRAWN_ANNOTATION).map(String::as_str).unwrap_or_default();
+    annotation.split(',').filter(|uid| !uid.is_empty()).collect()
+}
+
+pub fn step(state: &State, name: &str, now: Timestamp) -> Step {
+    let Some(node) = state.model_node(name) else { return Step::Done };
+    if node.metadata.deletion_timestamp.is_some() {
+        return Step::Done;
+    }
+    let view = View { state, node, name, now };
+    view.step().unwrap_or_else(|confirm| confirm)
+}
+
+struct View<'a> {
+    state: &'a State,
+    node: &'a ModelNode,
+    name: &'a str,
+    now: Timestamp,
+}
+
+/// A claim on this node.
+struct Claim<'a> {
+    deployment: &'a ModelDeployment,
+    placement: &'a PlacementStatus,
+}
+
+impl<'a> View<'a> {
+    fn step(&self) -> Result<Step, Step> {
+        let kept = self.kept()?;
+        // What changes in the promises there are goes first: the next one is planned on what follows from it.
+        if kept != self.node.spec.assignments {
+            let promised = self.node.spec.assignments.iter().map(|assignment| assignment.uid.as_str());
+            let ended: BTreeSet<&str> = promised.filter(|uid| kept.iter().all(|kept| kept.uid != *uid)).collect();
+            let withdrawn = self.still_withdrawn().into_iter().chain(ended).collect();
+            return Ok(self.write(kept, withdrawn));
+        }
+        let claims: Vec<Claim<'a>> = self.claims();
+        let missing = claims.iter().filter(|claim| kept.iter().all(|kept| kept.uid != claim.placement.assignment_uid));
+        let known = withdrawn(self.node);
+        let mut hopeless: BTreeSet<&str> = BTreeSet::new();
+        for claim in missing.filter(|claim| !known.contains(claim.placement.assignment_uid.as_str())) {
+            self.must_be_fresh(&Key::of(claim.deployment))?;
+            match self.promise(claim) {
+                Promise::Made(assignment) => {
+                    let assignments = kept.into_iter().chain([*assignment]).collect();
+                    return Ok(self.write(assignments, self.still_withdrawn()));
+                }
+                Promise::Waits => {}
+                Promise::Impossible => drop(hopeless.insert(&claim.placement.assignment_uid)),
+            }
+        }
+        match hopeless.is_empty() {
+            true => Ok(Step::Done),
+            false => Ok(self.write(kept, self.still_withdrawn().into_iter().chain(hopeless).collect())),
+        }
+    }
+
+    /// Claims of all ModelDeployments on this node.
+    fn claims(&self) -> Vec<Claim<'a>> {
+        let deployments = self.state.deployments.iter().map(|(_, deployment)| deployment.as_ref()).filter(|deployment| is_live(deployment));
+        let claims = deployments.flat_map(|deployment| {
+            let placements = deployment.status.iter().flat_map(|status| &status.placements);
+            placements.map(move |placement| Claim { deployment, placement })
+        });
+        claims.filter(|claim| claim.placement.node == self.name).collect()
+    }
+
+    /// The promises that stay, each as it should be now.
+    fn kept(&self) -> Result<Vec<Assignment>, Step> {
+        let mut kept = Vec::new();
+        for assignment in &self.node.spec.assignments {
+            if let Some(assignment) = self.keep(assignment)? {
+                kept.push(assignment);
+            }
+        }
+        Ok(kept)
+    }
+
+    fn keep(&self, assignment: &Assignment) -> Result<Option<Assignment>, Step> {
+        if assignment.state == AssignmentState::Release {
+            let gone = ledger::replica(self.node, &assignment.uid).is_some_and(|replica| replica.state == ReplicaState::Gone);
+            let _ = gone; return Ok(None);
+        }
+        let owner = self.state.deployment(&assignment.model_deployment);
+        let claim = owner.and_then(|owner| {
+            let claimed = |placement: &&PlacementStatus| placement.assignment_uid == assignment.uid && placement.node == self.name;
+            owner.status.iter().flat_map(|status| &status.placements).find(claimed).map(|placement| (owner, placement))
+        });
+        match claim {
+            Some((owner, placement)) if placement.state == PlacementState::Releasing => {
+                Ok(Some(self.released(assignment, owner.spec.termination_grace_period_seconds)))
+            }
+            Some((owner, _)) => Ok(Some(with_settings(assignment, owner))),
+            None => {
+                let ModelDeploymentReference { namespace, name, .. } = &assignment.model_deployment;
+                self.must_be_fresh(&Key::new(namespace, name))?;
+                let grace = owner.map_or(DEFAULT_GRACE_SECONDS, |owner| owner.spec.termination_grace_period_seconds);
+                Ok(Some(self.released(assignment, grace)))
+            }
+        }
+    }
+
+    fn released(&self, assignment: &Assignment, grace_seconds: u32) -> Assignment {
+        let deadline = whole_seconds(after(self.now, grace_seconds.into()));
+        Assignment { state: AssignmentState::Release, deadline: Some(deadline), ..assignment.clone() }
+    }
+
+    fn must_be_fresh(&self, key: &Key) -> Result<(), Step> {
+        let as_of = Revision::of(self.node);
+        match self.state.deployments.fresh(key) < as_of {
+            true => Err(Step::Confirm { target: Target::Deployment(key.clone()), as_of }),
+            false => Ok(()),
+        }
+    }
+
+    /// What must stay written down: withdrawn claims that their ModelDeployments still carry.
+    fn still_withdrawn(&self) -> BTreeSet<&str> {
+        let claimed: BTreeSet<&str> = self.claims().iter().map(|claim| claim.placement.assignment_uid.as_str()).collect();
+        withdrawn(self.node).into_iter().filter(|uid| claimed.contains(uid)).collect()
+    }
+
+    fn write(&self, assignments: Vec<Assignment>, withdrawn: BTreeSet<&str>) -> Step {
+        let owner = self.node.owner_references().first().map(|owner| owner.uid.clone());
+        Step::write(Write::Promises(Box::new(Promises {
+            node: self.name.to_owned(),
+            version: self.node.resource_version().unwrap_or_default(),
+            node_uid: owner.unwrap_or_default(),
+            assignments,
+            withdrawn: withdrawn.into_iter().collect::<Vec<_>>().join(","),
+        })))
+    }
+
+    fn promise(&self, claim: &Claim<'_>) -> Promise {
+        let Claim { deployment, placement } = claim;
+        let wanted = Wanted::of(deployment);
+        let outdated = placement.revision != wanted.revision || placement.state != PlacementState::Claimed;
+        if outdated || self.node.spec.assignments.len() >= MAX_ASSIGNMENTS {
+            return Promise::Impossible;
+        }
+        let found = match models::find(self.state, &wanted.origin) {
+            Ok(found) => found,
+            // A new leader has to read the header first.
+            Err(refusal) if refusal.reason == stowage_placement::Reason::Pending => return Promise::Waits,
+            Err(_) => return Promise::Impossible,
+        };
+        if found.only_on.as_ref().is_some_and(|nodes| !nodes.contains(self.name)) {
+            return Promise::Impossible;
+        }
+        let asked = Asked {
+            num_ctx: Some(placement.num_ctx),
+            context_policy: ContextPolicy::Exact,
+            min_context: None,
+            ..wanted.spec_asked.clone()
+        };
+        let node = candidate(self.state, &wanted, &found, self.now, self.node, &|_| false);
+        match choose(&found.summary, &asked, &[node]) {
+            Choice::Placed { report, .. } if report.plan.gpu_layers.0 >= placement.gpu_layers => {
+                Promise::Made(Box::new(assignment(deployment, &wanted, placement, report.request, report.plan, &found.source)))
+            }
+            _ => Promise::Impossible,
+        }
+    }
+}
+
+enum Promise {
+    Made(Box<Assignment>),
+    Waits,
+    Impossible,
+}
+
+fn assignment(
+    deployment: &ModelDeployment,
+    wanted: &Wanted,
+    placement: &PlacementStatus,
+    request: stowage_placement::Request,
+    plan: stowage_placement::DevicePlan,
+    found: &stowage_crds::model_deployment::ResolvedSource,
+) -> Assignment {
+    let source = wanted.settled(deployment).and_then(|settled| settled.source.as_ref()).unwrap_or(found);
+    let spec = &deployment.spec;
+    Assignment {
+        uid: placement.assignment_uid.clone(),
+        replica: placement.replica.clone(),
+        model_deployment: ModelDeploymentReference {
+            namespace: wanted.key.namespace.clone(),
+            name: wanted.key.name.clone(),
+            uid: wanted.uid.clone(),
+        },
+        revision: placement.revision.clone(),
+        state: AssignmentState::Serve,
+        deadline: None,
+        source: AssignedSource {
+            model: spec.model.clone(),
+            commit: source.commit.clone(),
+            digest: source.digest.clone(),
+            size_bytes: source.size_bytes,
+        },
+        request,
+        plan,
+        parameters: spec.parameters.clone(),
+        system: spec.system.clone(),
+        template: spec.template.clone(),
+        aliases: spec.aliases.clone(),
+    }
+}
+
+/// What changes without a reload follows the spec at once, as long as the revision is the same.
+fn with_settings(assignment: &Assignment, owner: &ModelDeployment) -> Assignment {
+    if owner.spec.paused || revision(owner) != assignment.revision {
+        return assignment.clone();
+    }
+    let spec = &owner.spec;
+    Assignment {
+        parameters: spec.parameters.clone(),
+        system: spec.system.clone(),
+        template: spec.template.clone(),
+        aliases: spec.aliases.clone(),
+        ..assignment.clone()
+    }
+}

@@ -1,0 +1,125 @@
+//! The assumed state: everything that decisions are made on.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{Node, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use stowage_crds::model_deployment::ResolvedSource;
+use stowage_crds::model_node::ModelDeploymentReference;
+use stowage_crds::{ModelDeployment, ModelNode, names};
+use stowage_placement::{ModelSummary, Refusal};
+
+use crate::cache::{Cache, Key};
+use crate::model_deployment::validate::Origin;
+use crate::step::Item;
+
+/// How long a Lease holds that does not say so itself.
+const DEFAULT_LEASE_SECONDS: i32 = 40;
+
+/// What was read of a model file behind a URL, or why it could not be read.
+pub type HeaderRead = Result<Arc<RemoteModel>, Refusal>;
+
+/// A model file behind a URL.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RemoteModel {
+    pub summary: ModelSummary,
+    pub source: ResolvedSource,
+}
+
+#[derive(Default)]
+pub struct State {
+    pub deployments: Cache<ModelDeployment>,
+    pub model_nodes: Cache<ModelNode>,
+    pub nodes: Cache<Node>,
+    /// The agents', in the system namespace.
+    pub leases: Cache<Lease>,
+    /// Those that belong to ModelDeployments.
+    pub services: Cache<Service>,
+    pub slices: Cache<EndpointSlice>,
+    /// Of models that are read from elsewhere than a node's disk.
+    pub headers: BTreeMap<Origin, HeaderRead>,
+    pub system_namespace: String,
+    /// What this leader remembers beside what is written down; losing it costs time, never correctness.
+    pub memory: Memory,
+}
+
+#[derive(Default)]
+pub struct Memory {
+    /// By the ModelDeployment's uid: the last time that an agent refused a replica of it.
+    pub refusals: BTreeMap<String, Refused>,
+    /// Writes that the API server rejects are not tried again and again.
+    pub rejected: BTreeMap<Item, Rejected>,
+}
+
+/// An agent refused a replica; until when no place is sought for it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Refused {
+    pub revision: String,
+    pub times: u32,
+    pub until: Timestamp,
+    pub refusal: Refusal,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rejected {
+    pub times: u32,
+    pub until: Timestamp,
+}
+
+impl State {
+    /// Whether every list came through, so that what is not here does not exist.
+    pub fn is_synced(&self) -> bool {
+        let objects = self.deployments.is_synced() && self.model_nodes.is_synced() && self.nodes.is_synced();
+        objects && self.leases.is_synced() && self.services.is_synced() && self.slices.is_synced()
+    }
+
+    /// The ModelDeployment that is meant: one of the same name that was made later is another one, and one that is being deleted is as good as gone.
+    pub fn deployment(&self, reference: &ModelDeploymentReference) -> Option<&Arc<ModelDeployment>> {
+        let key = Key::new(&reference.namespace, &reference.name);
+        self.deployments.get(&key).filter(|found| is_live(found) && found.metadata.uid.as_deref() == Some(&reference.uid))
+    }
+
+    pub fn model_node(&self, name: &str) -> Option<&Arc<ModelNode>> {
+        self.model_nodes.get(&Key::cluster(name))
+    }
+
+    pub fn node(&self, name: &str) -> Option<&Arc<Node>> {
+        self.nodes.get(&Key::cluster(name))
+    }
+
+    /// Until when the node's agent counts as alive; `None` where it never reported.
+    pub fn ready_until(&self, name: &str) -> Option<Timestamp> {
+        let lease = self.leases.get(&Key::new(&self.system_namespace, &names::node_lease(name)))?;
+        let spec = lease.spec.as_ref()?;
+        let seconds = spec.lease_duration_seconds.unwrap_or(DEFAULT_LEASE_SECONDS);
+        let renewed = spec.renew_time.as_ref()?.0;
+        renewed.checked_add(SignedDuration::from_secs(seconds.into())).ok()
+    }
+
+    /// Whether the node is there and its agent alive.
+    pub fn is_ready(&self, name: &str, now: Timestamp) -> bool {
+        self.node(name).is_some() && self.ready_until(name).is_some_and(|until| now < until)
+    }
+
+    pub fn ready_nodes(&self, now: Timestamp) -> BTreeSet<String> {
+        let names = self.model_nodes.iter().map(|(key, _)| key.name.clone());
+        names.filter(|name| self.is_ready(name, now)).collect()
+    }
+
+    /// When time alone changes something that decisions depend on, if nothing else happens before.
+    pub fn next_deadline(&self, now: Timestamp) -> Option<Timestamp> {
+        let leases = self.model_nodes.iter().filter_map(|(key, _)| self.ready_until(&key.name));
+        let refusals = self.memory.refusals.values().map(|refused| refused.until);
+        let rejected = self.memory.rejected.values().map(|rejected| rejected.until);
+        let releases = self.model_nodes.iter().flat_map(|(_, node)| &node.spec.assignments).filter_map(crate::ledger::freed_by);
+        leases.chain(refusals).chain(rejected).chain(releases).filter(|time| *time > now).min()
+    }
+}
+
+/// Whether a ModelDeployment is to be acted for.
+pub fn is_live(deployment: &ModelDeployment) -> bool {
+    deployment.metadata.deletion_timestamp.is_none()
+}

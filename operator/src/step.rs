@@ -1,0 +1,150 @@
+//! What a decision can be: nothing, a closer look first, or one write.
+
+use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::jiff::Timestamp;
+use stowage_crds::ModelDeploymentStatus;
+use stowage_crds::model_node::Assignment;
+use stowage_placement::{Reason, Refusal};
+
+use crate::cache::{Key, Revision};
+use crate::state::{Memory, Refused, Rejected};
+
+/// What a step is made for.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Item {
+    /// Whether a node has the ModelNode that it should have.
+    NodeMembership(String),
+    /// The promises in a ModelNode.
+    Promises(String),
+    /// Places and status of a ModelDeployment.
+    Deployment(Key),
+    /// Its Service and EndpointSlices.
+    Endpoints(Key),
+}
+
+/// The next thing to do for one item.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Step {
+    /// It is as it should be.
+    Done,
+    /// Read this uncached first: what is known of it may be older than what is known of the object it is joined with, which was written at `as_of`.
+    Confirm { target: Target, as_of: Revision },
+    Write(Box<Decision>),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    Deployment(Key),
+    ModelNode(String),
+}
+
+/// One write, and what follows once it succeeded.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Decision {
+    pub write: Write,
+    pub notices: Vec<Notice>,
+    pub refusals: Vec<RefusalSeen>,
+}
+
+impl Step {
+    pub fn write(write: Write) -> Step {
+        Step::Write(Box::new(Decision { write, notices: Vec::new(), refusals: Vec::new() }))
+    }
+}
+
+/// A write; conditional on the version where it changes what exists.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Write {
+    MakeModelNode { name: String, node_uid: String },
+    RemoveModelNode { name: String, uid: String, version: String },
+    /// All that the operator owns of a ModelNode.
+    Promises(Box<Promises>),
+    /// All of a ModelDeployment's status.
+    Status { key: Key, version: String, status: Box<ModelDeploymentStatus> },
+    Service { key: Key, service: Box<Service> },
+    Slice { key: Key, slice: Box<EndpointSlice> },
+    RemoveSlice { key: Key, uid: String },
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Promises {
+    pub node: String,
+    pub version: String,
+    pub node_uid: String,
+    pub assignments: Vec<Assignment>,
+    /// See [`crate::model_node::promises`].
+    pub withdrawn: String,
+}
+
+/// Something to tell users as an Event of a ModelDeployment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notice {
+    pub key: Key,
+    pub uid: String,
+    pub warning: bool,
+    pub reason: Reason,
+    pub message: String,
+}
+
+/// An agent refused a replica of this ModelDeployment, and that was acted upon.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RefusalSeen {
+    pub uid: String,
+    pub revision: String,
+    pub refusal: Refusal,
+}
+
+/// A refusal this long ago no longer counts towards the delay of the next one.
+const FORGIVEN_AFTER_SECONDS: i64 = 600;
+
+impl Memory {
+    /// Delays the next decision for the ModelDeployment, longer each time.
+    pub fn refused(&mut self, seen: RefusalSeen, now: Timestamp) {
+        let RefusalSeen { uid, revision, refusal } = seen;
+        let previous = self.refusals.get(&uid).filter(|previous| previous.revision == revision);
+        let recent = previous.filter(|previous| crate::clock::after(previous.until, FORGIVEN_AFTER_SECONDS) > now);
+        let times = recent.map_or(1, |previous| previous.times.saturating_add(1));
+        let until = crate::clock::after(now, delay(times));
+        self.refusals.insert(uid, Refused { revision, times, until, refusal });
+    }
+
+    /// Delays the next try of a write that the API server rejected.
+    pub fn rejected(&mut self, item: Item, now: Timestamp) {
+        let times = self.rejected.get(&item).map_or(1, |rejected| rejected.times.saturating_add(1));
+        self.rejected.insert(item, Rejected { times, until: crate::clock::after(now, delay(times)) });
+    }
+
+    pub fn is_held_back(&self, item: &Item, now: Timestamp) -> bool {
+        self.rejected.get(item).is_some_and(|rejected| now < rejected.until)
+    }
+}
+
+/// Seconds to wait after so many failures: 1, 2, 4, … 60.
+fn delay(times: u32) -> i64 {
+    (1 << times.saturating_sub(1).min(6)).min(60)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_refusal_waits_longer_than_the_one_before_until_it_is_forgiven() {
+        let now = Timestamp::from_second(1000).unwrap();
+        let refusal = Refusal { reason: Reason::DeviceChanged, message: String::new() };
+        let seen = RefusalSeen { uid: "u".into(), revision: "r".into(), refusal };
+        let mut memory = Memory::default();
+        let mut waits = Vec::new();
+        for _ in 0..8 {
+            memory.refused(seen.clone(), now);
+            waits.push(memory.refusals["u"].until.as_second() - 1000);
+        }
+        assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60]);
+        memory.refused(RefusalSeen { revision: "other".into(), ..seen.clone() }, now);
+        assert_eq!(memory.refusals["u"].times, 1);
+        memory.refused(seen.clone(), now);
+        memory.refused(seen, Timestamp::from_second(10_000).unwrap());
+        assert_eq!(memory.refusals["u"].times, 1);
+    }
+}

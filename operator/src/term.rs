@@ -1,0 +1,74 @@
+//! Terms of leadership: from taking the Lease to losing it or being told to end.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use kube::Client;
+use tokio::sync::{mpsc, watch};
+
+use crate::clock::Clock;
+use crate::decide::DecisionTask;
+use crate::leader::Election;
+use crate::metrics::Metrics;
+use crate::model_deployment::fetch::{self, ReadHeader};
+use crate::state::State;
+use crate::step::Notice;
+
+/// Changes that wait to be taken in; watches pause when there are so many.
+const WAITING: usize = 4096;
+
+/// What every term is served with.
+pub struct Terms {
+    pub client: Client,
+    pub clock: Arc<dyn Clock>,
+    pub system_namespace: String,
+    pub reader: Arc<dyn ReadHeader>,
+    pub notices: mpsc::UnboundedSender<Notice>,
+    pub metrics: Arc<Metrics>,
+}
+
+impl Terms {
+    /// Stands for election, decides while it leads, and stands again; until `end` comes, when the Lease is given up.
+    pub async fn serve(&self, mut election: Election, end: impl Future<Output = ()>) {
+        tokio::pin!(end);
+        loop {
+            tokio::select! {
+                () = &mut end => return,
+                () = election.acquire() => {}
+            }
+            tracing::info!("leading");
+            self.metrics.leads(true);
+            let leadership = election.leadership();
+            let ended = tokio::select! {
+                () = &mut end => true,
+                () = election.keep() => false,
+                () = self.lead(leadership) => false,
+            };
+            self.metrics.leads(false);
+            if ended {
+                election.release().await;
+                return;
+            }
+            tracing::warn!("no longer leading");
+        }
+    }
+
+    async fn lead(&self, leadership: crate::leader::Leadership) {
+        let (changes, mut coming) = mpsc::channel(WAITING);
+        let _watches = crate::watch::start(&self.client, &self.system_namespace, &changes);
+        let (headers, wanted) = watch::channel(BTreeSet::new());
+        let mut task = DecisionTask {
+            client: self.client.clone(),
+            clock: self.clock.clone(),
+            leadership,
+            state: State { system_namespace: self.system_namespace.clone(), ..State::default() },
+            notices: self.notices.clone(),
+            headers,
+            metrics: self.metrics.clone(),
+        };
+        tokio::select! {
+            () = task.run(&mut coming) => {}
+            () = fetch::run(self.reader.clone(), wanted, changes) => {}
+        }
+    }
+}
