@@ -191,7 +191,10 @@ mod tests {
         assert!(!cache.is_synced());
         assert!(cache.take_in(Event::InitDone));
         assert!(cache.is_synced());
-        assert_eq!((version(&cache, "gone"), version(&cache, "kept"), version(&cache, "new")), (None, Some(Revision(9)), Some(Revision(5))));
+        assert_eq!(
+            (version(&cache, "gone"), version(&cache, "kept"), version(&cache, "new")),
+            (None, Some(Revision(9)), Some(Revision(5)))
+        );
     }
 
     #[test]

@@ -242,3 +242,5 @@ fn claimed_nodes(state: &State, write: &Write) -> BTreeSet<String> {
 mod interleavings;
 #[cfg(test)]
 mod scenario;
+#[cfg(test)]
+mod stories;

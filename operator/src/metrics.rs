@@ -82,7 +82,8 @@ pub async fn serve(address: SocketAddr, metrics: Arc<Metrics>) -> std::io::Resul
             }
         }
     };
-    let router = Router::new().route("/metrics", get(text)).route("/healthz", get(|| async { "ok" })).route("/readyz", get(|| async { "ok" }));
+    let router =
+        Router::new().route("/metrics", get(text)).route("/healthz", get(|| async { "ok" })).route("/readyz", get(|| async { "ok" }));
     let listener = tokio::net::TcpListener::bind(address).await?;
     axum::serve(listener, router).await
 }

@@ -29,7 +29,10 @@ pub enum Step {
     /// It is as it should be.
     Done,
     /// Read this uncached first: what is known of it may be older than what is known of the object it is joined with, which was written at `as_of`.
-    Confirm { target: Target, as_of: Revision },
+    Confirm {
+        target: Target,
+        as_of: Revision,
+    },
     Write(Box<Decision>),
 }
 
@@ -56,15 +59,35 @@ impl Step {
 /// A write; conditional on the version where it changes what exists.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Write {
-    MakeModelNode { name: String, node_uid: String },
-    RemoveModelNode { name: String, uid: String, version: String },
+    MakeModelNode {
+        name: String,
+        node_uid: String,
+    },
+    RemoveModelNode {
+        name: String,
+        uid: String,
+        version: String,
+    },
     /// All that the operator owns of a ModelNode.
     Promises(Box<Promises>),
     /// All of a ModelDeployment's status.
-    Status { key: Key, version: String, status: Box<ModelDeploymentStatus> },
-    Service { key: Key, service: Box<Service> },
-    Slice { key: Key, slice: Box<EndpointSlice> },
-    RemoveSlice { key: Key, uid: String },
+    Status {
+        key: Key,
+        version: String,
+        status: Box<ModelDeploymentStatus>,
+    },
+    Service {
+        key: Key,
+        service: Box<Service>,
+    },
+    Slice {
+        key: Key,
+        slice: Box<EndpointSlice>,
+    },
+    RemoveSlice {
+        key: Key,
+        uid: String,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq)]

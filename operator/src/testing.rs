@@ -79,7 +79,13 @@ pub fn gpu_node(name: &str, vram: Bytes) -> ModelNode {
     let mut node = ModelNode::new(name, ModelNodeSpec::default());
     node.metadata.uid = Some(format!("uid-mnode-{name}"));
     node.metadata.resource_version = Some("10".into());
-    let owner = OwnerReference { name: name.into(), uid: format!("uid-{name}"), kind: "Node".into(), api_version: "v1".into(), ..OwnerReference::default() };
+    let owner = OwnerReference {
+        name: name.into(),
+        uid: format!("uid-{name}"),
+        kind: "Node".into(),
+        api_version: "v1".into(),
+        ..OwnerReference::default()
+    };
     node.metadata.owner_references = Some(vec![owner]);
     let device = DeviceStatus {
         uuid: gpu(name),

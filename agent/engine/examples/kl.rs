@@ -1,4 +1,6 @@
-//! How far the cpu backend is from the reference on a text: `cargo run -p stowage-engine --example kl -- MODEL TEXT [TOKENS]`.
+//! How far the cpu backend is from the reference on a text: `cargo run -p stowage-engine --example kl -- MODEL TEXT [TOKENS] [all]`.
+//!
+//! `all` measures every instruction set that this CPU has, not the fastest alone.
 
 use std::path::PathBuf;
 
@@ -8,7 +10,7 @@ use stowage_placement::{Request, Tokens};
 
 fn main() -> anyhow::Result<()> {
     let mut arguments = std::env::args().skip(1);
-    let usage = "usage: kl MODEL TEXT [TOKENS]";
+    let usage = "usage: kl MODEL TEXT [TOKENS] [all]";
     let model = PathBuf::from(arguments.next().context(usage)?);
     let text = std::fs::read_to_string(arguments.next().context(usage)?)?;
     let most = arguments.next().map_or(Ok(4000), |count| count.parse::<usize>())?;
@@ -18,7 +20,8 @@ fn main() -> anyhow::Result<()> {
     let mut reference = LoadedModel::load(&reference_load, &mut |_| {})?;
     let mut tokens = Tokenizer::from_header(reference.header())?.encode(&text, false)?;
     tokens.truncate(most);
-    for isa in Isa::available() {
+    let isas = if arguments.next().as_deref() == Some("all") { Isa::available() } else { vec![Isa::best()] };
+    for isa in isas {
         let mut cpu = LoadedModel::load_with(&load, isa, &mut |_| {})?;
         let found = divergence::compare(&mut reference, &mut cpu, &tokens)?;
         println!(

@@ -114,11 +114,7 @@ impl Store {
     }
 
     /// The path of the file, downloaded where it has to be. Dropping the future ends the download; the next one goes on where it was.
-    pub async fn ensure(
-        &self,
-        source: &AssignedSource,
-        progress: impl FnMut(Progress) + Send + 'static,
-    ) -> Result<PathBuf, StoreError> {
+    pub async fn ensure(&self, source: &AssignedSource, progress: impl FnMut(Progress) + Send + 'static) -> Result<PathBuf, StoreError> {
         match &source.model {
             ModelSource { path: Some(path), hugging_face: None, http: None } => self.local(path.clone(), source.size_bytes).await,
             ModelSource { http: Some(http), hugging_face: None, path: None } => self.remote(self.of_http(http, source), progress).await,

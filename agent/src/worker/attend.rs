@@ -20,7 +20,7 @@ use super::view::{Refusal, WorkerView};
 
 /// For a message to a worker. One that does not read for so long is silent too, and ended for that.
 const SEND_TIMEOUT: Duration = Duration::from_secs(5);
-/// From a worker's failure, or the gate's no, until it has ended by itself.
+/// From a worker's failure, or the gate's no, until it has ended by itself; and from its end until its connection has.
 const LAST_WORDS: Duration = Duration::from_secs(10);
 
 type GateAnswer = Pin<Box<dyn Future<Output = Result<(), Refusal>> + Send>>;
@@ -159,7 +159,10 @@ impl Replica {
             // What was heard counts before what is due: an agent that was stopped for a while has both at once when it goes on.
             tokio::select! {
                 biased;
-                exit = ended(&worker.process, &mut worker.child) => return self.after(worker, exit),
+                exit = ended(&worker.process, &mut worker.child) => {
+                    self.last_words(worker).await;
+                    return self.after(worker, exit);
+                }
                 message = heard(&mut worker.connection) => self.hear(worker, message),
                 command = self.commands.recv() => match command {
                     Some(command) => self.command(worker, command).await,
@@ -169,6 +172,15 @@ impl Replica {
                 () = tokio::time::sleep_until(due) => self.due(worker),
             }
         }
+    }
+
+    /// What a worker said just before it ended may not have been read yet.
+    async fn last_words(&self, worker: &mut Worker) {
+        while worker.connection.is_some() {
+            let Ok(message) = tokio::time::timeout(LAST_WORDS, heard(&mut worker.connection)).await else { return };
+            self.hear(worker, message);
+        }
+        worker.gate = None;
     }
 
     async fn welcome(&self, worker: &mut Worker) {
@@ -272,7 +284,12 @@ impl Replica {
     /// A hello: of this worker once more, or of one that should not be.
     async fn connected(&mut self, worker: &mut Worker, hello: Hello, process: Process, connection: Connection) {
         if process.id != worker.process.id {
-            tracing::warn!(uid = self.uid(), pid = process.id.pid, kept = worker.process.id.pid, "a second worker for one assignment is killed");
+            tracing::warn!(
+                uid = self.uid(),
+                pid = process.id.pid,
+                kept = worker.process.id.pid,
+                "a second worker for one assignment is killed"
+            );
             if let Err(error) = process.signal(Signal::KILL) {
                 tracing::error!(pid = process.id.pid, %error, "it can't be signalled");
             }

@@ -127,7 +127,8 @@ impl Supervisor {
         let lock = lock(&config.run_dir)?;
         let records = Records::new(&config.run_dir).map_err(failed("creating", &config.run_dir))?;
         let listener = listen::bind(&socket).map_err(failed("listening on", &socket))?;
-        let program = Program { executable: config.executable.clone(), arguments: config.arguments.clone(), log: config.worker_log.clone() };
+        let program =
+            Program { executable: config.executable.clone(), arguments: config.arguments.clone(), log: config.worker_log.clone() };
         let shared = Arc::new(Shared {
             program,
             gate: Arc::new(move |assignment| Box::pin(gate(assignment))),

@@ -51,7 +51,11 @@ async fn welcome(stream: UnixStream, shared: Arc<Shared>) {
         other => return tracing::warn!(?other, "a connection on the workers' socket that begins with no hello is closed"),
     };
     if hello.version != VERSION {
-        return tracing::warn!(found = hello.version, supported = VERSION, "a worker of another protocol version is left alone, and ended when its silence has lasted");
+        return tracing::warn!(
+            found = hello.version,
+            supported = VERSION,
+            "a worker of another protocol version is left alone, and ended when its silence has lasted"
+        );
     }
     let Some(process) = who(&connection, &hello) else {
         return tracing::warn!(pid = hello.process.pid, "a worker said hello and has ended");

@@ -34,9 +34,15 @@ pub enum FromWorker {
     /// Asks the agent's gate. Nothing is allocated before it says go.
     MayLoad,
     /// In bytes of the file's tensors.
-    Progress { loaded: Bytes, total: Bytes },
+    Progress {
+        loaded: Bytes,
+        total: Bytes,
+    },
     /// All is allocated and the HTTP API listens; the self-test comes next.
-    Loaded { measured: Vec<MeasuredDevice>, address: SocketAddr },
+    Loaded {
+        measured: Vec<MeasuredDevice>,
+        address: SocketAddr,
+    },
     Ready,
     Heartbeat,
     /// Takes no new requests.
@@ -48,16 +54,24 @@ pub enum FromWorker {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum FromAgent {
-    Welcome { version: u32 },
+    Welcome {
+        version: u32,
+    },
     Go,
     /// The plan does not hold on this node any more; the worker ends.
     No(Refusal),
     /// New aliases, defaults or system message. Nothing is loaded anew.
-    Update { assignment: Box<Assignment> },
+    Update {
+        assignment: Box<Assignment>,
+    },
     /// Take no new requests, finish those that run, and wait to be ended; at the deadline, end.
-    Drain { deadline: Timestamp },
+    Drain {
+        deadline: Timestamp,
+    },
     /// Take no new requests, and end when those that run are finished, at the deadline at the latest.
-    End { deadline: Timestamp },
+    End {
+        deadline: Timestamp,
+    },
 }
 
 /// Who connects, and how far it is.

@@ -58,13 +58,14 @@ pub(super) struct Replica {
     pub wanted: Wanted,
     /// Failures since it last was well; the delay grows with them.
     pub failures: u32,
+    pub starts_again: bool,
     /// Workers that no one asked for, on their way out.
     pub strays: Vec<Process>,
 }
 
 impl Replica {
     pub fn new(shared: Arc<Shared>, assignment: Assignment, commands: mpsc::UnboundedReceiver<Command>) -> Replica {
-        Replica { shared, assignment, commands, wanted: Wanted::Serve, failures: 0, strays: Vec::new() }
+        Replica { shared, assignment, commands, wanted: Wanted::Serve, failures: 0, starts_again: false, strays: Vec::new() }
     }
 
     pub async fn begin(self) {
@@ -137,7 +138,8 @@ impl Replica {
     fn launch(&mut self, model: std::path::PathBuf) -> Step {
         let config = &self.shared.config;
         let order = Order { assignment: self.assignment.clone(), model, bind: config.worker_bind };
-        let started = self.shared.records.write_order(&order).and_then(|path| self.shared.program.start(self.uid(), &config.socket(), &path));
+        let started =
+            self.shared.records.write_order(&order).and_then(|path| self.shared.program.start(self.uid(), &config.socket(), &path));
         let child = match started {
             Ok(child) => child,
             Err(error) => {
@@ -150,6 +152,11 @@ impl Replica {
             return Step::Pause(Refusal::new(Reason::WorkerCrashed, "the worker ended as soon as it was started".to_owned()));
         };
         tracing::info!(uid = self.uid(), replica = self.assignment.replica, pid = process.id.pid, "a worker is started");
+        let starts_again = std::mem::take(&mut self.starts_again);
+        self.show(|view| {
+            view.status.restarts = view.status.restarts.saturating_add(starts_again.into());
+            view.state(ReplicaState::Loading, None, None);
+        });
         Step::Attend(Box::new(Worker::new(process, Some(child))))
     }
 
@@ -173,7 +180,7 @@ impl Replica {
         loop {
             let command = tokio::select! {
                 () = &mut pause => {
-                    self.show(|view| view.status.restarts = view.status.restarts.saturating_add(1));
+                    self.starts_again = true;
                     return Step::BringUp;
                 }
                 command = self.commands.recv() => command,
@@ -237,6 +244,10 @@ impl Replica {
 fn helps_to_try_again(reason: Reason) -> bool {
     !matches!(
         reason,
-        Reason::EngineCannotRun | Reason::UnsupportedArchitecture | Reason::InvalidRequest | Reason::ContextBeyondTrained | Reason::SourceForbidden
+        Reason::EngineCannotRun
+            | Reason::UnsupportedArchitecture
+            | Reason::InvalidRequest
+            | Reason::ContextBeyondTrained
+            | Reason::SourceForbidden
     )
 }

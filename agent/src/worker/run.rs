@@ -85,6 +85,8 @@ enum Wish {
     Go,
     Drain(Timestamp),
     End(Timestamp),
+    /// SIGTERM: as end, with whatever deadline there is.
+    Terminate,
     /// The order has changed.
     Updated,
 }
@@ -112,7 +114,7 @@ impl Running {
         loop {
             let message = tokio::select! {
                 Some(message) = self.link.messages.recv() => message,
-                Some(()) = self.ends.terminate.recv() => return Wish::End(after(GRACE)),
+                Some(()) = self.ends.terminate.recv() => return Wish::Terminate,
                 else => std::future::pending().await,
             };
             return match message {
@@ -137,7 +139,7 @@ impl Running {
         loop {
             match self.wish().await {
                 Wish::Go => return true,
-                Wish::Drain(_) | Wish::End(_) => return false,
+                Wish::Drain(_) | Wish::End(_) | Wish::Terminate => return false,
                 Wish::Updated => {}
             }
         }
@@ -150,7 +152,8 @@ impl Running {
             state.send_if_modified(|state| {
                 let before = std::mem::replace(&mut state.phase, Phase::Loading { loaded, total });
                 // In whole percent, so that a large model does not say more than a small one.
-                let is_new = !matches!(before, Phase::Loading { loaded: before, .. } if percent(before.0, total.0) == percent(loaded.0, total.0));
+                let is_new =
+                    !matches!(before, Phase::Loading { loaded: before, .. } if percent(before.0, total.0) == percent(loaded.0, total.0));
                 if !is_new {
                     state.phase = before;
                 }
@@ -167,7 +170,7 @@ impl Running {
                 },
                 wish = self.wish() => wish,
             };
-            if let Wish::Drain(_) | Wish::End(_) = wish {
+            if let Wish::Drain(_) | Wish::End(_) | Wish::Terminate = wish {
                 return Ok(None);
             }
         }
@@ -198,7 +201,8 @@ impl Running {
                         self.phase(Phase::Draining);
                         deadline = Some(at);
                     }
-                    Wish::End(at) => return self.end(serving, deadline.map_or(at, |earlier: Timestamp| earlier.min(at))).await,
+                    Wish::End(at) => return self.end(serving, at).await,
+                    Wish::Terminate => return self.end(serving, deadline.unwrap_or_else(|| after(GRACE))).await,
                 },
                 () = until(deadline), if deadline.is_some() => return Ok(()),
                 result = serving.finished() => {
@@ -220,11 +224,9 @@ impl Running {
                     tracing::warn!("the deadline has come; answers that still run are cut off");
                     return Ok(());
                 }
-                wish = self.wish() => {
-                    // SIGTERM comes along with an end, and its own deadline must not lengthen that.
-                    if let Wish::Drain(at) | Wish::End(at) = wish {
-                        deadline = deadline.min(at);
-                    }
+                // SIGTERM comes along with an end, and changes nothing.
+                wish = self.wish() => if let Wish::Drain(at) | Wish::End(at) = wish {
+                    deadline = at;
                 }
             }
         }

@@ -64,11 +64,7 @@ impl WorkerView {
         let measured = |id: &str| held.iter().find(|device| device.id == id).map(MeasuredDevice::total);
         let planned = assignment.plan.devices.iter();
         self.status.devices = planned
-            .map(|device| DeviceBytes {
-                id: device.id.clone(),
-                predicted_bytes: device.total_bytes,
-                measured_bytes: measured(&device.id),
-            })
+            .map(|device| DeviceBytes { id: device.id.clone(), predicted_bytes: device.total_bytes, measured_bytes: measured(&device.id) })
             .collect();
         self.held = held;
     }

@@ -41,7 +41,8 @@ async fn serve(mut handle: mock::Handle<Request<Body>, Response<Body>>, asked: A
         asked.lock().unwrap().push(format!("{} {}", parts.method, parts.uri.path()));
         let body = body.collect_bytes().await.unwrap();
         if parts.method == http::Method::GET {
-            let missing = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "reason": "NotFound", "code": 404});
+            let missing =
+                json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "reason": "NotFound", "code": 404});
             send.send_response(answer(StatusCode::NOT_FOUND, &missing));
             continue;
         }
@@ -58,7 +59,8 @@ fn answer(status: StatusCode, body: &Value) -> Response<Body> {
 /// The known object of that kind and name with the applied fields in it; the precondition must hold.
 fn merged(objects: &Mutex<Vec<Value>>, applied: Value, version: u64) -> Value {
     let mut objects = objects.lock().unwrap();
-    let known = objects.iter_mut().find(|known| known["kind"] == applied["kind"] && known["metadata"]["name"] == applied["metadata"]["name"]);
+    let known =
+        objects.iter_mut().find(|known| known["kind"] == applied["kind"] && known["metadata"]["name"] == applied["metadata"]["name"]);
     let Some(known) = known else {
         let mut object = applied;
         object["metadata"]["resourceVersion"] = version.to_string().into();

@@ -25,9 +25,10 @@ const LONGEST_LABEL: usize = 63;
 
 /// ModelDeployments, and what is left of those that are gone.
 pub fn keys(state: &State) -> std::collections::BTreeSet<Key> {
-    let of_slices = state.slices.iter().filter_map(|(key, slice)| {
-        slice.labels().get(names::MODEL_DEPLOYMENT_LABEL).map(|name| Key::new(&key.namespace, name))
-    });
+    let of_slices = state
+        .slices
+        .iter()
+        .filter_map(|(key, slice)| slice.labels().get(names::MODEL_DEPLOYMENT_LABEL).map(|name| Key::new(&key.namespace, name)));
     state.deployments.keys().into_iter().chain(of_slices).collect()
 }
 
@@ -83,7 +84,12 @@ fn service(deployment: &ModelDeployment) -> Service {
         metadata: ObjectMeta { annotations, ..metadata(deployment, &deployment.name_any(), &[]) },
         spec: Some(ServiceSpec {
             type_: Some(type_.into()),
-            ports: Some(vec![ServicePort { name: Some(PORT_NAME.into()), port: PORT, protocol: Some("TCP".into()), ..ServicePort::default() }]),
+            ports: Some(vec![ServicePort {
+                name: Some(PORT_NAME.into()),
+                port: PORT,
+                protocol: Some("TCP".into()),
+                ..ServicePort::default()
+            }]),
             ..ServiceSpec::default()
         }),
         status: None,

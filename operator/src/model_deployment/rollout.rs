@@ -146,7 +146,10 @@ impl Situation<'_> {
             return;
         }
         if outcome.slots.len() >= MAX_PLACEMENTS {
-            let message = format!("{} places are held already, those being given back included; a ModelDeployment holds at most {MAX_PLACEMENTS}", outcome.slots.len());
+            let message = format!(
+                "{} places are held already, those being given back included; a ModelDeployment holds at most {MAX_PLACEMENTS}",
+                outcome.slots.len()
+            );
             outcome.obstacle = Some(Refusal { reason: Reason::TooManyAssignments, message });
             return;
         }
@@ -247,7 +250,8 @@ impl Situation<'_> {
             Some(one) => vec![(*one).to_owned()],
             None => in_the_way.iter().map(|uid| (*uid).to_owned()).collect(),
         };
-        let message = format!("{} has no room for the old and the new revision at once, so the old one goes first; then: {fit}", later.node);
+        let message =
+            format!("{} has no room for the old and the new revision at once, so the old one goes first; then: {fit}", later.node);
         for slot in outcome.slots.iter_mut().filter(|slot| going.contains(&slot.placement.assignment_uid)) {
             slot.release(Reason::ReplacingForRoom, message.clone());
         }

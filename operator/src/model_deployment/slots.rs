@@ -68,7 +68,8 @@ pub fn observe(state: &State, deployment: &ModelDeployment, wanted: &Wanted, now
 
 fn slot(placement: PlacementStatus, wanted: &Wanted, replica: Option<&ReplicaStatus>) -> Slot {
     let refused = replica.filter(|replica| replica.state == ReplicaState::Refused);
-    let refused = refused.map(|replica| Refusal { reason: replica.reason.unwrap_or(Reason::DeviceChanged), message: replica.message.clone() });
+    let refused =
+        refused.map(|replica| Refusal { reason: replica.reason.unwrap_or(Reason::DeviceChanged), message: replica.message.clone() });
     Slot { is_current: placement.revision == wanted.revision, placement, refused }
 }
 
@@ -77,7 +78,10 @@ enum Standing<'a> {
     Over,
     /// Nothing is promised yet, or no longer; the ModelNode's step settles which.
     Unpromised,
-    Promised { assignment: &'a Assignment, replica: Option<&'a ReplicaStatus> },
+    Promised {
+        assignment: &'a Assignment,
+        replica: Option<&'a ReplicaStatus>,
+    },
 }
 
 fn standing<'a>(state: &'a State, deployment: &ModelDeployment, placement: &PlacementStatus) -> Result<Standing<'a>, Step> {
@@ -121,7 +125,9 @@ fn update(
         devices: devices(assignment, replica),
         predicted_bytes: plan.devices.iter().map(|on| on.total_bytes).sum(),
         measured_bytes: measured(replica),
-        percent: replica.filter(|_| !matches!(state, PlacementState::Ready | PlacementState::Releasing)).and_then(|replica| replica.percent),
+        percent: replica
+            .filter(|_| !matches!(state, PlacementState::Ready | PlacementState::Releasing))
+            .and_then(|replica| replica.percent),
         reason,
         message,
         endpoint: reported(|replica| &replica.address).filter(|_| state == PlacementState::Ready).unwrap_or_default(),

@@ -111,12 +111,9 @@ impl Wanted {
     /// With the context that was settled; what is settled is not open any more.
     pub fn asked(&self, settled: Option<Tokens>) -> Asked {
         match settled {
-            Some(num_ctx) if self.context_is_open() => Asked {
-                num_ctx: Some(num_ctx),
-                context_policy: ContextPolicy::Exact,
-                min_context: None,
-                ..self.spec_asked.clone()
-            },
+            Some(num_ctx) if self.context_is_open() => {
+                Asked { num_ctx: Some(num_ctx), context_policy: ContextPolicy::Exact, min_context: None, ..self.spec_asked.clone() }
+            }
             _ => self.spec_asked.clone(),
         }
     }

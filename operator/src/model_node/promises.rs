@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use stowage_crds::model_deployment::{PlacementState, PlacementStatus, ReplicaState};
-use stowage_crds::model_node::{Assignment, AssignmentState, AssignedSource, MAX_ASSIGNMENTS, ModelDeploymentReference};
+use stowage_crds::model_node::{AssignedSource, Assignment, AssignmentState, MAX_ASSIGNMENTS, ModelDeploymentReference};
 use stowage_crds::{ModelDeployment, ModelNode};
 use stowage_placement::{Asked, Choice, ContextPolicy, choose};
 
@@ -118,7 +118,7 @@ impl<'a> View<'a> {
     fn keep(&self, assignment: &Assignment) -> Result<Option<Assignment>, Step> {
         if assignment.state == AssignmentState::Release {
             let gone = ledger::replica(self.node, &assignment.uid).is_some_and(|replica| replica.state == ReplicaState::Gone);
-            let _ = gone; return Ok(None);
+            return Ok((!gone).then(|| assignment.clone()));
         }
         let owner = self.state.deployment(&assignment.model_deployment);
         let claim = owner.and_then(|owner| {
@@ -257,3 +257,6 @@ fn with_settings(assignment: &Assignment, owner: &ModelDeployment) -> Assignment
         ..assignment.clone()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -62,7 +62,7 @@ pub struct Cluster {
     pub services: Store<Service>,
     pub slices: Store<EndpointSlice>,
     made: u64,
-    /// Every (ModelDeployment, assignment) that a claim was ever seen of: a uid is used once.
+    /// Assignments that were removed, and claims that were withdrawn: their uids must never be promised again.
     ended: BTreeSet<String>,
 }
 
@@ -128,6 +128,7 @@ impl Cluster {
             assert!(gone, "{} was dropped from {node} before its agent reported it gone", assignment.replica);
             self.ended.insert(assignment.uid.clone());
         }
+        self.ended.extend(withdrawn.split(',').map(str::to_owned));
         let mut node = known.clone();
         node.spec.assignments = assignments.clone();
         node.metadata.annotations = Some(BTreeMap::from([(WITHDRAWN_ANNOTATION.to_owned(), withdrawn.clone())]));

@@ -1,6 +1,7 @@
 //! What Ollama does to manage models. Here a model is there because somebody applied a ModelDeployment, and each of these says so.
 
 use axum::Router;
+use axum::body::Bytes;
 use axum::response::Response;
 use axum::routing::{any, delete, post};
 
@@ -9,18 +10,27 @@ use crate::serve::error::{Dialect, Fault, FaultKind};
 /// The same at the worker and at the door.
 pub fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
     Router::new()
-        .route("/api/pull", post(|| refuse("pulled", "apply a ModelDeployment whose spec.model names the file; its node fetches it")))
-        .route("/api/push", post(|| refuse("pushed", "publish the GGUF file where spec.model of a ModelDeployment can name it")))
+        .route(
+            "/api/pull",
+            post(|body| refuse(body, "pulled", "apply a ModelDeployment whose spec.model names the file; its node fetches it")),
+        )
+        .route("/api/push", post(|body| refuse(body, "pushed", "publish the GGUF file where spec.model of a ModelDeployment can name it")))
         .route(
             "/api/create",
-            post(|| refuse("created", "apply a ModelDeployment with the system, template and parameters that the model shall have")),
+            post(|body| {
+                refuse(body, "created", "apply a ModelDeployment with the system, template and parameters that the model shall have")
+            }),
         )
-        .route("/api/copy", post(|| refuse("copied", "add the new name to spec.aliases of its ModelDeployment")))
-        .route("/api/delete", delete(|| refuse("deleted", "delete its ModelDeployment")))
-        .route("/api/blobs/{digest}", any(|| refuse("uploaded", "publish the GGUF file where spec.model of a ModelDeployment can name it")))
+        .route("/api/copy", post(|body| refuse(body, "copied", "add the new name to spec.aliases of its ModelDeployment")))
+        .route("/api/delete", delete(|body| refuse(body, "deleted", "delete its ModelDeployment")))
+        .route(
+            "/api/blobs/{digest}",
+            any(|| refuse(Bytes::new(), "uploaded", "publish the GGUF file where spec.model of a ModelDeployment can name it")),
+        )
 }
 
-async fn refuse(what: &str, instead: &str) -> Response {
+/// The body is read although it says nothing new: a connection whose request was left unread is closed, and the client's next request with it.
+async fn refuse(_body: Bytes, what: &str, instead: &str) -> Response {
     let message = format!(
         "models are not {what} through this API: {instead} (kubectl apply -f, kind ModelDeployment, apiVersion stowage.dev/v1alpha1)"
     );
