@@ -138,7 +138,10 @@ pub struct GenerateRequest {
 #[derive(Clone, Debug)]
 pub enum GenerateEvent {
     /// Valid UTF-8, held back where it could be the start of a stop string or of a character.
-    Text { text: String, logprobs: Vec<TokenLogprob> },
+    Text {
+        text: String,
+        logprobs: Vec<TokenLogprob>,
+    },
     Done(Finish),
     Failed(EngineError),
 }

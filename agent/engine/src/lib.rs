@@ -25,10 +25,10 @@ pub use model::LoadedModel;
 pub use pool::default_threads;
 pub mod sample;
 pub mod schedule;
-pub mod stop;
-pub mod template;
 #[cfg(test)]
 mod small_models;
+pub mod stop;
+pub mod template;
 #[cfg(test)]
 mod test_models;
 pub mod tokenizer;
