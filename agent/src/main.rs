@@ -1,5 +1,6 @@
 //! `stowage-agent run | worker | plan | bench`.
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -24,7 +25,8 @@ fn main() -> ExitCode {
 /// Runs what runs until it is told to end. What is still on its way when it returns is cut off.
 fn served(service: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let colours = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
     match on_runtime(service) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

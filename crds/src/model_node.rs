@@ -34,12 +34,13 @@ pub const MAX_MODELS: usize = 64;
 #[serde(rename_all = "camelCase")]
 pub struct ModelNodeSpec {
     /// Promises of bytes on this node's devices, written by the operator.
-    #[schemars(length(max = 64))]
+    // The default is not for convenience: without it, server-side apply turns a list whose last entry is taken away into null, which the schema refuses.
+    #[schemars(length(max = 64), extend("default" = []))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["uid".to_owned()]))]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub assignments: Vec<Assignment>,
     /// What admins say of this node's devices.
-    #[schemars(length(max = 64))]
+    #[schemars(length(max = 64), extend("default" = []))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["uuid".to_owned()]))]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub devices: Vec<DevicePolicy>,

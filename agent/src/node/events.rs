@@ -5,6 +5,7 @@ use stowage_crds::model_deployment::ReplicaState;
 use stowage_crds::model_node::ReplicaStatus;
 
 use kube::runtime::events::{Event, EventType};
+use stowage_placement::Reason;
 
 /// Percent between two Events of a download.
 const DOWNLOAD_STEP: u32 = 25;
@@ -73,7 +74,8 @@ fn transition(before: Option<&ReplicaStatus>, after: &ReplicaStatus) -> Option<H
     match after.state {
         ReplicaState::Ready if entered => Some(Happening::Loaded),
         ReplicaState::Refused if entered => Some(Happening::Refused),
-        ReplicaState::Failed if entered => Some(Happening::Failed),
+        // A worker that died is told as its restart.
+        ReplicaState::Failed if entered && after.reason != Some(Reason::WorkerCrashed) => Some(Happening::Failed),
         ReplicaState::Gone if entered && before.is_some_and(|before| before.state != ReplicaState::Refused) => Some(Happening::Released),
         ReplicaState::Downloading => {
             let step = |status: &ReplicaStatus| status.percent.unwrap_or(0) / DOWNLOAD_STEP * DOWNLOAD_STEP;

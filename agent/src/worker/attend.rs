@@ -1,6 +1,7 @@
 //! One assignment's task while its worker's process lives: hears what it says, tells it what is wanted, and sees its end.
 
 use std::future::Future;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
 use std::process::ExitStatus;
 use std::time::Duration;
@@ -257,7 +258,7 @@ impl Replica {
                 self.wanted = Wanted::Released(self.deadline(deadline));
                 self.wind_down(worker).await;
             }
-            Command::Connected { hello, process, connection } => self.connected(worker, *hello, process, connection).await,
+            Command::Connected { hello, process, connection } => self.connected(worker, *hello, process, *connection).await,
         }
     }
 
@@ -373,7 +374,7 @@ fn show_worker(view: &mut WorkerView, worker: &Worker, wanted: Wanted, advertise
         if view.held != state.measured || view.status.devices.is_empty() {
             view.holds(state.measured.clone());
         }
-        view.http_address = state.address;
+        view.http_address = state.address.map(reached_here);
         view.status.address = state.address.map(|address| endpoint(advertised, address.port())).unwrap_or_default();
     }
     if let Some(refusal) = &worker.refused {
@@ -392,6 +393,16 @@ fn show_worker(view: &mut WorkerView, worker: &Worker, wanted: Wanted, advertise
         Some(Phase::Draining) => view.state(ReplicaState::Draining, None, None),
         Some(Phase::Failed(why)) => view.state(ReplicaState::Failed, None, Some(why.clone())),
     }
+}
+
+/// Where something that listens at this address is reached on the same machine.
+fn reached_here(mut listens: SocketAddr) -> SocketAddr {
+    match listens.ip() {
+        IpAddr::V4(address) if address.is_unspecified() => listens.set_ip(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(address) if address.is_unspecified() => listens.set_ip(Ipv6Addr::LOCALHOST.into()),
+        IpAddr::V4(_) | IpAddr::V6(_) => {}
+    }
+    listens
 }
 
 fn endpoint(address: &str, port: u16) -> String {
@@ -423,6 +434,13 @@ mod tests {
         assert_eq!(endpoint("192.0.2.1", 80), "192.0.2.1:80");
         assert_eq!(endpoint("2001:db8::1", 80), "[2001:db8::1]:80");
         assert_eq!(endpoint("[2001:db8::1]", 80), "[2001:db8::1]:80");
+    }
+
+    #[test]
+    fn a_worker_that_listens_everywhere_is_reached_by_loopback() {
+        assert_eq!(reached_here("0.0.0.0:80".parse().unwrap()).to_string(), "127.0.0.1:80");
+        assert_eq!(reached_here("[::]:80".parse().unwrap()).to_string(), "[::1]:80");
+        assert_eq!(reached_here("192.0.2.1:80".parse().unwrap()).to_string(), "192.0.2.1:80");
     }
 
     #[test]

@@ -266,6 +266,8 @@ impl Shared {
     }
 
     /// Hands a worker's connection to its replica's task; gives it back where there is none.
+    // What comes back is the connection itself.
+    #[allow(clippy::result_large_err)]
     pub fn connect(&self, uid: &str, command: Command) -> Result<(), Command> {
         match self.replicas().get(uid) {
             Some(replica) => replica.send(command).map_err(|unsent| unsent.0),

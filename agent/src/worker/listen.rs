@@ -61,7 +61,7 @@ async fn welcome(stream: UnixStream, shared: Arc<Shared>) {
         return tracing::warn!(pid = hello.process.pid, "a worker said hello and has ended");
     };
     let uid = hello.assignment.uid.clone();
-    let connected = Command::Connected { hello, process, connection };
+    let connected = Command::Connected { hello, process, connection: Box::new(connection) };
     if let Err(Command::Connected { hello, process, connection }) = shared.connect(&uid, connected) {
         tracing::warn!(uid, pid = process.id.pid, "a worker that nobody has written down is adopted");
         spawn(&shared, hello.assignment.clone(), |replica| replica.adopt_connected(hello, process, connection));

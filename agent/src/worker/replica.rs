@@ -26,7 +26,7 @@ pub(super) enum Command {
     Connected {
         hello: Box<Hello>,
         process: Process,
-        connection: Connection,
+        connection: Box<Connection>,
     },
 }
 
@@ -79,8 +79,8 @@ impl Replica {
     }
 
     /// Of an earlier agent that did not live to write it down.
-    pub async fn adopt_connected(self, hello: Box<Hello>, process: Process, connection: Connection) {
-        let worker = Worker::connected(*hello, process, connection);
+    pub async fn adopt_connected(self, hello: Box<Hello>, process: Process, connection: Box<Connection>) {
+        let worker = Worker::connected(*hello, process, *connection);
         self.run(Step::Attend(Box::new(worker))).await;
     }
 
@@ -221,7 +221,7 @@ impl Replica {
             }
             Some(Command::Release(_)) => Some(Step::Released),
             Some(Command::Connected { hello, process, connection }) => {
-                Some(Step::Attend(Box::new(Worker::connected(*hello, process, connection))))
+                Some(Step::Attend(Box::new(Worker::connected(*hello, process, *connection))))
             }
         }
     }

@@ -11,7 +11,7 @@ use crate::cache::Key;
 use crate::clock::after;
 use crate::step::{Notice, Step};
 use crate::testing::cluster::Cluster;
-use crate::testing::{gpu_node, now};
+use crate::testing::{gpu_node, lease, listed, node, now};
 
 /// Room for the model with a short context, not with its longest, and not for two of them.
 const SMALL_GPU: Bytes = Bytes::mib(960);
@@ -29,7 +29,10 @@ impl World {
     fn new(vram: &[Bytes]) -> World {
         let nodes = vram.iter().enumerate().map(|(index, vram)| gpu_node(&format!("n{}", index + 1), *vram));
         let mut cluster = Cluster::with_nodes(nodes);
-        let leader = Leader::new(&mut cluster, |_| {});
+        let mut leader = Leader::new(&mut cluster, |_| {});
+        let names: Vec<String> = cluster.model_nodes.objects.keys().map(|key| key.name.clone()).collect();
+        leader.state.nodes = listed(names.iter().map(|name| node(name)));
+        leader.state.leases = listed(names.iter().map(|name| lease(name, 0)));
         World { cluster, leader, time: now(), told: Vec::new(), fewest_ready: u32::MAX }
     }
 
