@@ -18,6 +18,8 @@ use crate::model_deployment::validate::Origin;
 use crate::state::{HeaderRead, State};
 
 /// Something that may change what is decided.
+// One at a time goes through a channel.
+#[allow(clippy::large_enum_variant)]
 pub enum Change {
     Deployment(Event<ModelDeployment>),
     ModelNode(Event<ModelNode>),

@@ -23,10 +23,19 @@ pub fn client(policy: &AddressPolicy) -> Result<reqwest::Client, SourceError> {
     policy.client().cloned()
 }
 
-/// Makes the client. Proxies of the environment are left out: behind one, it would be the proxy's address that is judged.
+/// Makes the client. Proxies of the environment are left out: behind one, it would be the proxy's address that is judged. A machine that has no
+/// certificates of authorities can still read from http.
 pub(crate) fn build(policy: &AddressPolicy) -> Result<reqwest::Client, SourceError> {
     // A second call finds the provider there, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
+    let made = builder(policy).build().or_else(|error| {
+        tracing::warn!(error = causes(&error), "no https server can be trusted; models are read by http alone");
+        builder(policy).tls_certs_only([]).build()
+    });
+    made.map_err(|error| SourceError::Client(causes(&error)))
+}
+
+fn builder(policy: &AddressPolicy) -> reqwest::ClientBuilder {
     let resolver = CheckedResolver { policy: policy.without_client() };
     let redirected = policy.without_client();
     reqwest::Client::builder()
@@ -37,8 +46,6 @@ pub(crate) fn build(policy: &AddressPolicy) -> Result<reqwest::Client, SourceErr
         .referer(false)
         .dns_resolver(resolver)
         .redirect(redirect::Policy::custom(move |attempt| follow(&redirected, attempt)))
-        .build()
-        .map_err(|error| SourceError::Client(causes(&error)))
 }
 
 /// A URL that may be read from, as far as it can be judged before its name is resolved.

@@ -17,6 +17,7 @@ pub mod record;
 mod replica;
 pub mod run;
 mod serving;
+mod show;
 pub mod view;
 
 pub use control::{Gate, Supervisor, SupervisorConfig, SupervisorError};

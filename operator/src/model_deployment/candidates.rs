@@ -44,7 +44,7 @@ pub fn candidate(
     let of_cluster = state.node(&name);
     Node {
         ready: state.is_ready(&name, now),
-        schedulable: of_cluster.is_some_and(|node| !node.spec.as_ref().is_some_and(|spec| spec.unschedulable == Some(true))),
+        schedulable: of_cluster.is_some_and(|node| node.spec.as_ref().is_none_or(|spec| spec.unschedulable != Some(true))),
         selector_matches: selector_matches(state, wanted, node),
         assignments: ledger.assignments(),
         has_model_file: found.present_on.contains(&name),

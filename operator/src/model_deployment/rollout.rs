@@ -183,6 +183,8 @@ impl Situation<'_> {
         }
     }
 
+    // A refusal carries the whole report of the best node, which is what status then shows.
+    #[allow(clippy::result_large_err)]
     /// Chooses as if everything were gone that may go for this replica (`None`), or only these of our own replicas and nothing else.
     fn choose(
         &self,

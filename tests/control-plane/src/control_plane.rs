@@ -13,6 +13,8 @@ use crate::binaries::{self, Binaries};
 use crate::processes::{Process, free_port, wait_for};
 
 const READY_DEADLINE: Duration = Duration::from_secs(120);
+/// For one question.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
 const STOP_DEADLINE: Duration = Duration::from_secs(15);
 /// A port can be taken between being found free and being bound; then everything is started again on others.
 const ATTEMPTS: u32 = 3;
@@ -65,16 +67,9 @@ impl ControlPlane {
         let at = directory.path();
         let (etcd, etcd_url) = start_etcd(binaries, at)?;
         let (mut api_server, url) = start_api_server(binaries, at, &etcd_url)?;
-        let certificate = at.join("certs/apiserver.crt");
-        wait_for(READY_DEADLINE, async || (certificate.is_file() || matches!(api_server.exited(), Ok(Some(_)))).then_some(())).await;
         let kubeconfig = at.join("kubeconfig");
-        write(&kubeconfig, &kubeconfig_text(&url, &certificate))?;
-        let client = match client(&kubeconfig).await {
-            Ok(client) => client,
-            // The certificate is missing where the API server ended before it wrote one: its log says why.
-            Err(error) => return Err(ended(&mut api_server).unwrap_or(error)),
-        };
-        wait_until_ready(&mut api_server, &client).await?;
+        write(&kubeconfig, &kubeconfig_text(&url, &at.join("certs/apiserver.crt")))?;
+        let client = wait_until_ready(&mut api_server, &kubeconfig).await?;
         let controller_manager = if options.controller_manager { Some(start_controller_manager(binaries, at, &kubeconfig)?) } else { None };
         Ok(ControlPlane { controller_manager, api_server, etcd, url, client, kubeconfig, binaries: binaries.clone(), directory })
     }
@@ -202,13 +197,16 @@ fn ended(process: &mut Process) -> Option<Error> {
     Some(Error::Ended { name: process.name.clone(), status: status.to_string(), log: process.log_tail(15) })
 }
 
-async fn wait_until_ready(api_server: &mut Process, client: &kube::Client) -> Result<(), Error> {
+/// Each question is asked by a new client: the API server's certificate may have been half written when the one before read it.
+async fn wait_until_ready(api_server: &mut Process, kubeconfig: &Path) -> Result<kube::Client, Error> {
     let answer = wait_for(READY_DEADLINE, async || {
         if let Some(error) = ended(api_server) {
             return Some(Err(error));
         }
+        let client = client(kubeconfig).await.ok()?;
         let request = http::Request::get("/readyz").body(Vec::new()).ok()?;
-        client.request_text(request).await.ok().map(|_| Ok(()))
+        let answered = tokio::time::timeout(ANSWER_DEADLINE, client.request_text(request)).await;
+        answered.ok()?.ok().map(|_| Ok(client))
     });
     let answer = answer.await;
     answer.unwrap_or_else(|| {
