@@ -11,8 +11,8 @@ CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/stowage
 ifeq ($(CI),true)
 export CARGO_TARGET_DIR ?= $(CACHE)/target/$(shell rustc --version | cut -d' ' -f2)
 endif
-# Asked of cargo, for the folder may also be set in its configuration.
-TARGET = $(shell cargo metadata --no-deps --format-version 1 | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')
+# Asked of cargo where it is not set, for the folder may also be set in cargo's configuration. (What make exports reaches recipes, not its own `shell`.)
+TARGET = $(or $(CARGO_TARGET_DIR),$(shell cargo metadata --no-deps --format-version 1 | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p'))
 
 STAGE := scripts/stage.sh
 # Layers on simulated GPUs, for machines that have none. A release is built without it. Single programs are built with `--workspace` too: then their

@@ -10,6 +10,9 @@ use stowage_crds::model_node::DeviceBackend;
 use stowage_fake_nvml::devices::CONFIG_VARIABLE;
 use stowage_placement::Bytes;
 
+/// Tells the process that is to ask, whatever its parent's environment says.
+const ASKED_ABOUT: &str = "STOWAGE_TEST_ASKED_ABOUT";
+
 /// A build for tests leaves the shared library beside the test itself.
 fn library() -> PathBuf {
     std::env::current_exe().unwrap().with_file_name("libstowage_fake_nvml.so")
@@ -34,14 +37,16 @@ fn devices(used: u64) -> String {
 /// The library reads its configuration from the environment, so the questions are asked in a process of their own.
 #[test]
 fn simulated_devices_are_read_by_the_code_that_reads_real_ones_and_changes_are_seen() {
-    if let Some(config) = std::env::var_os(CONFIG_VARIABLE) {
+    if let Some(config) = std::env::var_os(ASKED_ABOUT) {
         return ask(config.into());
     }
     let folder = tempfile::tempdir().unwrap();
     let config = folder.path().join("devices.yaml");
     fs::write(&config, devices(5000)).unwrap();
     let name = "simulated_devices_are_read_by_the_code_that_reads_real_ones_and_changes_are_seen";
-    let output = Command::new(std::env::current_exe().unwrap()).args([name, "--exact"]).env(CONFIG_VARIABLE, &config).output().unwrap();
+    let mut child = Command::new(std::env::current_exe().unwrap());
+    child.args([name, "--exact"]).env(CONFIG_VARIABLE, &config).env(ASKED_ABOUT, &config);
+    let output = child.output().unwrap();
     assert!(output.status.success(), "{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use stowage_agent::store::{Store, StoreConfig};
-use stowage_agent::worker::process::ProcessId;
+use stowage_agent::worker::process::{Process, ProcessId};
 use stowage_agent::worker::{Supervisor, SupervisorConfig, WorkerLog, WorkerView};
 use stowage_crds::model_deployment::{ModelSource, ReplicaState};
 use stowage_crds::model_node::{AssignedSource, Assignment, AssignmentState, ModelDeploymentReference};
@@ -84,6 +84,19 @@ async fn in_state(supervisor: &Supervisor, state: ReplicaState) -> WorkerView {
     found.unwrap_or_else(|_| panic!("not {state:?}: {:#?}", supervisor.views().borrow().get(UID).map(|view| view.status.clone())))
 }
 
+/// Leaves no worker behind where a test fails.
+struct Killed(Supervisor);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        for pid in self.0.views().borrow().values().filter_map(|view| view.pid) {
+            if let Ok(Some(process)) = ProcessId::of(pid).and_then(Process::find) {
+                process.signal(rustix::process::Signal::KILL).unwrap();
+            }
+        }
+    }
+}
+
 /// Asks again until it is so: the worker is told, and does not say when it has heard.
 async fn soon(is_so: impl AsyncFn() -> bool) {
     let asking = async {
@@ -136,6 +149,7 @@ async fn a_worker_serves_on_while_agents_come_and_go_and_finishes_its_answers_be
     let directory = tempfile::tempdir().unwrap();
     let assignment = assignment(models.clone());
     let earlier = supervise(&directory, models.clone());
+    let _killed = Killed(earlier.clone());
     earlier.start(&assignment);
     let ready = in_state(&earlier, ReplicaState::Ready).await;
     let planned: Vec<Bytes> = assignment.plan.devices.iter().map(|device| device.total_bytes).collect();
@@ -149,6 +163,7 @@ async fn a_worker_serves_on_while_agents_come_and_go_and_finishes_its_answers_be
     assert!(answer.chunk().await.unwrap().is_some());
     earlier.detach().await;
     let later = supervise(&directory, models);
+    let _killed = Killed(later.clone());
     assert_eq!(later.views().borrow().get(UID), Some(&ready));
     assert_eq!(last_line(answer).await["done"], true);
 
@@ -174,6 +189,7 @@ async fn an_answer_that_does_not_end_is_cut_off_at_the_deadline() {
     let Some(models) = models() else { return };
     let directory = tempfile::tempdir().unwrap();
     let supervisor = supervise(&directory, models.clone());
+    let _killed = Killed(supervisor.clone());
     supervisor.start(&assignment(models));
     let ready = in_state(&supervisor, ReplicaState::Ready).await;
     let mut answer = Client::of(&ready).generate("smol", 1000).await;

@@ -1,5 +1,6 @@
 //! `stowage-operator`: parses, wires, runs.
 
+use std::io::IsTerminal;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
@@ -46,7 +47,7 @@ async fn main() -> Result<()> {
 
 fn log(options: &Options) {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
     if options.log_json { log.json().init() } else { log.init() }
 }
 

@@ -68,7 +68,7 @@ pub enum Write {
         uid: String,
         version: String,
     },
-    /// All that the operator owns of a ModelNode.
+    /// All assignments of a ModelNode.
     Promises(Box<Promises>),
     /// All of a ModelDeployment's status.
     Status {
@@ -94,7 +94,6 @@ pub enum Write {
 pub struct Promises {
     pub node: String,
     pub version: String,
-    pub node_uid: String,
     pub assignments: Vec<Assignment>,
     /// See [`crate::model_node::promises`].
     pub withdrawn: String,

@@ -108,6 +108,14 @@ impl PartFile {
     }
 }
 
+impl Drop for PartFile {
+    /// Not left to closing the file: a process that is being started has it open too, for a moment.
+    fn drop(&mut self) {
+        // Fails for no file that is locked.
+        let _ = flock(&self.file, FlockOperation::Unlock);
+    }
+}
+
 fn remove(path: &Path) -> Result<(), SourceError> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(SourceError::disk("removing", path)(error)),

@@ -205,7 +205,11 @@ impl Supervisor {
         self.shared.replicas().clear();
         self.shared.tasks.close();
         self.shared.tasks.wait().await;
-        self.shared.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let lock = self.shared.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
+        // Not left to closing the file: a process that is being started has it open too, for a moment.
+        if let Some(error) = lock.and_then(|lock| flock(&lock, FlockOperation::Unlock).err()) {
+            tracing::warn!(%error, "the run directory can't be unlocked");
+        }
     }
 }
 

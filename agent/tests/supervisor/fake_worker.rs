@@ -70,7 +70,13 @@ impl FakeWorker {
     }
 
     async fn converse(&mut self) {
-        let Ok(stream) = UnixStream::connect(&self.socket).await else { return };
+        let Ok(stream) = UnixStream::connect(&self.socket).await else {
+            if !self.socket.parent().unwrap().exists() {
+                // The test has ended.
+                std::process::exit(1);
+            }
+            return;
+        };
         let mut connection = Connection::new(stream);
         let process = ProcessId::own().unwrap();
         let hello = Hello { version: VERSION, assignment: self.order.assignment.clone(), process, state: self.state.clone() };

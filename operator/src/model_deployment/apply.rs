@@ -1,4 +1,4 @@
-//! Sends a write to the API server: server-side apply of all that the operator owns of the object, on the version that it was planned on.
+//! Sends a write to the API server: all that the operator owns of the object, on the version that it was planned on.
 
 use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -27,10 +27,18 @@ pub enum Answer {
 
 #[derive(Debug, thiserror::Error)]
 pub enum ApplyError {
-    #[error(transparent)]
+    #[error("{}", told(.0))]
     Api(#[from] kube::Error),
     #[error("a Service {0} exists that is not Stowage's; the ModelDeployment needs another name, or the Service does")]
     ForeignService(Key),
+}
+
+/// The API server's own words, where it said something.
+fn told(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => status.message.clone(),
+        other => other.to_string(),
+    }
 }
 
 /// What to do about a write that failed.
@@ -61,7 +69,7 @@ impl ApplyError {
 pub async fn send(client: &Client, write: &Write) -> Result<Answer, ApplyError> {
     match write {
         Write::MakeModelNode { name, node_uid } => {
-            let body = model_node(name, node_uid, json!({}), json!({"assignments": []}));
+            let body = new_model_node(name, node_uid);
             Ok(Answer::ModelNode(Box::new(apply(&Api::all(client.clone()), name, &body).await?)))
         }
         Write::RemoveModelNode { name, uid, version } => {
@@ -71,8 +79,9 @@ pub async fn send(client: &Client, write: &Write) -> Result<Answer, ApplyError> 
             Ok(Answer::ModelNodeRemoved(name.clone()))
         }
         Write::Promises(promises) => {
-            let body = promised(promises);
-            Ok(Answer::ModelNode(Box::new(apply(&Api::all(client.clone()), &promises.node, &body).await?)))
+            let api: Api<ModelNode> = Api::all(client.clone());
+            let manager = PatchParams { field_manager: Some(names::OPERATOR_MANAGER.to_owned()), ..PatchParams::default() };
+            Ok(Answer::ModelNode(Box::new(api.patch(&promises.node, &manager, &Patch::Merge(promised(promises))).await?)))
         }
         Write::Status { key, version, status } => {
             let body = json!({
@@ -183,20 +192,23 @@ async fn apply_service(client: &Client, key: &Key, service: &Service) -> Result<
     }
 }
 
-fn model_node(name: &str, node_uid: &str, mut metadata: Value, spec: Value) -> Value {
-    metadata["name"] = name.into();
-    if !node_uid.is_empty() {
-        let (api_version, kind) = (Node::api_version(&()), Node::kind(&()));
-        metadata["ownerReferences"] = json!([{"apiVersion": api_version, "kind": kind, "name": name, "uid": node_uid}]);
-    }
-    json!({"apiVersion": ModelNode::api_version(&()), "kind": ModelNode::kind(&()), "metadata": metadata, "spec": spec})
+fn new_model_node(name: &str, node_uid: &str) -> Value {
+    let owner = json!({"apiVersion": Node::api_version(&()), "kind": Node::kind(&()), "name": name, "uid": node_uid});
+    json!({
+        "apiVersion": ModelNode::api_version(&()),
+        "kind": ModelNode::kind(&()),
+        "metadata": {"name": name, "ownerReferences": [owner]},
+        "spec": {"assignments": []},
+    })
 }
 
+/// A merge, not an apply: an apply would make a ModelNode anew that is gone, and leaves none of `spec` when it takes back the last assignment, which the
+/// API server then rejects (seen with 1.37). The list is replaced as a whole, by its only writer, on the version that it was planned on.
 fn promised(promises: &Promises) -> Value {
-    let Promises { node, version, node_uid, assignments, withdrawn } = promises;
-    let mut metadata = json!({"resourceVersion": version});
-    if !withdrawn.is_empty() {
-        metadata["annotations"] = json!({WITHDRAWN_ANNOTATION: withdrawn});
-    }
-    model_node(node, node_uid, metadata, json!({"assignments": assignments}))
+    let Promises { node: _, version, assignments, withdrawn } = promises;
+    let withdrawn = if withdrawn.is_empty() { Value::Null } else { withdrawn.as_str().into() };
+    json!({
+        "metadata": {"resourceVersion": version, "annotations": {WITHDRAWN_ANNOTATION: withdrawn}},
+        "spec": {"assignments": assignments},
+    })
 }

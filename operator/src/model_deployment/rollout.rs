@@ -4,7 +4,7 @@
 
 use k8s_openapi::jiff::Timestamp;
 use stowage_crds::ModelDeployment;
-use stowage_crds::model_deployment::{MAX_PLACEMENTS, WhenNoRoom};
+use stowage_crds::model_deployment::{MAX_PLACEMENTS, PlacementState, WhenNoRoom};
 use stowage_crds::model_node::Assignment;
 use stowage_placement::{Asked, Choice, PlanReport, Reason, Refusal, Tokens};
 
@@ -239,8 +239,13 @@ impl Situation<'_> {
         let fit = &later.report.fit.message;
         let in_the_way: Vec<&str> = self.old_on(outcome, &later.node).map(|slot| slot.placement.assignment_uid.as_str()).collect();
         let on_the_move = outcome.slots.iter().any(|slot| slot.is_releasing() || (slot.is_current && !slot.is_ready()));
+        let replaced = outcome.slots.iter().map(|slot| &slot.placement).find(|placement| placement.reason == Reason::ReplacingForRoom);
+        if let Some(replaced) = replaced.filter(|placement| placement.state == PlacementState::Releasing) {
+            outcome.obstacle = Some(Refusal { reason: replaced.reason, message: replaced.message.clone() });
+            return;
+        }
         if in_the_way.is_empty() || on_the_move || waits {
-            let message = format!("it waits for bytes on {} that are not free yet; then: {fit}", later.node);
+            let message = format!("Bytes on {} are not free yet. When they are: {fit}", later.node);
             outcome.obstacle = Some(Refusal { reason: Reason::WaitingForRoom, message });
             return;
         }
@@ -253,7 +258,7 @@ impl Situation<'_> {
             None => in_the_way.iter().map(|uid| (*uid).to_owned()).collect(),
         };
         let message =
-            format!("{} has no room for the old and the new revision at once, so the old one goes first; then: {fit}", later.node);
+            format!("Node {} has no room for the old and the new revision at once, so the old one goes first. Then: {fit}", later.node);
         for slot in outcome.slots.iter_mut().filter(|slot| going.contains(&slot.placement.assignment_uid)) {
             slot.release(Reason::ReplacingForRoom, message.clone());
         }

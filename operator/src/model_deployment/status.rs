@@ -135,27 +135,27 @@ impl Standing<'_> {
             return (*reason, message.clone());
         }
         if self.wanted.replicas == 0 {
-            return (Reason::ScaledToZero, "no replica is asked for".into());
+            return (Reason::ScaledToZero, "No replica is asked for.".into());
         }
         match self.worst() {
             _ if self.deployment.spec.paused && self.current().count() < self.wanted.replicas => {
-                (Reason::Paused, "changes wait until spec.paused is false".into())
+                (Reason::Paused, "Changes wait until spec.paused is false.".into())
             }
             Some(placement) if placement.state == PlacementState::Ready && placement.reason == Reason::Serving => {
-                (Reason::AsAsked, "all is as asked".into())
+                (Reason::AsAsked, "All is as asked.".into())
             }
             Some(placement) if matches!(placement.reason, Reason::RunningOnCPU | Reason::PartlyOnCPU) => {
                 (placement.reason, self.shortage())
             }
             Some(placement) => (placement.reason, told(placement)),
-            None => (Reason::Pending, "a place is being sought".into()),
+            None => (Reason::Pending, "A place is being sought.".into()),
         }
     }
 
     /// What is missing for the whole model on GPU, with the numbers.
     fn shortage(&self) -> String {
         let fit = self.fit.as_ref().filter(|fit| !fit.fit.fits).map(|fit| fit.fit.message.clone());
-        fit.unwrap_or_else(|| "when it was placed, the GPUs offered too little for all of it".into())
+        fit.unwrap_or_else(|| "When it was placed, the GPUs offered too little for all of it.".into())
     }
 }
 

@@ -159,11 +159,9 @@ impl<'a> View<'a> {
     }
 
     fn write(&self, assignments: Vec<Assignment>, withdrawn: BTreeSet<&str>) -> Step {
-        let owner = self.node.owner_references().first().map(|owner| owner.uid.clone());
         Step::write(Write::Promises(Box::new(Promises {
             node: self.name.to_owned(),
             version: self.node.resource_version().unwrap_or_default(),
-            node_uid: owner.unwrap_or_default(),
             assignments,
             withdrawn: withdrawn.into_iter().collect::<Vec<_>>().join(","),
         })))

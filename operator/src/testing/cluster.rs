@@ -118,7 +118,7 @@ impl Cluster {
     }
 
     fn promise(&mut self, promises: &Promises) -> Result<ModelNode, Conflict> {
-        let Promises { node, version, assignments, withdrawn, .. } = promises;
+        let Promises { node, version, assignments, withdrawn } = promises;
         let known = self.model_nodes.objects.get(&Key::cluster(node)).ok_or(Conflict)?;
         is_version(known, version)?;
         let kept: BTreeSet<&str> = assignments.iter().map(|assignment| assignment.uid.as_str()).collect();

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -62,7 +63,8 @@ impl Drop for Charge {
 fn publish(directory: &Path, charged: &BTreeMap<String, u64>) -> std::io::Result<()> {
     let path = directory.join(std::process::id().to_string());
     if charged.is_empty() {
-        return std::fs::remove_file(path);
+        // A replica on CPU alone never had one.
+        return std::fs::remove_file(path).or_else(|error| if error.kind() == ErrorKind::NotFound { Ok(()) } else { Err(error) });
     }
     let mut text = std::fs::read_to_string("/proc/self/comm").unwrap_or_else(|_| "stowage".into()).trim().to_owned();
     text.push('\n');
@@ -90,5 +92,12 @@ mod tests {
         assert_eq!(std::fs::read_to_string(&path).unwrap().lines().nth(1), Some("GPU-a 11"));
         drop(second);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_replica_that_takes_no_gpu_charges_nothing_and_leaves_no_file() {
+        let directory = tempfile::tempdir().unwrap();
+        publish(directory.path(), &BTreeMap::new()).unwrap();
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
     }
 }

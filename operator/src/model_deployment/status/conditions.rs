@@ -19,7 +19,7 @@ impl Standing<'_> {
         let (ready, asked) = (self.ready(), self.wanted.replicas);
         let counted = format!("{ready} of {asked} replicas serve");
         match ready >= asked {
-            true if asked == 0 => observe(ConditionType::Ready, true, Reason::ScaledToZero, "no replica is asked for"),
+            true if asked == 0 => observe(ConditionType::Ready, true, Reason::ScaledToZero, "No replica is asked for."),
             true => observe(ConditionType::Ready, true, Reason::Serving, counted),
             false => {
                 let (reason, message) = self.reason();
@@ -35,14 +35,14 @@ impl Standing<'_> {
                 self.current().map(|slot| format!("{} ({})", slot.placement.node, slot.placement.processor)).collect();
             places.sort();
             let message = match places.is_empty() {
-                true => "no replica is asked for".into(),
+                true => "No replica is asked for.".into(),
                 false => format!("{placed} of {asked} replicas have a place: {}", places.join(", ")),
             };
             return observe(ConditionType::Scheduled, true, Reason::Assigned, message);
         }
         let (reason, message) = match &self.outcome.obstacle {
             Some(Refusal { reason, message }) => (*reason, message.clone()),
-            None if self.deployment.spec.paused => (Reason::Paused, "changes wait until spec.paused is false".into()),
+            None if self.deployment.spec.paused => (Reason::Paused, "Changes wait until spec.paused is false.".into()),
             None => (Reason::RollingOut, format!("{placed} of {asked} replicas of the newest revision have a place")),
         };
         observe(ConditionType::Scheduled, false, reason, message)
@@ -56,9 +56,11 @@ impl Standing<'_> {
             Some(placement) => observe(ConditionType::ModelCached, false, placement.reason, told(placement)),
             None if self.current().next().is_none() => match self.found {
                 Err(Refusal { reason, message }) => observe(ConditionType::ModelCached, false, *reason, message.clone()),
-                Ok(_) => observe(ConditionType::ModelCached, false, Reason::Pending, "the model is placed nowhere yet"),
+                Ok(_) => observe(ConditionType::ModelCached, false, Reason::Pending, "The model is placed nowhere yet."),
             },
-            None => observe(ConditionType::ModelCached, true, Reason::AsAsked, "the model's file lies on every node that it was placed on"),
+            None => {
+                observe(ConditionType::ModelCached, true, Reason::AsAsked, "The model's file lies on every node that it was placed on.")
+            }
         }
     }
 
@@ -69,11 +71,11 @@ impl Standing<'_> {
             return observe(ConditionType::Progressing, is_passing(*reason), *reason, message.clone());
         }
         if serving >= self.wanted.replicas && all_current {
-            let message = format!("all replicas run revision {}", self.wanted.revision);
+            let message = format!("All replicas run revision {}.", self.wanted.revision);
             return observe(ConditionType::Progressing, true, Reason::RolledOut, message);
         }
         if self.deployment.spec.paused {
-            return observe(ConditionType::Progressing, false, Reason::Paused, "changes wait until spec.paused is false");
+            return observe(ConditionType::Progressing, false, Reason::Paused, "Changes wait until spec.paused is false.");
         }
         let message = format!("{serving} of {} replicas serve revision {}", self.wanted.replicas, self.wanted.revision);
         observe(ConditionType::Progressing, true, Reason::RollingOut, message)
@@ -85,7 +87,7 @@ impl Standing<'_> {
         // RunningOnCPU comes before PartlyOnCPU.
         match reasons.min() {
             Some(reason) => observe(ConditionType::Degraded, true, reason, self.shortage()),
-            None => observe(ConditionType::Degraded, false, Reason::AsAsked, "it serves as was preferred, where it serves"),
+            None => observe(ConditionType::Degraded, false, Reason::AsAsked, "Where it serves, it serves as was preferred."),
         }
     }
 }
