@@ -46,7 +46,7 @@ fn write_bad_files(directory: &Path, good: &Path) {
     fs::write(directory.join("text.gguf"), "this is not a model").unwrap();
     let hostile = HeaderWriter::architecture("llama").claim_tensors(1 << 60).header();
     fs::write(directory.join("hostile.gguf"), hostile).unwrap();
-    let unknown = HeaderWriter::architecture("steam").tensor("token_embd.weight", GgmlType::F32, &[32, 32]).header();
+    let unknown = HeaderWriter::architecture("steam").tensor("token_embd.weight", GgmlType::F32, &[32, 32]).file(|_, _| 0);
     fs::write(directory.join("unknown.gguf"), unknown).unwrap();
     fs::write(directory.join("qwen2.gguf"), tiny_qwen2().file(|_, _| 0)).unwrap();
 }
