@@ -9,8 +9,6 @@ use stowage_placement::{Asked, Tokens};
 
 use crate::cache::Key;
 
-const DEFAULT_NUM_BATCH: u32 = 512;
-
 /// What is wanted of a ModelDeployment.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Wanted {
@@ -70,9 +68,6 @@ impl std::fmt::Display for Origin {
 impl Wanted {
     pub fn of(deployment: &ModelDeployment) -> Wanted {
         let spec = &deployment.spec;
-        let parameters = &spec.parameters;
-        let placement = spec.placement.clone();
-        let max_devices = placement.device_selector.max_devices;
         let count = |number: u32| usize::try_from(number).unwrap_or(usize::MAX);
         Wanted {
             key: Key::of(deployment),
@@ -82,18 +77,8 @@ impl Wanted {
             max_surge: count(spec.update_strategy.max_surge),
             max_unavailable: count(spec.update_strategy.max_unavailable),
             origin: Origin::of(&spec.model),
-            spec_asked: Asked {
-                num_ctx: parameters.num_ctx,
-                num_gpu: parameters.num_gpu.unwrap_or(-1),
-                kv_cache_type: spec.kv_cache_type,
-                parallel: spec.parallel,
-                num_batch: parameters.num_batch.unwrap_or(DEFAULT_NUM_BATCH),
-                policy: placement.policy,
-                context_policy: placement.context_policy,
-                min_context: placement.min_context,
-                max_devices: (max_devices > 0).then_some(max_devices),
-            },
-            placement,
+            spec_asked: spec.asked(),
+            placement: spec.placement.clone(),
         }
     }
 
