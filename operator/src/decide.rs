@@ -118,6 +118,7 @@ impl DecisionTask {
             let is_lease = matches!(change, Change::Lease(_));
             due |= self.state.take_in(change) && !is_lease;
         }
+        self.state.heartbeats.listen(&self.state.leases, now);
         due |= synced != self.state.is_synced();
         due || self.state.ready_nodes(now) != ready || membership::names(&self.state) != members
     }

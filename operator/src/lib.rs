@@ -12,6 +12,7 @@ pub mod cache;
 pub mod clock;
 pub mod decide;
 pub mod events;
+pub mod heartbeats;
 pub mod leader;
 pub mod ledger;
 pub mod metrics;

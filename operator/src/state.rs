@@ -6,18 +6,16 @@ use std::sync::Arc;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use k8s_openapi::jiff::Timestamp;
 use stowage_crds::model_deployment::ResolvedSource;
 use stowage_crds::model_node::ModelDeploymentReference;
 use stowage_crds::{ModelDeployment, ModelNode, names};
 use stowage_placement::{ModelSummary, Refusal};
 
 use crate::cache::{Cache, Key};
+use crate::heartbeats::Heartbeats;
 use crate::model_deployment::validate::Origin;
 use crate::step::Item;
-
-/// How long a Lease holds that does not say so itself.
-const DEFAULT_LEASE_SECONDS: i32 = 40;
 
 /// What was read of a model file behind a URL, or why it could not be read.
 pub type HeaderRead = Result<Arc<RemoteModel>, Refusal>;
@@ -36,6 +34,7 @@ pub struct State {
     pub nodes: Cache<Node>,
     /// The agents', in the system namespace.
     pub leases: Cache<Lease>,
+    pub heartbeats: Heartbeats,
     /// Those that belong to ModelDeployments.
     pub services: Cache<Service>,
     pub slices: Cache<EndpointSlice>,
@@ -92,11 +91,8 @@ impl State {
 
     /// Until when the node's agent counts as alive; `None` where it never reported.
     pub fn ready_until(&self, name: &str) -> Option<Timestamp> {
-        let lease = self.leases.get(&Key::new(&self.system_namespace, &names::node_lease(name)))?;
-        let spec = lease.spec.as_ref()?;
-        let seconds = spec.lease_duration_seconds.unwrap_or(DEFAULT_LEASE_SECONDS);
-        let renewed = spec.renew_time.as_ref()?.0;
-        renewed.checked_add(SignedDuration::from_secs(seconds.into())).ok()
+        let key = Key::new(&self.system_namespace, &names::node_lease(name));
+        self.heartbeats.alive_until(self.leases.get(&key)?, &key)
     }
 
     /// Whether the node is there and its agent alive.

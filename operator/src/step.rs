@@ -40,6 +40,7 @@ pub enum Step {
 pub enum Target {
     Deployment(Key),
     ModelNode(String),
+    Slice(Key),
 }
 
 /// One write, and what follows once it succeeded.
@@ -78,15 +79,20 @@ pub enum Write {
     },
     Service {
         key: Key,
+        /// Of the Service that is there; `None` where none is known.
+        version: Option<String>,
         service: Box<Service>,
     },
     Slice {
         key: Key,
+        /// Of the slice that is there; `None` where there is to be none yet.
+        version: Option<String>,
         slice: Box<EndpointSlice>,
     },
     RemoveSlice {
         key: Key,
         uid: String,
+        version: String,
     },
 }
 

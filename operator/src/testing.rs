@@ -1,5 +1,6 @@
 //! Objects for tests: nodes with one simulated GPU, a small model, ModelDeployments of it.
 
+pub mod agent;
 pub mod cluster;
 
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
@@ -148,15 +149,24 @@ pub fn replica_status(uid: &str, state: ReplicaState, held: Option<Bytes>) -> Re
 /// Everything there is, with a Node and a fresh Lease for each ModelNode, as if listed.
 pub fn state_with(model_nodes: Vec<ModelNode>, deployments: Vec<ModelDeployment>) -> State {
     let names: Vec<String> = model_nodes.iter().filter_map(|node| node.metadata.name.clone()).collect();
-    State {
+    let mut state = State {
         nodes: listed(names.iter().map(|name| node(name))),
-        leases: listed(names.iter().map(|name| lease(name, 0))),
         model_nodes: listed(model_nodes),
         deployments: listed(deployments),
         services: listed([]),
         slices: listed([]),
         system_namespace: names::SYSTEM_NAMESPACE.into(),
         ..State::default()
+    };
+    state.hear(names.iter().map(|name| lease(name, 0)).collect(), now());
+    state
+}
+
+impl State {
+    /// These are all the Leases that there are.
+    pub fn hear(&mut self, leases: Vec<Lease>, now: Timestamp) {
+        self.leases = listed(leases);
+        self.heartbeats.listen(&self.leases, now);
     }
 }
 

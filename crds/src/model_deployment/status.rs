@@ -106,6 +106,9 @@ pub struct PlacementStatus {
     pub replica: String,
     pub revision: String,
     pub node: String,
+    /// Of the ModelNode that the place was claimed on; another one of the same name is of another machine.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub model_node_uid: String,
     /// Of the assignment in ModelNode.spec.
     pub assignment_uid: String,
     pub state: PlacementState,

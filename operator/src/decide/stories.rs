@@ -11,7 +11,7 @@ use crate::cache::Key;
 use crate::clock::after;
 use crate::step::{Notice, Step};
 use crate::testing::cluster::Cluster;
-use crate::testing::{gpu_node, lease, listed, node, now};
+use crate::testing::{gpu_node, lease, now};
 
 /// Room for the model with a short context, not with its longest, and not for two of them.
 const SMALL_GPU: Bytes = Bytes::mib(960);
@@ -31,8 +31,7 @@ impl World {
         let mut cluster = Cluster::with_nodes(nodes);
         let mut leader = Leader::new(&mut cluster, |_| {});
         let names: Vec<String> = cluster.model_nodes.objects.keys().map(|key| key.name.clone()).collect();
-        leader.state.nodes = listed(names.iter().map(|name| node(name)));
-        leader.state.leases = listed(names.iter().map(|name| lease(name, 0)));
+        leader.state.hear(names.iter().map(|name| lease(name, 0)).collect(), now());
         World { cluster, leader, time: now(), told: Vec::new(), fewest_ready: u32::MAX }
     }
 

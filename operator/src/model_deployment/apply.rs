@@ -2,12 +2,13 @@
 
 use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use stowage_crds::{ModelDeployment, ModelNode, names};
+use stowage_crds::{ModelDeployment, ModelNode, ModelNodeSpec, names};
 
 use crate::cache::{Key, Revision};
 use crate::model_node::promises::WITHDRAWN_ANNOTATION;
@@ -69,8 +70,10 @@ impl ApplyError {
 pub async fn send(client: &Client, write: &Write) -> Result<Answer, ApplyError> {
     match write {
         Write::MakeModelNode { name, node_uid } => {
-            let body = new_model_node(name, node_uid);
-            Ok(Answer::ModelNode(Box::new(apply(&Api::all(client.clone()), name, &body).await?)))
+            let api: Api<ModelNode> = Api::all(client.clone());
+            let parameters = PostParams { field_manager: Some(names::OPERATOR_MANAGER.to_owned()), ..PostParams::default() };
+            // Not an apply: to a ModelNode that another leader has made since, that would say that nothing is promised there.
+            Ok(Answer::ModelNode(Box::new(api.create(&parameters, &new_model_node(name, node_uid)).await?)))
         }
         Write::RemoveModelNode { name, uid, version } => {
             let only = Preconditions { uid: Some(uid.clone()), resource_version: Some(version.clone()) };
@@ -93,13 +96,15 @@ pub async fn send(client: &Client, write: &Write) -> Result<Answer, ApplyError> 
             let api: Api<ModelDeployment> = Api::namespaced(client.clone(), &key.namespace);
             Ok(Answer::Deployment(Box::new(api.patch_status(&key.name, &params(), &Patch::Apply(&body)).await?)))
         }
-        Write::Service { key, service } => Ok(Answer::Service(Box::new(apply_service(client, key, service).await?))),
-        Write::Slice { key, slice } => {
-            let api: Api<EndpointSlice> = Api::namespaced(client.clone(), &key.namespace);
-            Ok(Answer::Slice(Box::new(apply(&api, &key.name, slice.as_ref()).await?)))
+        Write::Service { key, version, service } => {
+            Ok(Answer::Service(Box::new(apply_service(client, key, version.as_deref(), service).await?)))
         }
-        Write::RemoveSlice { key, uid } => {
-            let only = Preconditions { uid: Some(uid.clone()), resource_version: None };
+        Write::Slice { key, version, slice } => {
+            let api: Api<EndpointSlice> = Api::namespaced(client.clone(), &key.namespace);
+            Ok(Answer::Slice(Box::new(write_slice(&api, version.as_deref(), slice).await?)))
+        }
+        Write::RemoveSlice { key, uid, version } => {
+            let only = Preconditions { uid: Some(uid.clone()), resource_version: Some(version.clone()) };
             let api: Api<EndpointSlice> = Api::namespaced(client.clone(), &key.namespace);
             unless_gone(api.delete(&key.name, &DeleteParams::default().preconditions(only)).await)?;
             Ok(Answer::SliceRemoved(key.clone()))
@@ -126,6 +131,10 @@ pub async fn confirm(client: &Client, state: &mut State, target: &Target, as_of:
             let api: Api<ModelNode> = Api::all(client.clone());
             state.model_nodes.confirm(Key::cluster(name), api.get_opt(name).await?, as_of);
         }
+        Target::Slice(key) => {
+            let api: Api<EndpointSlice> = Api::namespaced(client.clone(), &key.namespace);
+            state.slices.confirm(key.clone(), api.get_opt(&key.name).await?, as_of);
+        }
     }
     Ok(())
 }
@@ -139,7 +148,10 @@ impl Write {
             Write::RemoveModelNode { name, version, .. } => Some((Target::ModelNode(name.clone()), revision(version))),
             Write::Promises(promises) => Some((Target::ModelNode(promises.node.clone()), revision(&promises.version))),
             Write::Status { key, version, .. } => Some((Target::Deployment(key.clone()), revision(version))),
-            Write::Service { .. } | Write::Slice { .. } | Write::RemoveSlice { .. } => None,
+            Write::Slice { key, version, .. } => Some((Target::Slice(key.clone()), version.as_deref().map(revision).unwrap_or_default())),
+            Write::RemoveSlice { key, version, .. } => Some((Target::Slice(key.clone()), revision(version))),
+            // Its step looks for itself before it writes.
+            Write::Service { .. } => None,
         }
     }
 
@@ -182,24 +194,44 @@ where
     api.patch(name, &params(), &Patch::Apply(body)).await
 }
 
-/// A Service of that name that is not ours must not be taken over, so where none is known, it is looked for first.
-async fn apply_service(client: &Client, key: &Key, service: &Service) -> Result<Service, ApplyError> {
+/// A Service of that name that is not ours must not be taken over, so it is looked for first.
+async fn apply_service(client: &Client, key: &Key, version: Option<&str>, service: &Service) -> Result<Service, ApplyError> {
     let api: Api<Service> = Api::namespaced(client.clone(), &key.namespace);
     let is_ours = |found: &Service| found.labels().get(names::MODEL_DEPLOYMENT_LABEL) == Some(&key.name);
     match api.get_opt(&key.name).await? {
         Some(found) if !is_ours(&found) => Err(ApplyError::ForeignService(key.clone())),
-        _ => Ok(apply(&api, &key.name, service).await?),
+        _ => {
+            let mut service = service.clone();
+            service.metadata.resource_version = version.map(str::to_owned);
+            Ok(apply(&api, &key.name, &service).await?)
+        }
     }
 }
 
-fn new_model_node(name: &str, node_uid: &str) -> Value {
-    let owner = json!({"apiVersion": Node::api_version(&()), "kind": Node::kind(&()), "name": name, "uid": node_uid});
-    json!({
-        "apiVersion": ModelNode::api_version(&()),
-        "kind": ModelNode::kind(&()),
-        "metadata": {"name": name, "ownerReferences": [owner]},
-        "spec": {"assignments": []},
-    })
+/// Makes the slice, or changes the one that it was planned on. Not an apply, which would make one anew that was removed since.
+async fn write_slice(api: &Api<EndpointSlice>, version: Option<&str>, slice: &EndpointSlice) -> Result<EndpointSlice, kube::Error> {
+    let manager = || Some(names::OPERATOR_MANAGER.to_owned());
+    let Some(version) = version else {
+        let parameters = PostParams { field_manager: manager(), ..PostParams::default() };
+        return api.create(&parameters, slice).await;
+    };
+    let mut slice = slice.clone();
+    slice.metadata.resource_version = Some(version.to_owned());
+    let parameters = PatchParams { field_manager: manager(), ..PatchParams::default() };
+    api.patch(&slice.name_any(), &parameters, &Patch::Merge(&slice)).await
+}
+
+fn new_model_node(name: &str, node_uid: &str) -> ModelNode {
+    let owner = OwnerReference {
+        api_version: Node::api_version(&()).into_owned(),
+        kind: Node::kind(&()).into_owned(),
+        name: name.to_owned(),
+        uid: node_uid.to_owned(),
+        ..OwnerReference::default()
+    };
+    let mut node = ModelNode::new(name, ModelNodeSpec::default());
+    node.metadata.owner_references = Some(vec![owner]);
+    node
 }
 
 /// A merge, not an apply: an apply would make a ModelNode anew that is gone, and leaves none of `spec` when it takes back the last assignment, which the

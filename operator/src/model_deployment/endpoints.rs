@@ -39,18 +39,23 @@ pub fn step(state: &State, key: &Key) -> Step {
     let present = state.slices.iter().filter(|(found, slice)| found.namespace == key.namespace && belongs(slice));
     for (found, slice) in present {
         if !wanted.contains_key(&found.name) {
-            return Step::write(Write::RemoveSlice { key: found.clone(), uid: slice.uid().unwrap_or_default() });
+            let (uid, version) = (slice.uid().unwrap_or_default(), slice.resource_version().unwrap_or_default());
+            return Step::write(Write::RemoveSlice { key: found.clone(), uid, version });
         }
     }
     let Some(deployment) = deployment else { return Step::Done };
     let service = service(deployment);
-    if !state.services.get(key).is_some_and(|found| has_all(found.as_ref(), &service)) {
-        return Step::write(Write::Service { key: key.clone(), service: Box::new(service) });
+    let known = state.services.get(key);
+    if !known.is_some_and(|found| has_all(found.as_ref(), &service)) {
+        let version = known.and_then(|found| found.resource_version());
+        return Step::write(Write::Service { key: key.clone(), version, service: Box::new(service) });
     }
     for (name, slice) in wanted {
         let key = Key::new(&key.namespace, &name);
-        if !state.slices.get(&key).is_some_and(|found| has_all(found.as_ref(), &slice)) {
-            return Step::write(Write::Slice { key, slice: Box::new(slice) });
+        let known = state.slices.get(&key);
+        if !known.is_some_and(|found| has_all(found.as_ref(), &slice)) {
+            let version = known.and_then(|found| found.resource_version());
+            return Step::write(Write::Slice { key, version, slice: Box::new(slice) });
         }
     }
     Step::Done

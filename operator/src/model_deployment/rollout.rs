@@ -216,7 +216,9 @@ impl Situation<'_> {
     fn claim(&self, outcome: &mut Outcome, place: Place) {
         let taken = |name: &String| outcome.slots.iter().any(|slot| &slot.placement.replica == name);
         let index = (0..).find(|index| !taken(&self.wanted.replica_name(*index))).unwrap_or_default();
-        let placement = claim(self.deployment, self.wanted, index, &place.node, &place.report);
+        // It was chosen among these just now.
+        let Some(node) = self.state.model_node(&place.node) else { return };
+        let placement = claim(self.deployment, self.wanted, index, node, &place.report);
         outcome.num_ctx = Some(place.report.request.num_ctx);
         outcome.fit = Some(place.report.without_layers());
         outcome.slots.push(Slot { placement, is_current: true, refused: None });

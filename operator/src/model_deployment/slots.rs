@@ -1,7 +1,8 @@
 //! Where each claimed place stands: promised or not, what its agent says of it, whether it serves.
 
 use k8s_openapi::jiff::Timestamp;
-use stowage_crds::ModelDeployment;
+use kube::ResourceExt;
+use stowage_crds::{ModelDeployment, ModelNode};
 use stowage_crds::model_deployment::{DeviceBytes, PlacementState, PlacementStatus, ReplicaState};
 use stowage_crds::model_node::{Assignment, AssignmentState, ReplicaStatus};
 use stowage_placement::{Bytes, DeviceKind, LayerCount, PlacementPolicy, Reason, Refusal};
@@ -85,8 +86,8 @@ enum Standing<'a> {
 }
 
 fn standing<'a>(state: &'a State, deployment: &ModelDeployment, placement: &PlacementStatus) -> Result<Standing<'a>, Step> {
-    let Some(node) = state.model_node(&placement.node) else {
-        // With the ModelNode, its promises went. But it must not be missing only because it is news.
+    let Some(node) = state.model_node(&placement.node).filter(|node| promises::is_claimed_on(node, placement)) else {
+        // With the ModelNode, its promises went. But it must not be missing, or another one, only because it is news.
         let written = Revision::of(deployment);
         if state.model_nodes.fresh(&Key::cluster(&placement.node)) < written {
             return Err(Step::Confirm { target: Target::ModelNode(placement.node.clone()), as_of: written });
@@ -196,7 +197,7 @@ pub fn claim(
     deployment: &ModelDeployment,
     wanted: &Wanted,
     index: usize,
-    node: &str,
+    node: &ModelNode,
     report: &stowage_placement::PlanReport,
 ) -> PlacementStatus {
     let replica = wanted.replica_name(index);
@@ -206,7 +207,8 @@ pub fn claim(
         assignment_uid: super::validate::assignment_uid(deployment, &replica),
         replica,
         revision: wanted.revision.clone(),
-        node: node.to_owned(),
+        node: node.name_any(),
+        model_node_uid: node.uid().unwrap_or_default(),
         state: PlacementState::Claimed,
         processor: plan.processor.clone(),
         num_ctx: report.request.num_ctx,

@@ -41,13 +41,13 @@ pub fn step(state: &State, name: &str) -> Step {
 mod tests {
     use super::*;
     use crate::cache::Key;
-    use crate::testing::{gpu_node, lease, node, state_with};
+    use crate::testing::{gpu_node, lease, node, now, state_with};
     use stowage_placement::Bytes;
 
     #[test]
     fn a_lease_and_a_node_make_a_model_node_and_neither_does_alone() {
         let mut state = state_with(Vec::new(), Vec::new());
-        state.leases.assume(lease("n1", 0));
+        state.hear(vec![lease("n1", 0)], now());
         assert_eq!(step(&state, "n1"), Step::Done);
         state.nodes.assume(node("n1"));
         assert_eq!(names(&state), BTreeSet::from(["n1".to_owned()]));

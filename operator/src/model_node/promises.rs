@@ -1,7 +1,8 @@
 //! The promises in one ModelNode: each is backed by a claim in a ModelDeployment's status, made after it and taken back after it.
 //!
-//! A promise is written on the version of the ModelNode that it was planned on, so its bytes were free at that moment. Four rules keep replicas from being
+//! A promise is written on the version of the ModelNode that it was planned on, so its bytes were free at that moment. Five rules keep replicas from being
 //! promised twice, whoever believes that it leads:
+//! - A claim is on one ModelNode, by its uid: when that is gone it is over, and one that another machine brings under the same name knows nothing of it.
 //! - A claim is judged by knowledge of its ModelDeployment that is no older than what is known of the ModelNode; else that is read again first.
 //! - A claim whose promise is missing and won't be made is first written down as withdrawn, in an annotation of the ModelNode. A promise that is still
 //!   on its way was planned on an older version and fails; a promise planned on a newer one sees the annotation. Only then is the claim dropped.
@@ -34,6 +35,11 @@ const DEFAULT_GRACE_SECONDS: u32 = 30;
 /// Whether it is written down that this claim has no promise and never will have one again.
 pub fn is_withdrawn(node: &ModelNode, uid: &str) -> bool {
     withdrawn(node).contains(uid) && node.spec.assignments.iter().all(|assignment| assignment.uid != uid)
+}
+
+/// Whether this ModelNode, and not one that had its name before, is the one that the place was claimed on.
+pub fn is_claimed_on(node: &ModelNode, placement: &PlacementStatus) -> bool {
+    placement.model_node_uid.is_empty() || node.metadata.uid.as_deref() == Some(&placement.model_node_uid)
 }
 
 fn withdrawn(node: &ModelNode) -> BTreeSet<&str> {
@@ -101,7 +107,7 @@ impl<'a> View<'a> {
             let placements = deployment.status.iter().flat_map(|status| &status.placements);
             placements.map(move |placement| Claim { deployment, placement })
         });
-        claims.filter(|claim| claim.placement.node == self.name).collect()
+        claims.filter(|claim| claim.placement.node == self.name && is_claimed_on(self.node, claim.placement)).collect()
     }
 
     /// The promises that stay, each as it should be now.

@@ -2,19 +2,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::ResourceExt;
 use kube::runtime::watcher::Event;
-use stowage_crds::model_deployment::{DeviceBytes, ReplicaState};
-use stowage_crds::model_node::{AssignmentState, ModelNodeStatus, ReplicaStatus};
-use stowage_crds::{ModelDeployment, ModelNode};
-use stowage_placement::{Bytes, Reason};
+use stowage_crds::{ModelDeployment, ModelNode, ModelNodeSpec};
+use stowage_placement::Bytes;
 
 use crate::cache::Key;
+use crate::ledger::{Ledger, replica};
 use crate::model_deployment::apply::Answer;
 use crate::model_node::promises::WITHDRAWN_ANNOTATION;
 use crate::step::{Promises, Write};
+use crate::testing::agent::Agent;
 
 /// Objects of one kind, with all that ever happened to them for watches to read.
 pub struct Store<K> {
@@ -45,6 +45,15 @@ impl<K: ResourceExt + Clone + PartialEq> Store<K> {
         object
     }
 
+    /// Makes it where none is known to the writer, changes it where it is as the writer knows it.
+    fn put_on(&mut self, revision: &mut u64, version: Option<&str>, object: K) -> Result<K, Conflict> {
+        let known = self.objects.get(&Key::of(&object)).and_then(ResourceExt::resource_version);
+        if known.as_deref() != version {
+            return Err(Conflict);
+        }
+        Ok(self.put(revision, object))
+    }
+
     fn remove(&mut self, revision: &mut u64, key: &Key) {
         if let Some(mut object) = self.objects.remove(key) {
             *revision += 1;
@@ -57,10 +66,13 @@ impl<K: ResourceExt + Clone + PartialEq> Store<K> {
 #[derive(Default)]
 pub struct Cluster {
     revision: u64,
+    pub nodes: Store<Node>,
     pub deployments: Store<ModelDeployment>,
     pub model_nodes: Store<ModelNode>,
     pub services: Store<Service>,
     pub slices: Store<EndpointSlice>,
+    /// By the names of their nodes.
+    pub agents: BTreeMap<String, Agent>,
     made: u64,
     /// Assignments that were removed, and claims that were withdrawn: their uids must never be promised again.
     ended: BTreeSet<String>,
@@ -73,6 +85,9 @@ impl Cluster {
     pub fn with_nodes(nodes: impl IntoIterator<Item = ModelNode>) -> Cluster {
         let mut cluster = Cluster { revision: 100, ..Cluster::default() };
         for node in nodes {
+            let name = node.name_any();
+            cluster.nodes.put(&mut cluster.revision, super::node(&name));
+            cluster.agents.insert(name, Agent::of(&node));
             cluster.model_nodes.put(&mut cluster.revision, node);
         }
         cluster
@@ -94,6 +109,20 @@ impl Cluster {
         self.deployments.remove(&mut self.revision, &Key::new("default", name));
     }
 
+    /// Another machine takes the name of this node: whatever ran there is no more, and its ModelNode is of a Node that is gone.
+    pub fn replace_node(&mut self, name: &str) {
+        self.made += 1;
+        let mut node = super::node(name);
+        node.metadata.uid = Some(format!("uid-{name}-{}", self.made));
+        self.nodes.remove(&mut self.revision, &Key::cluster(name));
+        self.nodes.put(&mut self.revision, node);
+        self.agent(name).restart_machine();
+    }
+
+    pub fn agent(&mut self, node: &str) -> &mut Agent {
+        self.agents.get_mut(node).unwrap()
+    }
+
     /// Makes a write, unless it was planned on a version that is no longer.
     pub fn send(&mut self, write: &Write) -> Result<Answer, Conflict> {
         let answer = match write {
@@ -105,16 +134,43 @@ impl Cluster {
                 Answer::Deployment(Box::new(written))
             }
             Write::Promises(promises) => Answer::ModelNode(Box::new(self.promise(promises)?)),
-            Write::Service { service, .. } => Answer::Service(Box::new(self.services.put(&mut self.revision, (**service).clone()))),
-            Write::Slice { slice, .. } => Answer::Slice(Box::new(self.slices.put(&mut self.revision, (**slice).clone()))),
-            Write::RemoveSlice { key, .. } => {
+            // An apply on a version: only an object that is there can be another.
+            Write::Service { key, version, service } => {
+                if let (Some(known), Some(version)) = (self.services.objects.get(key), version) {
+                    is_version(known, version)?;
+                }
+                Answer::Service(Box::new(self.services.put(&mut self.revision, (**service).clone())))
+            }
+            Write::Slice { version, slice, .. } => {
+                Answer::Slice(Box::new(self.slices.put_on(&mut self.revision, version.as_deref(), (**slice).clone())?))
+            }
+            Write::RemoveSlice { key, version, .. } => {
+                if let Some(known) = self.slices.objects.get(key) {
+                    is_version(known, version)?;
+                }
                 self.slices.remove(&mut self.revision, key);
                 Answer::SliceRemoved(key.clone())
             }
-            Write::MakeModelNode { .. } | Write::RemoveModelNode { .. } => return Err(Conflict),
+            Write::MakeModelNode { name, node_uid } => Answer::ModelNode(Box::new(self.make_model_node(name, node_uid)?)),
+            Write::RemoveModelNode { name, version, .. } => {
+                if let Some(known) = self.model_nodes.objects.get(&Key::cluster(name)) {
+                    is_version(known, version)?;
+                }
+                self.model_nodes.remove(&mut self.revision, &Key::cluster(name));
+                Answer::ModelNodeRemoved(name.clone())
+            }
         };
         self.check();
         Ok(answer)
+    }
+
+    fn make_model_node(&mut self, name: &str, node_uid: &str) -> Result<ModelNode, Conflict> {
+        self.made += 1;
+        let mut node = ModelNode::new(name, ModelNodeSpec::default());
+        node.metadata.uid = Some(format!("uid-mnode-{name}-{}", self.made));
+        node.metadata.owner_references = super::gpu_node(name, Bytes::ZERO).metadata.owner_references;
+        node.metadata.owner_references.iter_mut().flatten().for_each(|owner| owner.uid = node_uid.to_owned());
+        self.model_nodes.put_on(&mut self.revision, None, node)
     }
 
     fn promise(&mut self, promises: &Promises) -> Result<ModelNode, Conflict> {
@@ -123,8 +179,7 @@ impl Cluster {
         is_version(known, version)?;
         let kept: BTreeSet<&str> = assignments.iter().map(|assignment| assignment.uid.as_str()).collect();
         for assignment in known.spec.assignments.iter().filter(|assignment| !kept.contains(assignment.uid.as_str())) {
-            let held = crate::ledger::replica(known, &assignment.uid);
-            let gone = held.is_some_and(|replica| replica.state == ReplicaState::Gone);
+            let gone = replica(known, &assignment.uid).is_some_and(|replica| replica.state == super::agent::GONE);
             assert!(gone, "{} was dropped from {node} before its agent reported it gone", assignment.replica);
             self.ended.insert(assignment.uid.clone());
         }
@@ -137,25 +192,23 @@ impl Cluster {
 
     /// One thing that the agent of a node does next; says whether there was any. `refuses` is whether it refuses what it has not begun.
     pub fn agent_acts(&mut self, name: &str, refuses: bool) -> bool {
-        let mut node = self.model_nodes.objects[&Key::cluster(name)].clone();
-        let mut status = node.status.take().unwrap_or_default();
-        let acted = act(&node, &mut status, refuses);
-        node.status = Some(status);
+        let Some(mut node) = self.model_nodes.objects.get(&Key::cluster(name)).cloned() else { return false };
+        let acted = self.agent(name).act(&mut node, refuses);
         self.model_nodes.put(&mut self.revision, node);
         self.check();
         acted
     }
 
-    /// No device has more promised or held than it has, no replica is promised in two places, and no assignment comes back.
+    /// No device has more promised or held than it has, nor more in use; no replica is promised in two places, and no assignment comes back.
     pub fn check(&self) {
         let mut places: BTreeMap<(&str, &str), &str> = BTreeMap::new();
-        for node in self.model_nodes.objects.values() {
-            let name = node.metadata.name.as_deref().unwrap();
-            for device in &node.status.as_ref().unwrap().devices {
-                let holdings = crate::ledger::Ledger::new(node).holdings(&device.uuid);
-                let sum: Bytes = holdings.into_iter().map(|(promised, held)| promised.max(held)).sum();
-                assert!(sum <= device.total_bytes, "{name} has {} and {sum} are promised or held", device.total_bytes);
-            }
+        for (key, node) in &self.model_nodes.objects {
+            let (name, agent) = (key.name.as_str(), &self.agents[&key.name]);
+            let holdings = Ledger::new(node).holdings(&super::gpu(name));
+            let sum: Bytes = holdings.into_iter().map(|(promised, held)| promised.max(held)).sum();
+            assert!(sum <= agent.total, "{name} has {} and {sum} are promised or held", agent.total);
+            let used = agent.used();
+            assert!(used <= agent.total, "{name} has {} and {used} are in use", agent.total);
             for assignment in &node.spec.assignments {
                 assert!(!self.ended.contains(&assignment.uid), "{} came back on {name}", assignment.uid);
                 let replica = (assignment.model_deployment.uid.as_str(), assignment.replica.as_str());
@@ -169,41 +222,4 @@ impl Cluster {
 
 fn is_version(object: &impl ResourceExt, version: &str) -> Result<(), Conflict> {
     if object.resource_version().as_deref() == Some(version) { Ok(()) } else { Err(Conflict) }
-}
-
-fn act(node: &ModelNode, status: &mut ModelNodeStatus, refuses: bool) -> bool {
-    let orphan = |replica: &ReplicaStatus| node.spec.assignments.iter().all(|assignment| assignment.uid != replica.uid);
-    if let Some(index) = status.replicas.iter().position(orphan) {
-        status.replicas.remove(index);
-        return true;
-    }
-    for assignment in &node.spec.assignments {
-        let position = status.replicas.iter().position(|replica| replica.uid == assignment.uid);
-        let index = position.unwrap_or(status.replicas.len());
-        if position.is_none() {
-            let new = ReplicaStatus { uid: assignment.uid.clone(), replica: assignment.replica.clone(), ..ReplicaStatus::default() };
-            status.replicas.push(new);
-        }
-        let replica = &mut status.replicas[index];
-        let next = match (assignment.state, replica.state) {
-            (_, ReplicaState::Gone) => continue,
-            (AssignmentState::Serve, ReplicaState::Pending) if refuses => ReplicaState::Refused,
-            (AssignmentState::Serve, ReplicaState::Pending) => ReplicaState::Loading,
-            (AssignmentState::Serve, ReplicaState::Loading) => ReplicaState::Ready,
-            (AssignmentState::Serve, _) => continue,
-            (_, ReplicaState::Ready | ReplicaState::Loading) => ReplicaState::Draining,
-            (_, _) => ReplicaState::Gone,
-        };
-        replica.state = next;
-        let holds = matches!(next, ReplicaState::Loading | ReplicaState::Ready | ReplicaState::Draining);
-        let measured = |bytes| holds.then_some(bytes);
-        let devices = assignment.plan.devices.iter();
-        replica.devices = devices
-            .map(|on| DeviceBytes { id: on.id.clone(), predicted_bytes: on.total_bytes, measured_bytes: measured(on.total_bytes) })
-            .collect();
-        replica.reason = (next == ReplicaState::Refused).then_some(Reason::DeviceChanged);
-        replica.address = if next == ReplicaState::Ready { "192.0.2.7:40001".into() } else { String::new() };
-        return true;
-    }
-    false
 }
