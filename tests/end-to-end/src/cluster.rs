@@ -6,22 +6,28 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Namespace, Node};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::jiff::Timestamp;
 use kube::api::{ObjectMeta, Patch, PatchParams};
 use kube::runtime::{conditions::is_crd_established, wait::await_condition};
 use kube::{Api, Client};
 use stowage_control_plane::processes::{Process, free_port};
 use stowage_control_plane::{ControlPlane, Options};
-use stowage_crds::{definitions, names};
+use stowage_crds::{ModelDeployment, ModelNode, definitions, names};
 use tempfile::TempDir;
 
 use crate::machine::{SimulatedGpu, SimulatedMachine};
+use crate::observer::Observer;
+use crate::watch;
+use crate::workers::LeftBehind;
 
 /// Workers advertise addresses of a range kept for documentation, since EndpointSlices refuse loopback; clients dial loopback at the same port.
 const ADVERTISED: &str = "192.0.2.10";
 const ESTABLISHED_DEADLINE: Duration = Duration::from_secs(60);
 const AGENT_STOP_DEADLINE: Duration = Duration::from_secs(20);
+const LEADER_DEADLINE: Duration = Duration::from_secs(60);
 
 /// Where the cluster comes from, and how talkative its parts are.
 #[derive(Clone, Debug, Default)]
@@ -33,10 +39,13 @@ pub struct Settings {
 }
 
 pub struct Cluster {
-    // Dropped in this order: agents, operator, control plane, folder.
+    // Dropped in this order: agents, operator, what agents left behind, control plane, folder.
     pub agents: Vec<Agent>,
     pub operators: Vec<Process>,
+    _left_behind: LeftBehind,
     pub client: Client,
+    /// Of a cluster that is ours alone.
+    pub observer: Option<Observer>,
     kubeconfig: PathBuf,
     pub control_plane: Option<ControlPlane>,
     settings: Settings,
@@ -71,6 +80,16 @@ impl Drop for Agent {
     }
 }
 
+/// An operator that leads.
+#[derive(Clone, Debug)]
+pub struct Leader {
+    pub name: String,
+    /// In [`Cluster::operators`].
+    pub index: usize,
+    /// By its own clock, when it came to lead.
+    pub acquired: Timestamp,
+}
+
 /// A program of this workspace, built beside the one that runs.
 pub fn program(name: &str) -> Result<PathBuf> {
     let own = std::env::current_exe().context("finding the running program")?;
@@ -93,7 +112,18 @@ impl Cluster {
             }
         };
         prepare(&client).await?;
-        let mut cluster = Cluster { agents: Vec::new(), operators: Vec::new(), client, kubeconfig, control_plane, settings, folder };
+        let observer = control_plane.as_ref().map(|_| Observer::start(&client, folder.path())).transpose()?;
+        let mut cluster = Cluster {
+            agents: Vec::new(),
+            operators: Vec::new(),
+            _left_behind: LeftBehind(folder.path().to_owned()),
+            client,
+            observer,
+            kubeconfig,
+            control_plane,
+            settings,
+            folder,
+        };
         cluster.start_operator()?;
         Ok(cluster)
     }
@@ -145,6 +175,7 @@ impl Cluster {
         apply(&Api::all(self.client.clone()), &options.node, &node).await.with_context(|| format!("making Node {}", options.node))?;
         let folder = self.node_folder(&options.node);
         let machine = SimulatedMachine::create(&folder, &options.gpus)?;
+        self.observer.iter().for_each(|observer| observer.look_at(&machine));
         let agent = self.launch_agent(options, machine, free_port()?)?;
         self.agents.push(agent);
         self.agents.last().context("the agent that was just started")
@@ -155,13 +186,24 @@ impl Cluster {
         self.folder.path().join(node)
     }
 
-    /// The agent's process ends as the kernel ends it; its workers live on. Then its successor starts.
-    pub fn replace_agent(&mut self, index: usize) -> Result<()> {
-        let mut old = self.agents.remove(index);
-        old.process.kill();
+    /// The successor of an agent that was killed, and whose workers may live on.
+    pub fn succeed_agent(&mut self, index: usize) -> Result<()> {
+        let old = self.agents.remove(index);
         let agent = self.launch_agent(old.options.clone(), old.machine.clone(), old.door)?;
         self.agents.insert(index, agent);
         Ok(())
+    }
+
+    /// The operator that holds the leader's Lease, once one does other than `not`.
+    pub async fn leader(&self, not: Option<&str>) -> Result<Leader> {
+        let leases: Api<Lease> = Api::namespaced(self.client.clone(), names::SYSTEM_NAMESPACE);
+        let holder = |lease: &Lease| lease.spec.as_ref()?.holder_identity.clone().filter(|holder| Some(holder.as_str()) != not);
+        let held = await_condition(leases, names::OPERATOR_MANAGER, |lease: Option<&Lease>| lease.is_some_and(|l| holder(l).is_some()));
+        let lease = tokio::time::timeout(LEADER_DEADLINE, held).await.context("waiting for a leader")??;
+        let spec = lease.context("the leader's Lease is gone")?.spec.unwrap_or_default();
+        let (name, acquired) = (spec.holder_identity.unwrap_or_default(), spec.acquire_time.context("a Lease says since when it is held")?);
+        let index = self.operators.iter().position(|operator| operator.name == name);
+        Ok(Leader { index: index.with_context(|| format!("{name}, which leads, is none of ours"))?, name, acquired: acquired.0 })
     }
 
     fn launch_agent(&self, options: AgentOptions, machine: SimulatedMachine, door: u16) -> Result<Agent> {
@@ -190,14 +232,32 @@ impl Cluster {
     }
 
     /// Ends agents with their workers, operators, then the control plane. What is not ended in time is killed.
-    pub fn stop(mut self) {
+    ///
+    /// An error: the observer saw, while the cluster lived, what must never be.
+    pub fn stop(mut self) -> Result<()> {
         self.agents.clear();
         for operator in &mut self.operators {
             operator.stop(AGENT_STOP_DEADLINE);
         }
+        let seen = self.observer.take().map(Observer::finish).transpose();
         if let Some(control_plane) = self.control_plane.take() {
             control_plane.stop();
         }
+        match seen {
+            Ok(Some(seen)) if seen.model_nodes == 0 || seen.deployments == 0 => bail!("the observer looked away: {seen:?}"),
+            Ok(_) => Ok(()),
+            Err(error) => Err(error.context(self.logs())),
+        }
+    }
+
+    /// The ModelDeployment `name` of namespace `default` as soon as `holds` says yes of it; an error shows it, and the logs.
+    pub async fn until(&self, name: &str, holds: impl Fn(&ModelDeployment) -> bool + Send) -> Result<ModelDeployment> {
+        watch::model_deployment(&self.client, "default", name, holds).await.with_context(|| self.logs())
+    }
+
+    /// The ModelNode `name` as soon as `holds` says yes of it; an error shows it, and the logs.
+    pub async fn until_node(&self, name: &str, holds: impl Fn(&ModelNode) -> bool + Send) -> Result<ModelNode> {
+        watch::model_node(&self.client, name, holds).await.with_context(|| self.logs())
     }
 
     /// The last lines of every log, for a failure's report.

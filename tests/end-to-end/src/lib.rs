@@ -5,8 +5,11 @@
 pub mod cluster;
 pub mod file_server;
 pub mod machine;
+pub mod manifest;
 pub mod models;
+pub mod observer;
 pub mod watch;
+pub mod workers;
 
-pub use cluster::{Agent, AgentOptions, Cluster, Settings};
+pub use cluster::{Agent, AgentOptions, Cluster, Leader, Settings};
 pub use machine::{SimulatedGpu, SimulatedMachine};

@@ -1,12 +1,16 @@
 //! Waiting for what a cluster comes to, by its own watch: never for a length of time.
 
+use std::fmt::Debug;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use kube::runtime::wait::await_condition;
-use kube::{Api, Client};
-use stowage_crds::ModelDeployment;
+use kube::{Api, Client, Resource};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use stowage_control_plane::processes::wait_for;
 use stowage_crds::conditions::{self, ConditionType};
+use stowage_crds::{ModelDeployment, ModelNode};
 
 /// How long a test waits for what must come. On a busy machine a minute is little; nothing waits longer than it has to.
 pub const DEADLINE: Duration = Duration::from_secs(180);
@@ -18,21 +22,35 @@ pub async fn model_deployment(
     name: &str,
     holds: impl Fn(&ModelDeployment) -> bool + Send,
 ) -> Result<ModelDeployment> {
-    let api: Api<ModelDeployment> = Api::namespaced(client.clone(), namespace);
-    let condition = |object: Option<&ModelDeployment>| object.is_some_and(&holds);
+    object(Api::namespaced(client.clone(), namespace), name, holds).await
+}
+
+/// The ModelNode `name` as soon as `holds` says yes of it.
+pub async fn model_node(client: &Client, name: &str, holds: impl Fn(&ModelNode) -> bool + Send) -> Result<ModelNode> {
+    object(Api::all(client.clone()), name, holds).await
+}
+
+async fn object<K>(api: Api<K>, name: &str, holds: impl Fn(&K) -> bool + Send) -> Result<K>
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Serialize + Debug + Send + 'static,
+{
+    let condition = |object: Option<&K>| object.is_some_and(&holds);
+    let kind = K::kind(&());
     match tokio::time::timeout(DEADLINE, await_condition(api.clone(), name, condition)).await {
         Ok(Ok(Some(found))) => Ok(found),
-        Ok(Ok(None)) => bail!("ModelDeployment {namespace}/{name} was deleted while it was waited for"),
-        Ok(Err(error)) => bail!("watching ModelDeployment {namespace}/{name}: {error}"),
+        Ok(Ok(None)) => bail!("{kind} {name} was deleted while it was waited for"),
+        Ok(Err(error)) => bail!("watching {kind} {name}: {error}"),
         Err(_) => {
-            let status = api.get_opt(name).await?.map(|found| serde_json::to_string_pretty(&found.status)).transpose()?;
-            bail!(
-                "after {} s ModelDeployment {namespace}/{name} was: {}",
-                DEADLINE.as_secs(),
-                status.unwrap_or_else(|| "not there".to_owned())
-            )
+            let found = api.get_opt(name).await?.map(|found| serde_json::to_string_pretty(&found)).transpose()?;
+            bail!("after {} s {kind} {name} was: {}", DEADLINE.as_secs(), found.unwrap_or_else(|| "not there".to_owned()))
         }
     }
+}
+
+/// Waits until `holds`, which nothing announces: a file of a process, a process's end.
+pub async fn until(what: &str, mut holds: impl FnMut() -> bool) -> Result<()> {
+    let found = wait_for(DEADLINE, async || holds().then_some(())).await;
+    found.with_context(|| format!("after {} s still not: {what}", DEADLINE.as_secs()))
 }
 
 /// Whether the status speaks of the present spec and the condition is `status`.
@@ -56,4 +74,15 @@ pub fn message(object: &ModelDeployment, condition: ConditionType) -> String {
 /// The column of `kubectl get mdl` named by `pick`.
 pub fn processor(object: &ModelDeployment) -> String {
     object.status.as_ref().and_then(|status| status.summary.as_ref()).map(|summary| summary.processor.clone()).unwrap_or_default()
+}
+
+/// The reason of a condition, empty where it isn't there.
+pub fn reason(object: &ModelDeployment, condition: ConditionType) -> String {
+    let conditions = object.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
+    conditions::find(conditions, condition).map(|c| c.reason.clone()).unwrap_or_default()
+}
+
+/// Uids of the assignments that its placements claim.
+pub fn assignments(object: &ModelDeployment) -> Vec<String> {
+    object.status.iter().flat_map(|status| &status.placements).map(|placement| placement.assignment_uid.clone()).collect()
 }

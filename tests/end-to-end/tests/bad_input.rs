@@ -122,5 +122,5 @@ async fn each_bad_input_is_told_by_its_reason_and_the_good_deployment_serves_on(
     let uids =
         |object: &ModelDeployment| object.status.as_ref().unwrap().placements.iter().map(|p| p.assignment_uid.clone()).collect::<Vec<_>>();
     assert_eq!(uids(&after), uids(&before));
-    cluster.stop();
+    cluster.stop().unwrap();
 }

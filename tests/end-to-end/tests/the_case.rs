@@ -85,5 +85,5 @@ async fn a_context_that_does_not_fit_the_gpu_says_so_with_its_numbers_and_the_la
     assert_eq!(watch::processor(&ready(&cluster, largest).await), "100% GPU");
     apply(&cluster, largest + 256, "", "PreferGPU").await;
     assert_ne!(watch::processor(&ready(&cluster, largest + 256).await), "100% GPU");
-    cluster.stop();
+    cluster.stop().unwrap();
 }

@@ -77,9 +77,14 @@ impl Machine {
     /// The machine as file and charges have it now.
     pub fn now() -> Result<Machine, Error> {
         let path = PathBuf::from(std::env::var_os(CONFIG_VARIABLE).ok_or(Error::NotConfigured)?);
-        let mut machine = Machine::read(&path)?;
-        if let Some(folder) = std::env::var_os(CHARGES_VARIABLE) {
-            machine.charge(Path::new(&folder));
+        Machine::at(&path, std::env::var_os(CHARGES_VARIABLE).map(PathBuf::from).as_deref())
+    }
+
+    /// The machine that this file describes, with what processes charge in this folder.
+    pub fn at(config: &Path, charges: Option<&Path>) -> Result<Machine, Error> {
+        let mut machine = Machine::read(config)?;
+        if let Some(folder) = charges {
+            machine.charge(folder);
         }
         Ok(machine)
     }

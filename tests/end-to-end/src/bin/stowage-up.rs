@@ -87,7 +87,7 @@ async fn run(arguments: &Arguments) -> Result<ExitCode> {
         Ok(code) => code,
         Err(error) => bail!("{error:#}\n{}", cluster.logs()),
     };
-    cluster.stop();
+    cluster.stop()?;
     step("everything is ended");
     Ok(code)
 }

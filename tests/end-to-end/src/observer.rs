@@ -1,0 +1,138 @@
+//! Looks at every promise, every claim, every simulated GPU and every worker's process for as long as a cluster lives, and notes what must never be.
+//!
+//! It counts for itself, by nothing that the operator counts with: promises and claims as the API server's watch brings them, one version after the other;
+//! GPUs and processes as the machine has them, many times a second.
+
+mod ledger;
+mod machines;
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use anyhow::{Result, bail};
+use futures::{StreamExt, pin_mut};
+use kube::runtime::watcher::{Config, Event, watcher};
+use kube::runtime::WatchStreamExt;
+use kube::{Api, Client, Resource};
+use serde::de::DeserializeOwned;
+use stowage_crds::{ModelDeployment, ModelNode};
+use tokio::task::JoinSet;
+
+use crate::machine::SimulatedMachine;
+use ledger::Ledger;
+use machines::Machines;
+
+pub struct Observer {
+    notes: Notes,
+    machines: Machines,
+    _watches: JoinSet<()>,
+}
+
+/// What was seen so far.
+#[derive(Clone, Default)]
+struct Notes {
+    inner: Arc<Mutex<Inner>>,
+}
+
+#[derive(Default)]
+struct Inner {
+    ledger: Ledger,
+    /// In the order in which they were first seen.
+    violations: Vec<String>,
+    known: BTreeSet<String>,
+    /// Versions of ModelNodes and ModelDeployments, and looks at the machines.
+    seen: Seen,
+}
+
+/// How much was looked at.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Seen {
+    pub model_nodes: u64,
+    pub deployments: u64,
+    pub devices: u64,
+    pub processes: u64,
+}
+
+impl Notes {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Each kind of violation once, however long it lasts.
+    fn violations(&self, found: Vec<String>) {
+        let mut inner = self.lock();
+        for violation in found {
+            if inner.known.insert(violation.clone()) {
+                eprintln!("observer: {violation}");
+                inner.violations.push(violation);
+            }
+        }
+    }
+
+    fn take_in_node(&self, event: Event<ModelNode>) {
+        let found = {
+            let mut inner = self.lock();
+            inner.seen.model_nodes += 1;
+            inner.ledger.take_in_node(event)
+        };
+        self.violations(found);
+    }
+
+    fn take_in_deployment(&self, event: Event<ModelDeployment>) {
+        let found = {
+            let mut inner = self.lock();
+            inner.seen.deployments += 1;
+            inner.ledger.take_in_deployment(event)
+        };
+        self.violations(found);
+    }
+}
+
+impl Observer {
+    /// `folder` holds everything of this cluster's nodes, so that its workers are told from others on the machine.
+    pub fn start(client: &Client, folder: &Path) -> Result<Observer> {
+        let notes = Notes::default();
+        let mut watches = JoinSet::new();
+        watches.spawn(watch(Api::all(client.clone()), notes.clone(), Notes::take_in_node));
+        watches.spawn(watch(Api::all(client.clone()), notes.clone(), Notes::take_in_deployment));
+        let machines = Machines::watch(folder, notes.clone())?;
+        Ok(Observer { notes, machines, _watches: watches })
+    }
+
+    /// Looks at this machine's GPUs too.
+    pub fn look_at(&self, machine: &SimulatedMachine) {
+        self.machines.add(machine.clone());
+    }
+
+    /// The most replicas that were promised a place at one time, so far.
+    pub fn promised(&self) -> usize {
+        self.notes.lock().ledger.promised()
+    }
+
+    /// Ends it. What must never be, and was: an error that lists it.
+    pub fn finish(self) -> Result<Seen> {
+        self.machines.stop();
+        let inner = self.notes.lock();
+        let unclaimed = inner.ledger.unclaimed();
+        let violations: Vec<&String> = inner.violations.iter().chain(&unclaimed).collect();
+        if !violations.is_empty() {
+            bail!("the observer saw what must never be: {violations:#?}");
+        }
+        Ok(inner.seen)
+    }
+}
+
+async fn watch<K>(api: Api<K>, notes: Notes, take_in: fn(&Notes, Event<K>))
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug + Send + 'static,
+{
+    let events = watcher(api, Config::default()).default_backoff();
+    pin_mut!(events);
+    while let Some(event) = events.next().await {
+        // An API server that is away for a while is part of what is tested.
+        if let Ok(event) = event {
+            take_in(&notes, event);
+        }
+    }
+}
