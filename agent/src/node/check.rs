@@ -2,13 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use stowage_crds::model_node::{Assignment, DeviceBackend, DevicePolicy};
+use stowage_crds::model_node::{Assignment, DeviceBackend, DevicePolicy, DeviceProcess};
 use stowage_placement::offer::{default_margin, offer};
 use stowage_placement::{Bytes, DeviceAllocation, DeviceKind, Reason};
 
 use super::account::{Account, DeviceAccount, Holding};
 use crate::devices::Reading;
 use crate::worker::Refusal;
+
+/// Processes that a refusal names at most.
+const NAMED: usize = 3;
 
 /// What the check looks at.
 pub struct Live<'a> {
@@ -81,10 +84,24 @@ fn short(allocation: &DeviceAllocation, device: &DeviceAccount, offered: Bytes) 
     };
     let missing = allocation.total_bytes.saturating_sub(offered);
     let message = format!(
-        "{} needs {} and offers {offered}, {missing} too little: {planned} were on offer when it was planned; others use {} of {}",
-        device.id, allocation.total_bytes, device.used_by_others, device.total
+        "{} needs {} and offers {offered}, {missing} too little: {planned} were on offer when it was planned; others use {} of {}{}",
+        device.id,
+        allocation.total_bytes,
+        device.used_by_others,
+        device.total,
+        who(device)
     );
     Refusal::new(reason, message)
+}
+
+/// The largest of the others, where it can be seen who they are.
+fn who(device: &DeviceAccount) -> String {
+    let holds = |process: &DeviceProcess| {
+        let name = if process.name.is_empty() { "a process without a name" } else { &process.name };
+        format!("{name} (process {}) holds {}", process.pid, process.bytes)
+    };
+    let listed: Vec<String> = device.used_by.iter().take(NAMED).map(holds).collect();
+    if listed.is_empty() { String::new() } else { format!(": {}", listed.join(", ")) }
 }
 
 fn need(allocation: &DeviceAllocation) -> String {
@@ -94,7 +111,7 @@ fn need(allocation: &DeviceAllocation) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::devices::{Gpu, HostReading};
+    use crate::devices::{Gpu, GpuProcess, HostReading};
     use crate::node::account::account;
     use crate::node::testing::{allocation, assignment};
 
@@ -138,6 +155,18 @@ mod tests {
         assert_eq!(refusal.reason, Reason::DeviceChanged);
         let expected = "GPU-a needs 16.0 GiB and offers 12.0 GiB, 4.00 GiB too little: 20.0 GiB were on offer when it was planned; others use 12.0 GiB of 24.0 GiB";
         assert_eq!(refusal.message, expected);
+    }
+
+    #[test]
+    fn a_refusal_names_who_holds_the_most_where_that_can_be_seen() {
+        let mut crowded = reading(12);
+        let process = |pid, gib| GpuProcess { pid, name: format!("p{pid}"), bytes: Some(Bytes::gib(gib)) };
+        crowded.gpus[0].processes = vec![process(1, 2), process(2, 7), process(3, 1), process(4, 2)];
+        let message = checked(&on("GPU-a", 16), &crowded, &[], &[]).unwrap_err().message;
+        assert!(
+            message.ends_with("of 24.0 GiB: p2 (process 2) holds 7.00 GiB, p1 (process 1) holds 2.00 GiB, p4 (process 4) holds 2.00 GiB"),
+            "{message}"
+        );
     }
 
     #[test]

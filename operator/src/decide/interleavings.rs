@@ -212,8 +212,7 @@ impl Run {
         let leader = &mut self.leaders[which];
         let said = |name: &String| leader.state.leases.get(&Key::of(&lease(name, 0))).map(|lease| lease.as_ref().clone());
         let agents = self.cluster.agents.iter();
-        let leases =
-            agents.filter_map(|(name, agent)| if agent.alive { Some(lease(name, -self.seconds)) } else { said(name) }).collect();
+        let leases = agents.filter_map(|(name, agent)| if agent.alive { Some(lease(name, -self.seconds)) } else { said(name) }).collect();
         leader.state.hear(leases, after(now(), self.seconds));
     }
 

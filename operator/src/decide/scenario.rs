@@ -181,5 +181,9 @@ async fn a_lease_that_is_only_renewed_asks_for_no_decision() {
     assert!(!scenario.task.take_in(vec![Change::Lease(Event::Apply(renewed))]));
     let state: &State = &scenario.task.state;
     assert!(state.is_ready("n1", after(now(), 39)) && !state.is_ready("n1", after(now(), 40)));
-    assert_eq!(state.next_deadline(now()), Some(after(now(), 40)), "silence is noticed when it has lasted, not when something else happens");
+    assert_eq!(
+        state.next_deadline(now()),
+        Some(after(now(), 40)),
+        "silence is noticed when it has lasted, not when something else happens"
+    );
 }

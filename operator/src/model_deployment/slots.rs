@@ -2,9 +2,9 @@
 
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
-use stowage_crds::{ModelDeployment, ModelNode};
 use stowage_crds::model_deployment::{DeviceBytes, PlacementState, PlacementStatus, ReplicaState};
 use stowage_crds::model_node::{Assignment, AssignmentState, ReplicaStatus};
+use stowage_crds::{ModelDeployment, ModelNode};
 use stowage_placement::{Bytes, DeviceKind, LayerCount, PlacementPolicy, Reason, Refusal};
 
 use crate::cache::{Key, Revision};

@@ -16,9 +16,12 @@ use kube::{Api, Client};
 use stowage_control_plane::processes::{Process, free_port};
 use stowage_control_plane::{ControlPlane, Options};
 use stowage_crds::{ModelDeployment, ModelNode, definitions, names};
+use stowage_placement::Bytes;
 use tempfile::TempDir;
 
+use crate::api;
 use crate::machine::{SimulatedGpu, SimulatedMachine};
+use crate::models;
 use crate::observer::Observer;
 use crate::watch;
 use crate::workers::LeftBehind;
@@ -36,6 +39,8 @@ pub struct Settings {
     pub kubeconfig: Option<PathBuf>,
     /// More flags for the operator.
     pub operator_flags: Vec<String>,
+    /// Leaves out kube-controller-manager, which writes objects of its own now and then.
+    pub without_controller_manager: bool,
 }
 
 pub struct Cluster {
@@ -106,7 +111,7 @@ impl Cluster {
         let (control_plane, client, kubeconfig) = match &settings.kubeconfig {
             Some(path) => (None, client(path).await?, path.clone()),
             None => {
-                let control_plane = ControlPlane::start(Options::default()).await?;
+                let control_plane = ControlPlane::start(Options { controller_manager: !settings.without_controller_manager }).await?;
                 let (client, path) = (control_plane.client.clone(), control_plane.kubeconfig().to_owned());
                 (Some(control_plane), client, path)
             }
@@ -179,6 +184,19 @@ impl Cluster {
         let agent = self.launch_agent(options, machine, free_port()?)?;
         self.agents.push(agent);
         self.agents.last().context("the agent that was just started")
+    }
+
+    /// Starts the agents of nodes with one simulated GPU each, and waits until they have reported what they have.
+    pub async fn start_gpu_nodes(&mut self, nodes: &[(&str, Bytes)]) -> Result<()> {
+        for (node, vram) in nodes {
+            let gpus = vec![SimulatedGpu::new(node, 0, *vram)];
+            let options = AgentOptions { node: (*node).to_owned(), model_directory: models::directory()?, gpus, flags: Vec::new() };
+            self.start_agent(options).await?;
+        }
+        for (node, _) in nodes {
+            self.until_node(node, api::reports).await?;
+        }
+        Ok(())
     }
 
     /// Where the agent of `node` keeps its socket, its downloads and its log.

@@ -2,6 +2,8 @@
 //!
 //! `stowage-up` (behind `make run`) and the tests of this crate stand on it.
 
+pub mod api;
+pub mod client;
 pub mod cluster;
 pub mod file_server;
 pub mod machine;

@@ -4,12 +4,11 @@
 
 use anyhow::{Context, Result, ensure};
 use futures::future::{select_ok, try_join_all};
-use kube::Api;
-use kube::api::{DeleteParams, PostParams};
+use k8s_openapi::jiff::Timestamp;
 use rustix::process::Signal;
+use stowage_crds::ModelDeployment;
 use stowage_crds::conditions::ConditionType;
-use stowage_crds::{ModelDeployment, ModelNode};
-use stowage_end_to_end::{AgentOptions, Cluster, Leader, Settings, SimulatedGpu, manifest, models, watch};
+use stowage_end_to_end::{Cluster, Leader, Settings, manifest, watch};
 use stowage_placement::Reason;
 
 const DEPLOYMENTS: usize = 20;
@@ -22,19 +21,8 @@ async fn start() -> Result<Cluster> {
     for _ in 0..2 {
         cluster.start_operator()?;
     }
-    for (node, room) in ROOM {
-        let gpus = vec![SimulatedGpu::new(node, 0, manifest::room_for(room))];
-        cluster.start_agent(AgentOptions { node: node.into(), model_directory: models::directory()?, gpus, flags: Vec::new() }).await?;
-    }
-    for (node, _) in ROOM {
-        let reports = |node: &ModelNode| node.status.as_ref().is_some_and(|status| !status.models.is_empty() && !status.devices.is_empty());
-        cluster.until_node(node, reports).await?;
-    }
+    cluster.start_gpu_nodes(&ROOM.map(|(node, room)| (node, manifest::room_for(room)))).await?;
     Ok(cluster)
-}
-
-fn deployments(cluster: &Cluster) -> Api<ModelDeployment> {
-    Api::namespaced(cluster.client.clone(), "default")
 }
 
 fn name(index: usize) -> String {
@@ -42,10 +30,8 @@ fn name(index: usize) -> String {
 }
 
 async fn apply_all(cluster: &Cluster) -> Result<()> {
-    let (api, parameters) = (deployments(cluster), PostParams::default());
     let all: Vec<ModelDeployment> = (0..DEPLOYMENTS).map(|index| manifest::on_gpu(&name(index))).collect();
-    try_join_all(all.iter().map(|deployment| api.create(&parameters, deployment))).await.context("making all ModelDeployments at once")?;
-    Ok(())
+    try_join_all(all.iter().map(|deployment| cluster.create(deployment))).await.map(drop)
 }
 
 /// Waits until at least so many promises stand at once.
@@ -56,7 +42,7 @@ async fn promised(cluster: &Cluster, at_least: usize) -> Result<usize> {
 }
 
 /// A successor of `old`, which leads no more; says how long that took by the Lease's own times.
-async fn successor(cluster: &Cluster, old: &Leader, last_sign: k8s_openapi::jiff::Timestamp) -> Result<Leader> {
+async fn successor(cluster: &Cluster, old: &Leader, last_sign: Timestamp) -> Result<Leader> {
     let new = cluster.leader(Some(&old.name)).await?;
     println!("{} leads {:.1} s after {} was last able to", new.name, new.acquired.duration_since(last_sign).as_secs_f64(), old.name);
     Ok(new)
@@ -85,7 +71,7 @@ async fn settled(cluster: &Cluster, names: &[String]) -> Result<Vec<String>> {
 /// `InsufficientVRAM` with the nodes counted and the bytes that the best of them lacks.
 async fn check_refusals(cluster: &Cluster, names: &[String]) -> Result<()> {
     for name in names {
-        let message = watch::message(&deployments(cluster).get(name).await?, ConditionType::Scheduled);
+        let message = watch::message(&cluster.deployments().get(name).await?, ConditionType::Scheduled);
         for part in ["0 of 2 nodes", "2 InsufficientVRAM", "MiB are missing"] {
             ensure!(message.contains(part), "{name} should say `{part}`: {message}");
         }
@@ -100,14 +86,14 @@ async fn twenty_deployments_for_seven_places_are_placed_once_though_one_leader_i
     apply_all(&cluster).await?;
     promised(&cluster, 1).await?;
     cluster.operators[first.index].kill();
-    let (killed_at, at_kill) = (k8s_openapi::jiff::Timestamp::now(), promised(&cluster, 1).await?);
+    let (killed_at, at_kill) = (Timestamp::now(), promised(&cluster, 1).await?);
     println!("{} was killed when {at_kill} of {PLACES} places were promised", first.name);
     ensure!(at_kill < PLACES, "the leader was through before it could be killed");
 
     let second = successor(&cluster, &first, killed_at).await?;
     promised(&cluster, at_kill + 1).await?;
     cluster.operators[second.index].signal(Signal::STOP);
-    let (paused_at, at_pause) = (k8s_openapi::jiff::Timestamp::now(), promised(&cluster, 1).await?);
+    let (paused_at, at_pause) = (Timestamp::now(), promised(&cluster, 1).await?);
     println!("{} was paused when {at_pause} of {PLACES} places were promised", second.name);
     let third = successor(&cluster, &second, paused_at).await?;
     promised(&cluster, PLACES).await?;
@@ -122,7 +108,7 @@ async fn twenty_deployments_for_seven_places_are_placed_once_though_one_leader_i
     watch::until("the paused leader sees that it leads no more", || awake.log_tail(1000).contains("no longer leading")).await?;
     ensure!(cluster.leader(None).await?.name == third.name, "{} should lead still", third.name);
 
-    deployments(&cluster).delete(&running[0], &DeleteParams::default()).await?;
+    cluster.delete(&running[0]).await?;
     let ready = waiting.iter().map(|name| Box::pin(cluster.until(name, watch::is_ready)));
     let (next, _) = select_ok(ready).await?;
     println!("{} was deleted, and {} runs in its place", running[0], next.metadata.name.unwrap_or_default());

@@ -61,7 +61,9 @@ impl Ledger {
     /// Promises that no claim ever stood behind, as far as both were seen.
     pub fn unclaimed(&self) -> Vec<String> {
         let unclaimed = self.promised.iter().filter(|(uid, _)| !self.claimed.contains(*uid));
-        unclaimed.map(|(uid, (node, (_, replica)))| format!("{replica} was promised a place on {node} ({uid}) and never claimed it")).collect()
+        unclaimed
+            .map(|(uid, (node, (_, replica)))| format!("{replica} was promised a place on {node} ({uid}) and never claimed it"))
+            .collect()
     }
 
     /// Replicas that have more than one promise at this moment.
@@ -114,7 +116,8 @@ fn overfull_device(node: &ModelNode, device: &DeviceStatus) -> Option<String> {
     }
     let sum: Bytes = bytes.values().map(|(promised, held)| *promised.max(held)).sum();
     let name = node.name_any();
-    (sum > device.total_bytes).then(|| format!("{} of {name} has {} and {sum} are promised or held: {bytes:?}", device.uuid, device.total_bytes))
+    (sum > device.total_bytes)
+        .then(|| format!("{} of {name} has {} and {sum} are promised or held: {bytes:?}", device.uuid, device.total_bytes))
 }
 
 fn held(replica: &ReplicaStatus, device: &str) -> Bytes {

@@ -1,0 +1,58 @@
+//! The cluster's objects, as tests make, change and remove them.
+
+use anyhow::{Context, Result};
+use kube::Api;
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use serde_json::Value;
+use stowage_crds::model_deployment::ReplicaState;
+use stowage_crds::model_node::{Assignment, ReplicaStatus};
+use stowage_crds::{ModelDeployment, ModelNode};
+
+use crate::Cluster;
+
+impl Cluster {
+    pub fn deployments(&self) -> Api<ModelDeployment> {
+        Api::namespaced(self.client.clone(), "default")
+    }
+
+    pub fn model_nodes(&self) -> Api<ModelNode> {
+        Api::all(self.client.clone())
+    }
+
+    pub async fn create(&self, deployment: &ModelDeployment) -> Result<ModelDeployment> {
+        let created = self.deployments().create(&PostParams::default(), deployment).await;
+        created.with_context(|| format!("making ModelDeployment {:?}", deployment.metadata.name))
+    }
+
+    /// Merges this into the ModelDeployment's spec.
+    pub async fn change(&self, name: &str, spec: Value) -> Result<ModelDeployment> {
+        let patch = Patch::Merge(serde_json::json!({"spec": spec}));
+        self.deployments().patch(name, &PatchParams::default(), &patch).await.with_context(|| format!("changing ModelDeployment {name}"))
+    }
+
+    pub async fn delete(&self, name: &str) -> Result<()> {
+        let deleted = self.deployments().delete(name, &DeleteParams::default()).await;
+        deleted.map(drop).with_context(|| format!("deleting ModelDeployment {name}"))
+    }
+}
+
+/// What is promised on the node to replicas of this ModelDeployment.
+pub fn assignments<'a>(node: &'a ModelNode, deployment: &str) -> Vec<&'a Assignment> {
+    node.spec.assignments.iter().filter(|assignment| assignment.model_deployment.name == deployment).collect()
+}
+
+/// What the node's agent says of an assignment.
+pub fn replica<'a>(node: &'a ModelNode, uid: &str) -> Option<&'a ReplicaStatus> {
+    node.status.as_ref()?.replicas.iter().find(|replica| replica.uid == uid)
+}
+
+/// Whether the agent has reported the node's devices and models.
+pub fn reports(node: &ModelNode) -> bool {
+    node.status.as_ref().is_some_and(|status| status.system.is_some() && !status.models.is_empty())
+}
+
+/// Whether nothing is promised or held there any more.
+pub fn is_empty(node: &ModelNode) -> bool {
+    let replicas = node.status.iter().flat_map(|status| &status.replicas);
+    node.spec.assignments.is_empty() && replicas.into_iter().all(|replica| replica.state == ReplicaState::Gone)
+}

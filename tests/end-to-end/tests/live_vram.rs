@@ -1,0 +1,93 @@
+//! What others take and free of a GPU counts: it is published with their names, and the next decision is made on it.
+#![allow(clippy::unwrap_used)]
+
+use std::process::{Child, Command};
+
+use anyhow::{Context, Result, ensure};
+use rustix::process::Signal;
+use stowage_crds::conditions::ConditionType;
+use stowage_crds::model_deployment::ReplicaState;
+use stowage_crds::{ModelDeployment, ModelNode};
+use stowage_end_to_end::{Agent, Cluster, Settings, manifest, watch};
+use stowage_placement::{Bytes, Reason};
+
+/// A process that is no worker. It holds nothing of a GPU but what the simulation says.
+struct Stranger(Child);
+
+impl Stranger {
+    fn start() -> Result<Stranger> {
+        Ok(Stranger(Command::new("sleep").arg("3600").spawn().context("starting a process")?))
+    }
+}
+
+impl Drop for Stranger {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// From now on the stranger holds so much of the agent's first GPU.
+fn takes(agent: &mut Agent, stranger: &Stranger, bytes: Bytes) -> Result<()> {
+    agent.options.gpus[0].foreign = vec![(stranger.0.id(), bytes)];
+    agent.machine.write(&agent.options.gpus)
+}
+
+fn used_by_others(node: &ModelNode) -> Bytes {
+    node.status.as_ref().and_then(|status| status.devices.first()).map(|device| device.used_by_others_bytes).unwrap_or_default()
+}
+
+fn is_refused(deployment: &ModelDeployment) -> bool {
+    watch::reason(deployment, ConditionType::Scheduled) == Reason::InsufficientVRAM.as_str()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_another_process_takes_is_told_with_its_name_and_keeps_replicas_away_until_it_is_freed() -> Result<()> {
+    let mut cluster = Cluster::start(Settings::default()).await?;
+    let total = manifest::room_for(2);
+    cluster.start_gpu_nodes(&[("node-a", total)]).await?;
+    let stranger = Stranger::start()?;
+    let taken = Bytes::mib(1000);
+    takes(&mut cluster.agents[0], &stranger, taken)?;
+    let node = cluster.until_node("node-a", |node| used_by_others(node) == taken).await?;
+    let device = node.status.context("it was reported")?.devices.remove(0);
+    let process = &device.used_by[0];
+    ensure!((process.pid, process.name.as_str(), process.bytes) == (stranger.0.id(), "sleep", taken), "{:?}", device.used_by);
+    ensure!(device.free_bytes == total.saturating_sub(taken), "{} are free", device.free_bytes);
+
+    cluster.create(&manifest::on_gpu("m")).await?;
+    let refused = cluster.until("m", is_refused).await?;
+    println!("{}", watch::message(&refused, ConditionType::Scheduled));
+    takes(&mut cluster.agents[0], &stranger, Bytes::ZERO)?;
+    let ready = cluster.until("m", watch::is_ready).await?;
+    ensure!(watch::processor(&ready) == "100% GPU", "{}", watch::processor(&ready));
+    let node = cluster.model_nodes().get("node-a").await?;
+    ensure!(used_by_others(&node) == Bytes::ZERO, "its own worker counts as nobody else's");
+    cluster.stop()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plan_made_on_figures_that_no_longer_hold_is_refused_with_what_was_seen_and_another_is_made() -> Result<()> {
+    let mut cluster = Cluster::start(Settings::default()).await?;
+    // The first node is the tighter fit, so it is where the replica would go.
+    cluster.start_gpu_nodes(&[("node-a", manifest::room_for(1)), ("node-b", manifest::room_for(2))]).await?;
+    let stranger = Stranger::start()?;
+    cluster.agents[0].process.signal(Signal::STOP);
+    takes(&mut cluster.agents[0], &stranger, Bytes::mib(900))?;
+    cluster.create(&manifest::on_gpu("m")).await?;
+    let promised = cluster.until_node("node-a", |node| !node.spec.assignments.is_empty()).await?;
+    let uid = promised.spec.assignments[0].uid.clone();
+    cluster.agents[0].process.signal(Signal::CONT);
+    let refused = |node: &ModelNode| {
+        let replica = stowage_end_to_end::api::replica(node, &uid);
+        replica.is_some_and(|replica| replica.state == ReplicaState::Refused && replica.reason == Some(Reason::DeviceChanged))
+    };
+    let node = cluster.until_node("node-a", refused).await?;
+    let message = stowage_end_to_end::api::replica(&node, &uid).unwrap().message.clone();
+    println!("{message}");
+    ensure!(message.contains(&format!("sleep (process {}) holds 900.0 MiB", stranger.0.id())), "{message}");
+    ensure!(used_by_others(&node) == Bytes::mib(900), "what was seen is published with the refusal: {:?}", node.status);
+    let ready = cluster.until("m", watch::is_ready).await?;
+    ensure!(ready.status.as_ref().unwrap().placements[0].node == "node-b", "{:?}", ready.status);
+    cluster.stop()
+}
