@@ -154,6 +154,9 @@ pub struct ModelNodeStatus {
     #[x_kube(merge_strategy = ListMerge::Map(vec!["path".to_owned()]))]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub models: Vec<ModelFile>,
+    /// Why these are not all: the model directory can't be read, or holds too many.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub models_message: String,
     /// Address at which this node's workers and its door are reached.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub address: String,

@@ -61,6 +61,8 @@ reasons! {
     InvalidModelFile,
     /// The model file was not found.
     ModelNotFound,
+    /// The model file was changed, or is gone, since it was loaded or planned with.
+    ModelFileChanged,
     /// The model's source did not answer as needed.
     SourceUnavailable,
     /// The source's address is one that Stowage does not read from unless allowed.

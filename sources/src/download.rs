@@ -150,10 +150,16 @@ impl<P: FnMut(Progress) + Send> Running<'_, P> {
 
     fn check_disk(&self) -> Result<(), SourceError> {
         let Some(total) = self.total else { return Ok(()) };
-        let needed = Bytes(total.saturating_sub(self.part.length()));
+        // What was reserved before is not free any more, and not needed any more.
+        let needed = Bytes(total.saturating_sub(self.part.length().max(self.part.allocated()?)));
         let free = self.part.free_disk()?;
         if needed <= free {
-            return Ok(());
+            match self.part.reserve(total) {
+                Ok(()) => return Ok(()),
+                // Somebody was faster.
+                Err(error) if is_full(&error) => {}
+                Err(error) => return Err(SourceError::disk("reserving room for", self.part.path())(error)),
+            }
         }
         self.part.discard()?;
         let directory = self.wanted.destination.parent().unwrap_or(Path::new(".")).to_owned();
@@ -182,7 +188,7 @@ impl<P: FnMut(Progress) + Send> Running<'_, P> {
     /// A disk that is full is made less full by what was written here.
     fn write_error(&self, error: io::Error) -> SourceError {
         let path = self.part.path().to_owned();
-        if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
+        if is_full(&error) {
             let written = Bytes(self.part.length());
             return match self.part.discard() {
                 Ok(()) => SourceError::DiskFull { url: shown(&self.url), path, written },
@@ -210,4 +216,8 @@ impl<P: FnMut(Progress) + Send> Running<'_, P> {
         self.part.finish()?;
         Ok(Downloaded { size: Bytes(found), sha256 })
     }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }

@@ -2,13 +2,18 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, flock, statvfs};
+use rustix::fs::{FallocateFlags, FlockOperation, fallocate, flock, statvfs};
+use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 use stowage_placement::Bytes;
 
 use crate::error::SourceError;
+
+/// In which `stat` counts what a file takes of its disk, whatever the file system's own blocks are.
+const BLOCK: u64 = 512;
 
 /// `NAME.part`, with the server's entity tag beside it in `NAME.part-etag`, so that another process can go on where this one was.
 pub(crate) struct PartFile {
@@ -98,6 +103,20 @@ impl PartFile {
 
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// What it takes of the disk: more than its length where room was reserved.
+    pub fn allocated(&self) -> Result<u64, SourceError> {
+        let metadata = self.file.metadata().map_err(SourceError::disk("asking for the size of", &self.path))?;
+        Ok(metadata.blocks().saturating_mul(BLOCK))
+    }
+
+    /// Has the disk keep room for the whole file, so that the last of it is not counted on by two downloads. Not every file system can.
+    pub fn reserve(&self, total: u64) -> io::Result<()> {
+        match fallocate(&self.file, FallocateFlags::KEEP_SIZE, 0, total) {
+            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// What the disk has free for it.

@@ -11,7 +11,7 @@ use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, Resource};
 use serde_json::json;
-use stowage_crds::model_node::{Assignment, ModelFile, ModelNodeStatus, ReplicaStatus};
+use stowage_crds::model_node::{Assignment, ModelNodeStatus, ReplicaStatus};
 use stowage_crds::{ModelNode, names};
 use stowage_placement::Reason;
 use tokio::sync::{mpsc, watch};
@@ -26,6 +26,7 @@ use super::replicas::Replicas;
 use super::workers::{GateRequest, Workers};
 use crate::devices::Reading;
 use crate::serve::Route;
+use crate::store::Models;
 use crate::worker::Refusal;
 use crate::worker::view::Views;
 
@@ -46,7 +47,7 @@ pub struct Parts<W> {
     pub address: String,
     pub workers: W,
     pub devices: ReadDevices,
-    pub models: watch::Receiver<Vec<ModelFile>>,
+    pub models: watch::Receiver<Models>,
     pub gate: mpsc::Receiver<GateRequest>,
     /// Where the node's door leads.
     pub routes: watch::Sender<Vec<Route>>,

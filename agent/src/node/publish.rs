@@ -6,12 +6,13 @@
 use std::time::{Duration, Instant};
 
 use stowage_crds::model_deployment::ReplicaState;
-use stowage_crds::model_node::{DeviceBackend, DeviceStatus, MAX_MODELS, ModelFile, ModelNodeStatus, ReplicaStatus, SystemStatus};
+use stowage_crds::model_node::{DeviceBackend, DeviceStatus, MAX_MODELS, ModelNodeStatus, ReplicaStatus, SystemStatus};
 use stowage_placement::offer::{DEFAULT_OVERHEAD, default_margin};
 use stowage_placement::{Bytes, HOST};
 
 use super::account::{Account, DeviceAccount};
 use crate::devices::{Gpu, Reading};
+use crate::store::Models;
 
 /// Least time between two writes for figures alone.
 const FIGURES_EVERY: Duration = Duration::from_secs(10);
@@ -28,7 +29,7 @@ pub struct Seen<'a> {
     pub reading: &'a Reading,
     pub account: &'a Account,
     pub replicas: Vec<ReplicaStatus>,
-    pub models: &'a [ModelFile],
+    pub models: &'a Models,
     pub address: &'a str,
 }
 
@@ -46,7 +47,8 @@ pub fn status(seen: Seen<'_>) -> ModelNodeStatus {
         system: Some(system_status(reading, account)),
         replica_count: replicas.iter().filter(|replica| replica.state == ReplicaState::Ready).count() as u32,
         replicas,
-        models: models.iter().take(MAX_MODELS).cloned().collect(),
+        models: models.files.iter().take(MAX_MODELS).cloned().collect(),
+        models_message: models.message.clone(),
         address: address.to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
     }
@@ -206,7 +208,7 @@ mod tests {
 
     fn of(reading: &Reading, replicas: Vec<ReplicaStatus>) -> ModelNodeStatus {
         let account = account(reading, &[]);
-        status(Seen { generation: Some(1), reading, account: &account, replicas, models: &[], address: "192.0.2.1" })
+        status(Seen { generation: Some(1), reading, account: &account, replicas, models: &Models::default(), address: "192.0.2.1" })
     }
 
     fn replica(state: ReplicaState, percent: u32) -> ReplicaStatus {

@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use stowage_crds::model_node::{MAX_MODELS, ModelFile};
 use stowage_placement::{Bytes, ModelSummary, Reason};
 
-use super::{StoreError, local_header};
+use super::{Models, StoreError, local_header};
 
 /// Directories in directories that are looked into.
 const DEEPEST: usize = 8;
@@ -46,19 +46,19 @@ type Stamp = (u64, Option<SystemTime>);
 pub(super) struct Scanner {
     directory: PathBuf,
     seen: BTreeMap<String, (Stamp, ModelFile)>,
-    complained: bool,
+    complaint: String,
 }
 
 impl Scanner {
     pub fn new(directory: PathBuf) -> Scanner {
-        Scanner { directory, seen: BTreeMap::new(), complained: false }
+        Scanner { directory, seen: BTreeMap::new(), complaint: String::new() }
     }
 
-    /// The `.gguf` files in the order of their paths, at most as many as a node publishes.
-    pub fn scan(&mut self) -> Vec<ModelFile> {
+    /// What lies there now.
+    pub fn scan(&mut self) -> Models {
         let mut found = BTreeMap::new();
         let listed = self.directory.canonicalize().and_then(|root| list(&root, &root, 0, &mut found));
-        self.complain(listed.err(), found.len());
+        let message = self.complaint(listed.err(), found.len());
         let mut seen = BTreeMap::new();
         for (path, stamp) in found.into_iter().take(MAX_MODELS) {
             let known = self.seen.remove(&path).filter(|(before, _)| *before == stamp);
@@ -66,19 +66,24 @@ impl Scanner {
             seen.insert(path, entry);
         }
         self.seen = seen;
-        self.seen.values().map(|(_, model)| model.clone()).collect()
+        Models { files: self.seen.values().map(|(_, model)| model.clone()).collect(), message }
     }
 
-    /// Once, until it is well again.
-    fn complain(&mut self, error: Option<io::Error>, found: usize) {
-        let complains = error.is_some() || found > MAX_MODELS;
-        if complains && !self.complained {
-            match error {
-                Some(error) => tracing::warn!(directory = %self.directory.display(), %error, "the model directory can't be read whole"),
-                None => tracing::warn!(found, published = MAX_MODELS, "there are more models in the model directory than are published"),
+    /// What is wrong with the directory as a whole; logged when it is news.
+    fn complaint(&mut self, error: Option<io::Error>, found: usize) -> String {
+        let directory = self.directory.display();
+        let complaint = match error {
+            Some(error) => format!("the model directory {directory} can't be read: {error}"),
+            None if found > MAX_MODELS => {
+                format!("the model directory {directory} holds {found} models, of which the first {MAX_MODELS} are published")
             }
+            None => String::new(),
+        };
+        if complaint != self.complaint && !complaint.is_empty() {
+            tracing::warn!("{complaint}");
         }
-        self.complained = complains;
+        self.complaint.clone_from(&complaint);
+        complaint
     }
 
     fn describe(&self, path: &str, (size, _): Stamp) -> ModelFile {

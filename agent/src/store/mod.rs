@@ -43,6 +43,15 @@ impl StoreConfig {
     }
 }
 
+/// What lies in the model directory.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Models {
+    /// In the order of their paths, at most as many as a node publishes.
+    pub files: Vec<ModelFile>,
+    /// Why they are not all that there are: the directory can't be read, or holds too many.
+    pub message: String,
+}
+
 /// Why there is no file. `reason` is what status says.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
@@ -67,7 +76,7 @@ impl From<SourceError> for StoreError {
 #[derive(Debug)]
 pub struct Store {
     config: StoreConfig,
-    models: watch::Sender<Vec<ModelFile>>,
+    models: watch::Sender<Models>,
     /// One download of a file at a time, whoever asks for it.
     downloads: Mutex<HashMap<PathBuf, Arc<tokio::sync::Mutex<()>>>>,
 }
@@ -82,11 +91,11 @@ struct Remote {
 
 impl Store {
     pub fn new(config: StoreConfig) -> Store {
-        Store { config, models: watch::Sender::new(Vec::new()), downloads: Mutex::default() }
+        Store { config, models: watch::Sender::default(), downloads: Mutex::default() }
     }
 
     /// What lies in the model directory, as [`Store::watch`] last saw it: in the order of the paths, each with its summary or with what is wrong with it.
-    pub fn models(&self) -> watch::Receiver<Vec<ModelFile>> {
+    pub fn models(&self) -> watch::Receiver<Models> {
         self.models.subscribe()
     }
 
@@ -132,11 +141,12 @@ impl Store {
         };
         blocking(move || {
             let file = directory::resolve(&directory, &path)?;
-            let size = whole(&file, &path)?;
+            let size = std::fs::metadata(&file).map(|metadata| Bytes(metadata.len())).map_err(|error| disk("reading", &file, &error))?;
             if expected != Bytes::ZERO && size != expected {
                 let message = format!("`{path}` has {} bytes now, and had {} when its place was planned", size.0, expected.0);
-                return Err(StoreError::new(Reason::InvalidModelFile, message));
+                return Err(StoreError::new(Reason::ModelFileChanged, message));
             }
+            whole(&file, &path)?;
             Ok(file)
         })
         .await

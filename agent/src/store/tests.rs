@@ -84,7 +84,7 @@ async fn nothing_outside_the_model_directory_is_given() {
         let error = fixture.ensure(&in_directory(path)).await.unwrap_err();
         assert_eq!(error.reason, Reason::InvalidRequest, "{path}: {error}");
     }
-    let listed = Scanner::new(fixture.models.path().to_owned()).scan();
+    let listed = Scanner::new(fixture.models.path().to_owned()).scan().files;
     assert_eq!(listed.len(), 1);
     assert_eq!(listed[0].reason, Some(Reason::InvalidRequest));
 }
@@ -107,7 +107,7 @@ async fn a_file_of_another_size_than_was_planned_with_is_not_loaded() {
     let file = model().file(|_, _| 0);
     fixture.put("m.gguf", &file);
     let source = AssignedSource { size_bytes: Bytes(file.len() as u64 + 5), ..in_directory("m.gguf") };
-    assert_eq!(fixture.ensure(&source).await.unwrap_err().reason, Reason::InvalidModelFile);
+    assert_eq!(fixture.ensure(&source).await.unwrap_err().reason, Reason::ModelFileChanged);
     let source = AssignedSource { size_bytes: Bytes(file.len() as u64), ..in_directory("m.gguf") };
     fixture.ensure(&source).await.unwrap();
 }
@@ -130,16 +130,28 @@ async fn the_directory_is_listed_in_order_with_what_is_wrong_and_again_when_it_c
     fixture.put("a.gguf", &model().header());
     fixture.put("readme.txt", b"hello");
     let mut scanner = Scanner::new(fixture.models.path().to_owned());
-    let listed = scanner.scan();
+    let listed = scanner.scan().files;
     let shown: Vec<(&str, Option<Reason>)> = listed.iter().map(|model| (model.path.as_str(), model.reason)).collect();
     assert_eq!(shown, [("a.gguf", Some(Reason::InvalidModelFile)), ("b/no.gguf", Some(Reason::InvalidModelFile))]);
     assert!(listed[0].message.contains("truncated"), "{}", listed[0].message);
-    assert_eq!(scanner.scan(), listed);
+    assert_eq!(scanner.scan().files, listed);
     fs::remove_file(fixture.models.path().join("a.gguf")).unwrap();
     fixture.put("b/no.gguf", b"GGUF");
-    let again = scanner.scan();
+    let again = scanner.scan().files;
     assert_eq!(again.len(), 1);
     assert_ne!(again[0].message, listed[1].message);
+}
+
+#[tokio::test]
+async fn a_model_directory_that_is_gone_lists_nothing_and_says_so_until_it_is_back() {
+    let fixture = fixture();
+    let mut scanner = Scanner::new(fixture.models.path().to_owned());
+    assert_eq!(scanner.scan(), Models::default());
+    fs::remove_dir(fixture.models.path()).unwrap();
+    let gone = scanner.scan();
+    assert!(gone.files.is_empty() && gone.message.contains("can't be read: No such file"), "{}", gone.message);
+    fs::create_dir(fixture.models.path()).unwrap();
+    assert_eq!(scanner.scan(), Models::default());
 }
 
 #[tokio::test]
@@ -149,8 +161,9 @@ async fn no_more_models_are_listed_than_a_node_may_publish() {
         fixture.put(&format!("{i:03}.gguf"), b"x");
     }
     let listed = Scanner::new(fixture.models.path().to_owned()).scan();
-    assert_eq!(listed.len(), stowage_crds::model_node::MAX_MODELS);
-    assert_eq!(listed[63].path, "063.gguf");
+    assert_eq!(listed.files.len(), stowage_crds::model_node::MAX_MODELS);
+    assert_eq!(listed.files[63].path, "063.gguf");
+    assert!(listed.message.contains("holds 70 models, of which the first 64 are published"), "{}", listed.message);
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ use rustix::process::Signal;
 use stowage_crds::model_deployment::ReplicaState;
 use stowage_placement::Reason;
 use tokio::process::Child;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::process::Process;
@@ -24,6 +25,10 @@ const SEND_TIMEOUT: Duration = Duration::from_secs(5);
 /// From a worker's failure, or the gate's no, until it has ended by itself; and from its end until its connection has.
 const LAST_WORDS: Duration = Duration::from_secs(10);
 
+/// Between two looks at the file that a replica was loaded from.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+type FileLook = JoinHandle<Option<String>>;
 type GateAnswer = Pin<Box<dyn Future<Output = Result<(), Refusal>> + Send>>;
 
 /// A worker's process as its agent has it.
@@ -43,6 +48,11 @@ pub(super) struct Worker {
     silent_for: Option<Duration>,
     kill_at: Option<Instant>,
     gate: Option<GateAnswer>,
+    /// A look at the file that it was loaded from.
+    look: Option<FileLook>,
+    next_look: Instant,
+    /// What became of that file since.
+    pub file_change: Option<String>,
     written: Option<Record>,
 }
 
@@ -64,6 +74,9 @@ impl Worker {
             silent_for: None,
             kill_at: None,
             gate: None,
+            look: None,
+            next_look: now,
+            file_change: None,
             written: None,
         }
     }
@@ -139,6 +152,15 @@ async fn heard(connection: &mut Option<Connection>) -> Option<FromWorker> {
     }
 }
 
+/// What became of the file, as the look that was begun has seen it.
+async fn looked(look: &mut Option<FileLook>) -> Option<String> {
+    match look {
+        // A look that broke has seen nothing.
+        Some(look) => look.await.unwrap_or_default(),
+        None => std::future::pending().await,
+    }
+}
+
 async fn answered(gate: &mut Option<GateAnswer>) -> Result<(), Refusal> {
     match gate {
         Some(answer) => answer.await,
@@ -170,9 +192,21 @@ impl Replica {
                     None => return Step::Detached,
                 },
                 answer = answered(&mut worker.gate) => self.answer(worker, answer).await,
+                change = looked(&mut worker.look) => {
+                    (worker.look, worker.file_change) = (None, change);
+                    worker.next_look = Instant::now() + LOOK_EVERY;
+                }
+                () = tokio::time::sleep_until(worker.next_look), if worker.look.is_none() => self.look_at_file(worker),
                 () = tokio::time::sleep_until(due) => self.due(worker),
             }
         }
+    }
+
+    /// Beside everything else: a disk may be slow, or away.
+    fn look_at_file(&self, worker: &mut Worker) {
+        worker.next_look = Instant::now() + LOOK_EVERY;
+        let file = self.shared.view(self.uid()).and_then(|view| view.file);
+        worker.look = file.map(|file| tokio::task::spawn_blocking(move || file.change()));
     }
 
     /// What a worker said just before it ended may not have been read yet.

@@ -8,8 +8,10 @@ use tokio::net::UnixStream;
 use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
 
+use super::loaded_file::LoadedFile;
 use super::process::ProcessId;
 use super::protocol::{Connection, FromAgent, FromWorker, HEARTBEAT, Hello, Phase, VERSION, WorkerState};
+use super::record::Order;
 
 /// Between attempts to connect; an agent that was restarted is found within this.
 const RECONNECT: Duration = Duration::from_millis(250);
@@ -24,6 +26,7 @@ pub(super) struct Link {
 struct Speaker {
     socket: PathBuf,
     assignment: Assignment,
+    file: Option<LoadedFile>,
     process: ProcessId,
     state: watch::Receiver<WorkerState>,
     heard: mpsc::UnboundedSender<FromAgent>,
@@ -31,13 +34,14 @@ struct Speaker {
 }
 
 impl Link {
-    pub fn start(socket: PathBuf, assignment: Assignment, process: ProcessId) -> Link {
+    pub fn start(socket: PathBuf, order: &Order, process: ProcessId) -> Link {
         let (state, states) = watch::channel(WorkerState::default());
         let (heard, messages) = mpsc::unbounded_channel();
         // Differs from every state that is delivered.
         let never = WorkerState { phase: Phase::Draining, ..WorkerState::default() };
         let (sender, delivered) = watch::channel(never);
-        let speaker = Speaker { socket, assignment, process, state: states, heard, delivered: sender };
+        let (assignment, file) = (order.assignment.clone(), order.file.clone());
+        let speaker = Speaker { socket, assignment, file, process, state: states, heard, delivered: sender };
         tokio::spawn(speaker.speak());
         Link { state, messages, delivered }
     }
@@ -68,7 +72,13 @@ impl Speaker {
     /// Until the connection, or the worker, ends.
     async fn converse(&mut self, mut connection: Connection) -> std::io::Result<()> {
         let mut said = self.state.borrow_and_update().clone();
-        let hello = Hello { version: VERSION, assignment: self.assignment.clone(), process: self.process, state: said.clone() };
+        let hello = Hello {
+            version: VERSION,
+            assignment: self.assignment.clone(),
+            process: self.process,
+            state: said.clone(),
+            file: self.file.clone(),
+        };
         connection.send(&FromWorker::Hello(Box::new(hello))).await?;
         if said.phase == Phase::Asking {
             connection.send(&FromWorker::MayLoad).await?;

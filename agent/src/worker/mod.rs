@@ -11,6 +11,7 @@ pub mod control;
 pub mod launch;
 mod link;
 mod listen;
+pub mod loaded_file;
 pub mod process;
 pub mod protocol;
 pub mod record;

@@ -17,6 +17,7 @@ use stowage_placement::Bytes;
 use tokio::net::UnixStream;
 use tokio_util::codec::{Framed, LinesCodec, LinesCodecError};
 
+use super::loaded_file::LoadedFile;
 use super::process::ProcessId;
 use super::view::Refusal;
 
@@ -82,6 +83,9 @@ pub struct Hello {
     pub assignment: Assignment,
     pub process: ProcessId,
     pub state: WorkerState,
+    /// What it was told to load.
+    #[serde(default)]
+    pub file: Option<LoadedFile>,
 }
 
 /// All that a worker reports, as it stands.

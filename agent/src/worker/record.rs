@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use stowage_crds::model_node::{Assignment, ReplicaStatus};
 use stowage_engine::MeasuredDevice;
 
+use super::loaded_file::LoadedFile;
 use super::process::ProcessId;
 use super::view::WorkerView;
 
@@ -22,6 +23,9 @@ pub struct Order {
     pub assignment: Assignment,
     /// The model's file; the agent fetched it.
     pub model: PathBuf,
+    /// That file as it was when the worker was started.
+    #[serde(default)]
+    pub file: Option<LoadedFile>,
     /// Where the HTTP API is to listen; the worker picks the port.
     pub bind: IpAddr,
 }
@@ -34,6 +38,8 @@ pub struct Record {
     pub process: ProcessId,
     pub status: ReplicaStatus,
     pub held: Vec<MeasuredDevice>,
+    #[serde(default)]
+    pub file: Option<LoadedFile>,
     pub http_address: Option<SocketAddr>,
 }
 
@@ -44,6 +50,7 @@ impl Record {
             process,
             status: ReplicaStatus { percent: None, ..view.status.clone() },
             held: view.held.clone(),
+            file: view.file.clone(),
             http_address: view.http_address,
         }
     }
@@ -54,6 +61,7 @@ impl Record {
             assignment: Some(self.assignment),
             pid: Some(self.process.pid),
             held: self.held,
+            file: self.file,
             http_address: self.http_address,
         }
     }

@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 
 use super::attend::Worker;
 use super::control::Shared;
+use super::loaded_file::LoadedFile;
 use super::process::{Process, ProcessId};
 use super::protocol::{Connection, Hello};
 use super::record::Order;
@@ -80,6 +81,7 @@ impl Replica {
 
     /// Of an earlier agent that did not live to write it down.
     pub async fn adopt_connected(self, hello: Box<Hello>, process: Process, connection: Box<Connection>) {
+        self.show(|view| view.file.clone_from(&hello.file));
         let worker = Worker::connected(*hello, process, *connection);
         self.run(Step::Attend(Box::new(worker))).await;
     }
@@ -125,7 +127,7 @@ impl Replica {
             let command = tokio::select! {
                 fetched = &mut fetching => return match fetched {
                     Ok(model) => self.launch(model),
-                    Err(error) => self.not_yet(Refusal::new(error.reason, error.message)),
+                    Err(error) => self.no_file(Refusal::new(error.reason, error.message)),
                 },
                 command = self.commands.recv() => command,
             };
@@ -137,7 +139,8 @@ impl Replica {
 
     fn launch(&mut self, model: std::path::PathBuf) -> Step {
         let config = &self.shared.config;
-        let order = Order { assignment: self.assignment.clone(), model, bind: config.worker_bind };
+        let file = LoadedFile::now(&model).ok();
+        let order = Order { assignment: self.assignment.clone(), model, file: file.clone(), bind: config.worker_bind };
         let started =
             self.shared.records.write_order(&order).and_then(|path| self.shared.program.start(self.uid(), &config.socket(), &path));
         let child = match started {
@@ -154,10 +157,22 @@ impl Replica {
         tracing::info!(uid = self.uid(), replica = self.assignment.replica, pid = process.id.pid, "a worker is started");
         let starts_again = std::mem::take(&mut self.starts_again);
         self.show(|view| {
+            view.file = file;
             view.status.restarts = view.status.restarts.saturating_add(starts_again.into());
             view.state(ReplicaState::Loading, None, None);
         });
         Step::Attend(Box::new(Worker::new(process, Some(child))))
+    }
+
+    /// A file of the model directory that is not, or not as, it was planned with: the plan does not hold here. What can be downloaded is tried again.
+    fn no_file(&mut self, why: Refusal) -> Step {
+        let is_local = self.assignment.source.model.path.is_some();
+        if is_local && matches!(why.reason, Reason::ModelNotFound | Reason::ModelFileChanged) {
+            tracing::warn!(uid = self.uid(), replica = self.assignment.replica, refusal = %why, "refused");
+            self.show(|view| view.state(ReplicaState::Refused, None, Some(why)));
+            return Step::Rest;
+        }
+        self.not_yet(why)
     }
 
     /// After a failure: again in a while, where that may help.

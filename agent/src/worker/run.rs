@@ -56,7 +56,7 @@ pub async fn run(arguments: WorkerArguments) -> Result<(), WorkerError> {
     let order: Order = record::read(&path).map_err(|source| WorkerError::Order { path, source })?;
     let process = ProcessId::own().map_err(WorkerError::Setup)?;
     let ends = Ends { terminate: signal(SignalKind::terminate()).map_err(WorkerError::Setup)? };
-    let link = Link::start(arguments.socket, order.assignment.clone(), process);
+    let link = Link::start(arguments.socket, &order, process);
     let mut running = Running { order, link, ends };
     match running.carry_out().await {
         Ok(()) => Ok(()),

@@ -3,11 +3,12 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use stowage_crds::model_deployment::ReplicaState;
+use stowage_placement::Reason;
 
 use super::attend::{Exit, Worker};
 use super::protocol::Phase;
 use super::replica::Wanted;
-use super::view::WorkerView;
+use super::view::{Refusal, WorkerView};
 
 /// Shows the worker as it is.
 pub(super) fn show_worker(view: &mut WorkerView, worker: &Worker, wanted: Wanted, advertised: &str) {
@@ -31,7 +32,10 @@ pub(super) fn show_worker(view: &mut WorkerView, worker: &Worker, wanted: Wanted
         None | Some(Phase::Asking) => view.state(ReplicaState::Loading, None, None),
         Some(Phase::Loading { loaded, total }) => view.state(ReplicaState::Loading, Some(percent(loaded.0, total.0)), None),
         Some(Phase::Testing) => view.state(ReplicaState::Loading, Some(100), None),
-        Some(Phase::Ready) => view.state(ReplicaState::Ready, None, None),
+        Some(Phase::Ready) => {
+            let changed = worker.file_change.clone().map(|change| Refusal::new(Reason::ModelFileChanged, change));
+            view.state(ReplicaState::Ready, None, changed);
+        }
         Some(Phase::Draining) => view.state(ReplicaState::Draining, None, None),
         Some(Phase::Failed(why)) => view.state(ReplicaState::Failed, None, Some(why.clone())),
     }
@@ -62,6 +66,7 @@ pub(super) fn shown_exit(exit: Exit) -> String {
     let Some(status) = exit else { return "ended, how is not known (an earlier agent started it),".to_owned() };
     match (status.code(), status.signal()) {
         (_, Some(9)) => "was killed (signal 9, SIGKILL: out of memory, or by hand)".to_owned(),
+        (_, Some(7)) => "died of signal 7 (SIGBUS: the model file was cut off while it was read, or its disk failed)".to_owned(),
         (_, Some(signal)) => format!("died of signal {signal}"),
         (Some(code), None) => format!("ended with exit status {code}"),
         (None, None) => "ended".to_owned(),

@@ -8,6 +8,8 @@ use stowage_crds::model_node::{Assignment, ReplicaStatus};
 use stowage_engine::MeasuredDevice;
 use stowage_placement::Reason;
 
+use super::loaded_file::LoadedFile;
+
 /// Why an assignment is not carried out here: what the gate answers, and what a worker reports.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, serde::Serialize, serde::Deserialize)]
 #[error("{reason}: {message}")]
@@ -33,6 +35,8 @@ pub struct WorkerView {
     pub pid: Option<u32>,
     /// What it holds on each device, as it reported.
     pub held: Vec<MeasuredDevice>,
+    /// What it was loaded from.
+    pub file: Option<LoadedFile>,
     /// Where its HTTP API listens, for the node's own door. `status.address` is what others are told.
     pub http_address: Option<SocketAddr>,
 }
@@ -82,6 +86,7 @@ impl WorkerView {
     /// No process is left, so nothing is held and nothing answers.
     pub(super) fn ended(&mut self) {
         self.pid = None;
+        self.file = None;
         self.http_address = None;
         self.status.address.clear();
         self.holds(Vec::new());

@@ -79,7 +79,8 @@ impl FakeWorker {
         };
         let mut connection = Connection::new(stream);
         let process = ProcessId::own().unwrap();
-        let hello = Hello { version: VERSION, assignment: self.order.assignment.clone(), process, state: self.state.clone() };
+        let (assignment, file) = (self.order.assignment.clone(), self.order.file.clone());
+        let hello = Hello { version: VERSION, assignment, process, state: self.state.clone(), file };
         let mut say = vec![FromWorker::Hello(Box::new(hello))];
         if self.state.phase == Phase::Asking {
             say.push(FromWorker::MayLoad);

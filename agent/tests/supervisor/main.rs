@@ -295,16 +295,35 @@ async fn a_drained_worker_says_so_and_stays_until_it_is_released() {
 }
 
 #[tokio::test]
-async fn a_model_that_is_missing_is_waited_for() {
+async fn a_model_that_is_missing_or_another_than_was_planned_with_is_refused_and_not_tried_again() {
     let node = Node::new("serve");
-    let model = node.path().join("m.gguf");
-    std::fs::rename(&model, node.path().join("away")).unwrap();
+    let mut planned = assignment();
+    planned.source.size_bytes = Bytes(1);
+    let supervisor = node.supervise();
+    supervisor.start(&planned);
+    let refused = in_state(&supervisor, ReplicaState::Refused).await.status;
+    assert_eq!(refused.reason, Some(Reason::ModelFileChanged));
+    assert!(refused.message.contains("and had 1 when its place was planned"), "{}", refused.message);
+    supervisor.release(UID, None);
+    in_state(&supervisor, ReplicaState::Gone).await;
+    std::fs::remove_file(node.path().join("m.gguf")).unwrap();
+    supervisor.forget(UID);
+    supervisor.start(&planned);
+    let refused = in_state(&supervisor, ReplicaState::Refused).await.status;
+    assert_eq!((refused.reason, refused.restarts), (Some(Reason::ModelNotFound), 0));
+    supervisor.end_all(None).await;
+}
+
+#[tokio::test]
+async fn a_replica_whose_file_is_changed_says_so_and_serves_on() {
+    let node = Node::new("serve");
     let supervisor = node.supervise();
     supervisor.start(&assignment());
-    let failed = in_state(&supervisor, ReplicaState::Failed).await.status;
-    assert_eq!(failed.reason, Some(Reason::ModelNotFound));
-    std::fs::rename(node.path().join("away"), &model).unwrap();
-    in_state(&supervisor, ReplicaState::Ready).await;
+    let pid = in_state(&supervisor, ReplicaState::Ready).await.pid;
+    std::fs::write(node.path().join("m.gguf"), "another").unwrap();
+    let changed = view(&supervisor, |view| view.status.reason == Some(Reason::ModelFileChanged)).await;
+    assert_eq!((changed.status.state, changed.pid), (ReplicaState::Ready, pid));
+    assert!(changed.status.message.contains("and has 7 B now"), "{}", changed.status.message);
     supervisor.end_all(None).await;
 }
 

@@ -76,13 +76,21 @@ fn not_found(state: &State, path: &str, found: &[(&str, &ModelFile)]) -> Refusal
     if nodes == 0 {
         return Refusal { reason: Reason::NoNodes, message: "no node is known: no agent has reported yet".into() };
     }
+    let unread = state.model_nodes.iter().filter_map(|(key, node)| {
+        let message = &node.status.as_ref()?.models_message;
+        (!message.is_empty()).then(|| format!("; on {} {message}", key.name))
+    });
+    let unread: String = unread.take(LISTED).collect();
     let there: BTreeSet<String> = files(state).map(|(node, file)| format!("{} ({node})", file.path)).collect();
     let mut listed: Vec<String> = there.iter().take(LISTED).cloned().collect();
     if there.len() > LISTED {
         listed.push(format!("and {} more", there.len() - LISTED));
     }
     let there = if listed.is_empty() { "there is no model file at all".to_owned() } else { format!("there are {}", listed.join(", ")) };
-    Refusal { reason: Reason::ModelNotFound, message: format!("{path} is in the model directory of none of {nodes} nodes; {there}") }
+    Refusal {
+        reason: Reason::ModelNotFound,
+        message: format!("{path} is in the model directory of none of {nodes} nodes; {there}{unread}"),
+    }
 }
 
 fn files(state: &State) -> impl Iterator<Item = (&str, &ModelFile)> {

@@ -155,6 +155,7 @@ fn explain(assignment: &Assignment, replica: Option<&ReplicaStatus>, alive: bool
         ReplicaState::Pending => said(Reason::Assigned),
         ReplicaState::Downloading => said(Reason::Downloading),
         ReplicaState::Loading => said(Reason::Loading),
+        ReplicaState::Ready if replica.reason == Some(Reason::ModelFileChanged) => said(Reason::ModelFileChanged),
         ReplicaState::Ready => (less_than_preferred(assignment, wanted).unwrap_or(Reason::Serving), String::new()),
         ReplicaState::Draining => said(Reason::Draining),
         ReplicaState::Refused => said(Reason::DeviceChanged),

@@ -96,16 +96,23 @@ impl Standing<'_> {
         self.live().map(|slot| &slot.placement).find(|placement| placement.replica == replica)
     }
 
+    /// Of what is loaded, whatever became of its file since.
     fn model(&self) -> Option<ModelDescription> {
-        self.found.as_ref().ok().map(|found| found.summary.describe())
+        let found = self.found.as_ref().ok().map(|found| found.summary.describe());
+        let known = self.deployment.status.as_ref().and_then(|status| status.model.clone());
+        if self.is_held() { known.or(found) } else { found }
+    }
+
+    /// Whether a replica of the newest revision has a place.
+    fn is_held(&self) -> bool {
+        self.outcome.slots.iter().any(|slot| slot.is_current && slot.placement.state != PlacementState::Claimed)
     }
 
     /// What was settled stays so while a replica of the revision has a place.
     fn resolved(&self) -> Resolved {
         let settled = self.wanted.settled(self.deployment).and_then(|settled| settled.source.clone());
         let found = self.found.as_ref().ok().map(|found| found.source.clone());
-        let is_held = self.outcome.slots.iter().any(|slot| slot.is_current && slot.placement.state != PlacementState::Claimed);
-        let source = if is_held { settled.or(found) } else { found.or(settled) };
+        let source = if self.is_held() { settled.or(found) } else { found.or(settled) };
         Resolved { revision: self.wanted.revision.clone(), num_ctx: self.outcome.num_ctx, source }
     }
 

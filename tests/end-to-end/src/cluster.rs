@@ -65,6 +65,16 @@ pub struct AgentOptions {
     /// Simulated GPUs; none: a CPU node.
     pub gpus: Vec<SimulatedGpu>,
     pub flags: Vec<String>,
+    /// Its downloads go to a disk of their own, of this size, which only the agent and its workers see.
+    pub cache_disk: Option<Bytes>,
+}
+
+impl AgentOptions {
+    /// A CPU node.
+    pub fn new(node: &str, model_directory: impl Into<PathBuf>) -> AgentOptions {
+        let model_directory = model_directory.into();
+        AgentOptions { node: node.to_owned(), model_directory, gpus: Vec::new(), flags: Vec::new(), cache_disk: None }
+    }
 }
 
 /// A running agent.
@@ -190,8 +200,7 @@ impl Cluster {
     pub async fn start_gpu_nodes(&mut self, nodes: &[(&str, Bytes)]) -> Result<()> {
         for (node, vram) in nodes {
             let gpus = vec![SimulatedGpu::new(node, 0, *vram)];
-            let options = AgentOptions { node: (*node).to_owned(), model_directory: models::directory()?, gpus, flags: Vec::new() };
-            self.start_agent(options).await?;
+            self.start_agent(AgentOptions { gpus, ..AgentOptions::new(node, models::directory()?) }).await?;
         }
         for (node, _) in nodes {
             self.until_node(node, api::reports).await?;
@@ -226,7 +235,11 @@ impl Cluster {
 
     fn launch_agent(&self, options: AgentOptions, machine: SimulatedMachine, door: u16) -> Result<Agent> {
         let folder = self.node_folder(&options.node);
-        let mut command = Command::new(program("stowage-agent")?);
+        let cache = folder.join("cache");
+        let mut command = match options.cache_disk {
+            Some(size) => with_disk(&program("stowage-agent")?, &cache, size)?,
+            None => Command::new(program("stowage-agent")?),
+        };
         command.args([
             "run",
             "--stop-workers-on-exit",
@@ -239,7 +252,7 @@ impl Cluster {
         ]);
         command.args(["--door-address", &format!("127.0.0.1:{door}")]).arg("--kubeconfig").arg(&self.kubeconfig);
         command.arg("--model-dir").arg(&options.model_directory);
-        command.arg("--cache-dir").arg(folder.join("cache")).arg("--run-dir").arg(folder.join("run"));
+        command.arg("--cache-dir").arg(cache).arg("--run-dir").arg(folder.join("run"));
         if !options.gpus.is_empty() {
             command.arg("--nvml-library").arg(program("libstowage_fake_nvml.so")?);
             command.env("STOWAGE_FAKE_NVML_CONFIG", &machine.config).env("STOWAGE_SIMULATED_GPU_DIR", &machine.charges);
@@ -284,6 +297,19 @@ impl Cluster {
         let tails = self.operators.iter().chain(agents).map(|process| format!("--- {}\n{}", process.name, process.log_tail(25)));
         tails.collect::<Vec<_>>().join("\n")
     }
+}
+
+/// Runs the program in a mount namespace of its own, in which `folder` is a disk of this size.
+fn with_disk(program: &Path, folder: &Path, size: Bytes) -> Result<Command> {
+    fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--propagation", "private"]);
+    if !rustix::process::geteuid().is_root() {
+        command.args(["--user", "--map-root-user"]);
+    }
+    let mount = format!("mount -t tmpfs -o size={} small-disk \"$0\" && exec \"$@\"", size.0);
+    command.args(["sh", "-c", &mount]).arg(folder).arg(program);
+    Ok(command)
 }
 
 async fn client(kubeconfig: &Path) -> Result<Client> {

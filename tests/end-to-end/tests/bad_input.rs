@@ -89,8 +89,7 @@ async fn each_bad_input_is_told_by_its_reason_and_the_good_deployment_serves_on(
 
     let loopback = ["--allow-source-address".to_owned(), "127.0.0.0/8".to_owned()];
     let mut cluster = Cluster::start(Settings { operator_flags: loopback.to_vec(), ..Settings::default() }).await.unwrap();
-    let options =
-        AgentOptions { node: "node-a".into(), model_directory: directory.path().to_owned(), gpus: Vec::new(), flags: loopback.to_vec() };
+    let options = AgentOptions { flags: loopback.to_vec(), ..AgentOptions::new("node-a", directory.path()) };
     cluster.start_agent(options).await.unwrap();
     cluster.apply(&manifest("good", "{path: good.gguf}", 512)).unwrap();
     let before = ready(&cluster, "good").await;

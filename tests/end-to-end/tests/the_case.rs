@@ -3,7 +3,7 @@
 
 use stowage_crds::ModelDeployment;
 use stowage_crds::conditions::ConditionType;
-use stowage_end_to_end::{AgentOptions, Cluster, Settings, SimulatedGpu, models, watch};
+use stowage_end_to_end::{Cluster, Settings, models, watch};
 use stowage_placement::{Bytes, Reason, Tokens};
 
 const NAME: &str = "smollm2";
@@ -50,9 +50,7 @@ async fn refused(cluster: &Cluster) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_context_that_does_not_fit_the_gpu_says_so_with_its_numbers_and_the_largest_that_does() {
     let mut cluster = Cluster::start(Settings::default()).await.unwrap();
-    let gpus = vec![SimulatedGpu::new("node-a", 0, Bytes::gib(1))];
-    let options = AgentOptions { node: "node-a".into(), model_directory: models::directory().unwrap(), gpus, flags: Vec::new() };
-    cluster.start_agent(options).await.unwrap();
+    cluster.start_gpu_nodes(&[("node-a", Bytes::gib(1))]).await.unwrap();
 
     apply(&cluster, 512, "", "PreferGPU").await;
     assert_eq!(watch::processor(&ready(&cluster, 512).await), "100% GPU");

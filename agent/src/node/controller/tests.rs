@@ -74,7 +74,7 @@ impl Scene {
             address: "192.0.2.1".into(),
             workers: Recorded { told: Arc::clone(&told), views: views.clone() },
             devices: Arc::new(move || seen.lock().unwrap().clone()),
-            models: watch::Sender::new(Vec::new()).subscribe(),
+            models: watch::Sender::new(Models::default()).subscribe(),
             gate: mpsc::channel(1).1,
             routes: watch::Sender::new(Vec::new()),
         });

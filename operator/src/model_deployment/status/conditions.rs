@@ -84,6 +84,9 @@ impl Standing<'_> {
     fn is_degraded(&self) -> Observation {
         let on_cpu = |reason| matches!(reason, Reason::RunningOnCPU | Reason::PartlyOnCPU);
         let reasons = self.live().map(|slot| slot.placement.reason).filter(|reason| on_cpu(*reason));
+        if let Some(changed) = self.live().map(|slot| &slot.placement).find(|placement| placement.reason == Reason::ModelFileChanged) {
+            return observe(ConditionType::Degraded, true, changed.reason, told(changed));
+        }
         // RunningOnCPU comes before PartlyOnCPU.
         match reasons.min() {
             Some(reason) => observe(ConditionType::Degraded, true, reason, self.shortage()),

@@ -119,10 +119,9 @@ fn kubeconfig(which: Which) -> Result<Option<PathBuf>> {
 
 fn agent(arguments: &Arguments) -> Result<AgentOptions> {
     let model = arguments.model.canonicalize().with_context(|| format!("looking for the model at {}", arguments.model.display()))?;
-    let node = "this-machine".to_owned();
-    let gpus = arguments.simulated_gpu.iter().map(|gib| SimulatedGpu::new(&node, 0, Bytes::gib(*gib))).collect();
-    let model_directory = model.parent().context("a file is in a folder")?.to_owned();
-    Ok(AgentOptions { node, model_directory, gpus, flags: Vec::new() })
+    let options = AgentOptions::new("this-machine", model.parent().context("a file is in a folder")?);
+    let gpus = arguments.simulated_gpu.iter().map(|gib| SimulatedGpu::new(&options.node, 0, Bytes::gib(*gib))).collect();
+    Ok(AgentOptions { gpus, ..options })
 }
 
 /// Applies the example and waits until it serves; gives its replica's address.
