@@ -64,6 +64,7 @@ fn assignment(models: PathBuf) -> Assignment {
         system: String::new(),
         template: String::new(),
         aliases: Vec::new(),
+        termination_grace_period_seconds: 30,
     }
 }
 

@@ -70,6 +70,13 @@ pub struct Assignment {
     pub template: String,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub aliases: Vec<String>,
+    /// Of the ModelDeployment, which may be gone when this is released.
+    #[serde(default = "thirty_seconds")]
+    pub termination_grace_period_seconds: u32,
+}
+
+fn thirty_seconds() -> u32 {
+    30
 }
 
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

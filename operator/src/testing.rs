@@ -137,6 +137,7 @@ pub fn assignment(uid: &str, bytes: Bytes) -> Assignment {
         system: String::new(),
         template: String::new(),
         aliases: Vec::new(),
+        termination_grace_period_seconds: 30,
     }
 }
 

@@ -19,6 +19,7 @@ pub fn assignment(uid: &str) -> Assignment {
         system: String::new(),
         template: String::new(),
         aliases: Vec::new(),
+        termination_grace_period_seconds: 30,
     }
 }
 

@@ -38,6 +38,7 @@ fn assignment() -> Assignment {
         system: String::new(),
         template: String::new(),
         aliases: Vec::new(),
+        termination_grace_period_seconds: 30,
     }
 }
 

@@ -29,8 +29,6 @@ use crate::step::{Promises, Step, Target, Write};
 
 /// On ModelNodes: uids of claims that were withdrawn, or ended, and whose ModelDeployment may not know it yet; separated by commas.
 pub const WITHDRAWN_ANNOTATION: &str = "stowage.dev/withdrawn";
-/// What a replica has to finish its answers when its ModelDeployment, which says how long, is gone.
-const DEFAULT_GRACE_SECONDS: u32 = 30;
 
 /// Whether it is written down that this claim has no promise and never will have one again.
 pub fn is_withdrawn(node: &ModelNode, uid: &str) -> bool {
@@ -139,7 +137,7 @@ impl<'a> View<'a> {
             None => {
                 let ModelDeploymentReference { namespace, name, .. } = &assignment.model_deployment;
                 self.must_be_fresh(&Key::new(namespace, name))?;
-                let grace = owner.map_or(DEFAULT_GRACE_SECONDS, |owner| owner.spec.termination_grace_period_seconds);
+                let grace = owner.map_or(assignment.termination_grace_period_seconds, |owner| owner.spec.termination_grace_period_seconds);
                 Ok(Some(self.released(assignment, grace)))
             }
         }
@@ -244,6 +242,7 @@ fn assignment(
         system: spec.system.clone(),
         template: spec.template.clone(),
         aliases: spec.aliases.clone(),
+        termination_grace_period_seconds: spec.termination_grace_period_seconds,
     }
 }
 
@@ -258,6 +257,7 @@ fn with_settings(assignment: &Assignment, owner: &ModelDeployment) -> Assignment
         system: spec.system.clone(),
         template: spec.template.clone(),
         aliases: spec.aliases.clone(),
+        termination_grace_period_seconds: spec.termination_grace_period_seconds,
         ..assignment.clone()
     }
 }

@@ -42,7 +42,7 @@ async fn a_stream_goes_on_while_its_agent_is_killed_and_the_next_agent_reports_t
     let (url, uid, worker) = (worker_url(&ready)?, watch::assignments(&ready)[0].clone(), only_worker(&cluster)?);
     let before = cluster.model_nodes().get(NODE).await?;
 
-    let mut stream = Stream::start(&url, "m", "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12,", 4000).await?;
+    let mut stream = Stream::start(&url, "m", "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12,", 2000).await?;
     stream.next().await?;
     cluster.agents[0].process.kill();
     for _ in 0..20 {
