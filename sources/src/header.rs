@@ -131,7 +131,7 @@ impl<'a> Reading<'a> {
         let header = reader.into_header().map_err(|source| SourceError::Header { url: url.clone(), source })?;
         match header.check_file_size(Bytes(self.size)) {
             Ok(()) => Ok(RemoteHeader { header, size: Bytes(self.size), etag: self.etag }),
-            Err(GgufError::DataTruncated { file_size, data_end }) => {
+            Err(GgufError::DataTruncated { file_size, data_end, .. }) => {
                 Err(SourceError::Truncated { url, promised: data_end, found: file_size })
             }
             Err(source) => Err(SourceError::Header { url, source }),
