@@ -10,6 +10,7 @@ mod error;
 mod ggml_type;
 mod header;
 mod reader;
+pub mod split;
 mod value;
 #[doc(hidden)]
 pub mod write;

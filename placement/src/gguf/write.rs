@@ -58,6 +58,12 @@ impl HeaderWriter {
         self.raw(key, 10, &value.to_le_bytes())
     }
 
+    /// The keys of part `number` (counted from 0, as in the file) of `count`, with the types that llama.cpp's `gguf-split` gives them.
+    pub fn split(self, number: u16, count: u16, tensors: i32) -> HeaderWriter {
+        let parts = self.raw("split.no", 2, &number.to_le_bytes()).raw("split.count", 2, &count.to_le_bytes());
+        parts.raw("split.tensors.count", 5, &tensors.to_le_bytes())
+    }
+
     pub fn f32(self, key: &str, value: f32) -> HeaderWriter {
         self.raw(key, 6, &value.to_le_bytes())
     }
