@@ -97,7 +97,7 @@ async fn read(origin: &Origin, policy: &AddressPolicy) -> HeaderRead {
 }
 
 async fn header(url: &str, commit: String, digest: String, policy: &AddressPolicy) -> HeaderRead {
-    let RemoteHeader { header, size, etag: _ } = stowage_sources::header(url, Keep::Sizing, policy).await.map_err(refusal)?;
+    let RemoteHeader { header, size, files: _ } = stowage_sources::header(url, Keep::Sizing, policy).await.map_err(refusal)?;
     let summary = ModelSummary::from_header(&header, size)
         .map_err(|error| Refusal { reason: error.reason(), message: format!("the model file cannot be placed: {error}") })?;
     let source = ResolvedSource { location: url.to_owned(), commit, size_bytes: size, digest };

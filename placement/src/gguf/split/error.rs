@@ -7,7 +7,7 @@ use crate::units::Bytes;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SplitError {
     #[error("{name}: {source}")]
-    Part { name: String, source: GgufError },
+    Part { name: String, source: Box<GgufError> },
     #[error(
         "{name} is part {number} of {count} of a split model (split.no at offset {offset}); a split model is named by its first part{}",
         first.as_ref().map(|first| format!(", {first}")).unwrap_or_default()
@@ -37,6 +37,6 @@ pub enum SplitError {
 
 impl SplitError {
     pub(super) fn part(name: &str, source: GgufError) -> SplitError {
-        SplitError::Part { name: name.into(), source }
+        SplitError::Part { name: name.into(), source: Box::new(source) }
     }
 }
