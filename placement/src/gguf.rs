@@ -7,6 +7,8 @@
 //! Format: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
 
 mod error;
+#[doc(hidden)]
+pub mod fuzzed;
 mod ggml_type;
 mod header;
 mod reader;
