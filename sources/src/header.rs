@@ -47,16 +47,34 @@ pub struct RemoteFile {
 /// What is asked for is the header and one read-ahead: of 256 KiB at first, then of as much as was read before, and never of more than 8 MiB. A
 /// server that ignores ranges is read from the beginning until the header is complete, and then left.
 pub async fn header(url: &str, keep: Keep, policy: &AddressPolicy) -> Result<RemoteHeader, SourceError> {
-    let mut url = checked_url(url, policy)?;
+    read(url, How { keep, policy, data_needed: true }).await
+}
+
+/// The same of files that may end after their headers, for whoever only plans. Sizes are then those that the headers promise.
+pub async fn header_alone(url: &str, keep: Keep, policy: &AddressPolicy) -> Result<RemoteHeader, SourceError> {
+    read(url, How { keep, policy, data_needed: false }).await
+}
+
+/// How to read a header.
+#[derive(Clone, Copy)]
+struct How<'a> {
+    keep: Keep,
+    policy: &'a AddressPolicy,
+    /// Whether a file must be long enough for its tensors.
+    data_needed: bool,
+}
+
+async fn read(url: &str, how: How<'_>) -> Result<RemoteHeader, SourceError> {
+    let mut url = checked_url(url, how.policy)?;
     let first_url = shown(&url);
     let split = |source| SourceError::Split { url: first_url.clone(), source };
-    let first = one(&url, keep, policy, LONGEST_HEADER).await?;
+    let first = one(&url, how, LONGEST_HEADER).await?;
     let mut left = LONGEST_HEADER.saturating_sub(first.header_length);
     let mut files = vec![first.file];
     let mut joining = Joining::new(url.path(), first.header, files[0].size).map_err(split)?;
     while let Some(path) = joining.next_part() {
         url.set_path(&path);
-        let part = one(&url, keep, policy, left).await?;
+        let part = one(&url, how, left).await?;
         left = left.saturating_sub(part.header_length);
         joining.add(part.header, part.file.size).map_err(split)?;
         files.push(part.file);
@@ -73,15 +91,14 @@ struct OneFile {
     file: RemoteFile,
 }
 
-async fn one(url: &Url, keep: Keep, policy: &AddressPolicy, longest: u64) -> Result<OneFile, SourceError> {
+async fn one(url: &Url, how: How<'_>, longest: u64) -> Result<OneFile, SourceError> {
     let retries = ExponentialBuilder::default().with_min_delay(Duration::from_millis(200)).with_max_times(TRIES - 1);
-    (|| Reading::new(url, keep, policy, longest).run()).retry(retries).when(SourceError::is_transient).await
+    (|| Reading::new(url, how, longest).run()).retry(retries).when(SourceError::is_transient).await
 }
 
 struct Reading<'a> {
     url: &'a Url,
-    keep: Keep,
-    policy: &'a AddressPolicy,
+    how: How<'a>,
     /// Bytes of header that are read at most.
     longest: u64,
     reader: Option<HeaderReader>,
@@ -91,15 +108,15 @@ struct Reading<'a> {
 }
 
 impl<'a> Reading<'a> {
-    fn new(url: &'a Url, keep: Keep, policy: &'a AddressPolicy, longest: u64) -> Reading<'a> {
-        Reading { url, keep, policy, longest, reader: None, position: 0, size: 0, etag: None }
+    fn new(url: &'a Url, how: How<'a>, longest: u64) -> Reading<'a> {
+        Reading { url, how, longest, reader: None, position: 0, size: 0, etag: None }
     }
 
     async fn run(mut self) -> Result<OneFile, SourceError> {
         let mut chunk = FIRST_CHUNK;
         while self.position < self.longest {
             let range = ByteRange { first: self.position, last: Some(self.position + chunk - 1), of: None };
-            let feed = match get(self.url, range, self.policy).await? {
+            let feed = match get(self.url, range, self.how.policy).await? {
                 Given::Part { response, size } => {
                     self.same_file(&response, size)?;
                     let limit = self.position.saturating_add(chunk);
@@ -137,7 +154,7 @@ impl<'a> Reading<'a> {
     fn same_file(&mut self, response: &Response, size: u64) -> Result<(), SourceError> {
         let etag = strong_etag(response);
         if self.reader.is_none() {
-            self.reader = Some(HeaderReader::new(self.keep).with_file_size(Bytes(size)));
+            self.reader = Some(HeaderReader::new(self.how.keep).with_file_size(Bytes(size)));
             (self.size, self.etag) = (size, etag);
             return Ok(());
         }
@@ -167,14 +184,16 @@ impl<'a> Reading<'a> {
     }
 
     fn finish(self) -> Result<OneFile, SourceError> {
-        let reader = self.reader.unwrap_or_else(|| HeaderReader::new(self.keep));
+        let reader = self.reader.unwrap_or_else(|| HeaderReader::new(self.how.keep));
         let header = reader.into_header().map_err(|source| match source {
             GgufError::Truncated { offset, .. } if self.position >= self.longest => {
                 header_error(self.url, GgufError::HeaderTooLarge { limit: Bytes(LONGEST_HEADER), offset })
             }
             source => header_error(self.url, source),
         })?;
-        header.check_file_size(Bytes(self.size)).map_err(|source| header_error(self.url, source))?;
+        if self.how.data_needed {
+            header.check_file_size(Bytes(self.size)).map_err(|source| header_error(self.url, source))?;
+        }
         let file = RemoteFile { url: self.url.as_str().to_owned(), size: Bytes(self.size), etag: self.etag };
         Ok(OneFile { header_length: header.data_offset, header, file })
     }

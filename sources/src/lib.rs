@@ -21,4 +21,4 @@ pub use address_policy::{AddressPolicy, ForbiddenAddress};
 pub use client::client;
 pub use download::{Download, Downloaded, Progress, download};
 pub use error::SourceError;
-pub use header::{RemoteFile, RemoteHeader, header};
+pub use header::{RemoteFile, RemoteHeader, header, header_alone};

@@ -22,6 +22,10 @@ pub enum GgufError {
     TooLong { what: &'static str, claimed: u64, limit: u64, offset: u64 },
     #[error("the {what} at offset {offset} claims {claimed} bytes, but the file ends at {file_size}")]
     BeyondEndOfFile { what: &'static str, claimed: u64, file_size: u64, offset: u64 },
+    #[error(
+        "the header at offset {offset} claims {claimed} {what}, which take at least {least} bytes, but the file ends at {file_size}: it is cut off or damaged"
+    )]
+    NoRoom { what: &'static str, claimed: u64, least: u64, file_size: u64, offset: u64 },
     #[error("the header ends early, at offset {offset}, in {what}; more bytes were needed")]
     Truncated { what: String, offset: u64 },
     #[error("the {what} at offset {offset} is not valid UTF-8: byte {byte:#04x} at offset {byte_offset}")]

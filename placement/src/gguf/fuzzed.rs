@@ -14,8 +14,10 @@ pub fn header(bytes: &[u8]) {
     for keep in [Keep::Sizing, Keep::All] {
         let whole = read(HeaderReader::new(keep), bytes, bytes.len().max(1));
         let pieces = read(HeaderReader::new(keep), bytes, 1 + bytes.len() % 61);
-        // NaN differs from itself, so the texts are compared.
-        assert_eq!(format!("{whole:?}"), format!("{pieces:?}"), "read in pieces it differs");
+        if whole != pieces {
+            // NaN differs from itself, and its text does not.
+            assert_eq!(format!("{whole:?}"), format!("{pieces:?}"), "read in pieces it differs");
+        }
         match whole {
             Ok(header) => use_it(header, Bytes(bytes.len() as u64)),
             Err(error) => check_error(&error),

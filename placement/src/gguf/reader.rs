@@ -246,16 +246,25 @@ impl HeaderReader {
         let tensors_at = ahead.offset();
         let Some(tensors) = ahead.u64() else { return Ok(false) };
         at_most(tensors, MAX_TENSORS, "tensors", tensors_at)?;
-        ahead.check_claim("list of tensors", tensors * SHORTEST_TENSOR)?;
+        self.check_room(tensors, SHORTEST_TENSOR, "tensors", tensors_at)?;
         let keys_at = ahead.offset();
         let Some(keys) = ahead.u64() else { return Ok(false) };
         at_most(keys, MAX_KEYS, "metadata keys", keys_at)?;
-        ahead.check_claim("metadata", keys * SHORTEST_ENTRY)?;
+        self.check_room(keys, SHORTEST_ENTRY, "metadata keys", keys_at)?;
         *cursor = ahead;
         self.tensor_entries = Count { begun: 0, of: tensors };
         self.keys = Count { begun: 0, of: keys };
         self.next_entry(cursor)?;
         Ok(true)
+    }
+
+    /// Whether so many entries can be behind their count at all.
+    fn check_room(&self, claimed: u64, shortest: u64, what: &'static str, offset: u64) -> Result<(), GgufError> {
+        let least = claimed * shortest;
+        match self.file_size {
+            Some(file_size) if offset + 8 + least > file_size => Err(GgufError::NoRoom { what, claimed, least, file_size, offset }),
+            _ => Ok(()),
+        }
     }
 
     /// Goes on to the next key or, after the last, to the tensors.

@@ -49,10 +49,6 @@ impl Case {
         Case { said: said.into(), ..self }
     }
 
-    fn with_bytes(self, file: File) -> Case {
-        Case { file, ..self }
-    }
-
     fn wrong_at(mut self, offset: u64) -> Case {
         self.file.wrong_at = offset;
         self

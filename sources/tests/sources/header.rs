@@ -1,7 +1,7 @@
 use http::StatusCode;
 use stowage_placement::gguf::Keep;
 use stowage_placement::{Bytes, Reason};
-use stowage_sources::{AddressPolicy, RemoteFile, SourceError, header};
+use stowage_sources::{AddressPolicy, RemoteFile, SourceError, header, header_alone};
 
 use crate::server::{Script, Server};
 use crate::{model, with_loopback};
@@ -46,6 +46,14 @@ async fn a_file_that_ends_before_its_tensors_do_is_truncated() {
     assert_eq!(error.reason(), Reason::InvalidModelFile);
     let text = error.to_string();
     assert!(text.contains(&format!("its header promises {promised} bytes, the server has {} bytes", promised - 1000)), "{text}");
+}
+
+#[tokio::test]
+async fn a_file_that_ends_after_its_header_is_enough_for_whoever_asks_for_the_header_alone() {
+    let (file, promised) = (model().header(), model().file_size());
+    let server = Server::start(Script { file, ..Script::default() }).await;
+    let read = header_alone(&server.model(), Keep::Sizing, &with_loopback()).await.unwrap();
+    assert_eq!(read.size, Bytes(promised));
 }
 
 #[tokio::test]
