@@ -2,6 +2,7 @@
 //!
 //! It reads a header, asks `placement`, and prints; what it prints is what a ModelDeployment's status would say.
 
+mod curve;
 mod size;
 mod source;
 mod table;
@@ -11,10 +12,11 @@ use std::process::ExitCode;
 use clap::{Args, ValueEnum};
 use stowage_placement::layout::Backend;
 use stowage_placement::offer::{DEFAULT_OVERHEAD, default_margin, offer};
-use stowage_placement::{Asked, Bytes, Decision, Device, KvCacheType, NodeDevices, PlanReport, Tokens, decide};
+use stowage_placement::{Asked, Bytes, Device, KvCacheType, NodeDevices, PlanReport, Tokens, decide};
 
 use stowage_sources::hugging_face;
 
+pub use curve::Curve;
 pub use source::PlanError;
 
 /// It fits as asked.
@@ -125,7 +127,7 @@ fn cache_type(text: &str) -> Result<KvCacheType, String> {
 /// Plans and prints. What is wrong with the input goes to standard error.
 pub async fn run(args: &PlanArgs, machine: &Machine) -> ExitCode {
     let printed = match plan(args, machine).await {
-        Ok(decision) => print(&decision.report, args).map(|text| (text, if decision.report.fit.fits { FITS } else { DOES_NOT_FIT })),
+        Ok(planned) => print(&planned, args).map(|text| (text, if planned.report.fit.fits { FITS } else { DOES_NOT_FIT })),
         Err(error) => Err(error),
     };
     match printed {
@@ -140,15 +142,26 @@ pub async fn run(args: &PlanArgs, machine: &Machine) -> ExitCode {
     }
 }
 
-/// The decision for the devices that the flags name, or the machine's own.
-pub async fn plan(args: &PlanArgs, machine: &Machine) -> Result<Decision, PlanError> {
-    let source::Model { summary, asked } = source::read(&args.source, &args.hf_endpoint).await?;
-    Ok(decide(&summary, &args.over(asked), &args.devices(machine))?)
+/// What is printed.
+#[derive(Clone, Debug)]
+pub struct Planned {
+    pub report: PlanReport,
+    pub curve: Curve,
 }
 
-fn print(report: &PlanReport, args: &PlanArgs) -> Result<String, PlanError> {
+/// The plan for the devices that the flags name, or the machine's own.
+pub async fn plan(args: &PlanArgs, machine: &Machine) -> Result<Planned, PlanError> {
+    let source::Model { summary, asked } = source::read(&args.source, &args.hf_endpoint).await?;
+    let (asked, devices) = (args.over(asked), args.devices(machine));
+    let report = decide(&summary, &asked, &devices)?.report;
+    let curve = Curve::new(&summary, &asked, report.request.num_ctx, &devices);
+    Ok(Planned { report, curve })
+}
+
+fn print(planned: &Planned, args: &PlanArgs) -> Result<String, PlanError> {
+    let Planned { report, curve } = planned;
     match args.format {
-        Format::Table => Ok(table::render(report, args.layers)),
+        Format::Table => Ok(table::render(report, curve, args.layers)),
         Format::Json => Ok(serde_json::to_string_pretty(report)? + "\n"),
         Format::Yaml => Ok(stowage_crds::yaml::to_string(report)?),
     }

@@ -2,15 +2,15 @@
 
 use stowage_placement::{Bytes, DeviceAllocation, DeviceKind, LayerFootprint, PlanReport, Tokens};
 
-use super::printable;
+use super::{Curve, printable};
 
 /// Terminals are at least this wide.
 const WIDTH: usize = 80;
 
 /// With `by_layer`, each layer has a row too.
-pub(super) fn render(report: &PlanReport, by_layer: bool) -> String {
+pub(super) fn render(report: &PlanReport, curve: &Curve, by_layer: bool) -> String {
     let layers = if by_layer { each_layer(report) } else { String::new() };
-    let sections = [heading(report), footprint(report), layers, devices(report), fit(report), suggestions(report)];
+    let sections = [heading(report), footprint(report), layers, curve.render(), devices(report), fit(report), suggestions(report)];
     sections.into_iter().filter(|section| !section.is_empty()).collect::<Vec<_>>().join("\n")
 }
 

@@ -8,7 +8,7 @@ use stowage_placement::layout::Backend;
 use stowage_placement::testing::{SMOLLM2_135M, Shape};
 use stowage_placement::{Bytes, NodeDevices, PlanReport, Reason, Tokens};
 
-use super::{Machine, PlanArgs, PlanError, plan, print};
+use super::{Machine, PlanArgs, PlanError, Planned, plan, print};
 
 #[derive(Parser)]
 struct Command {
@@ -49,7 +49,15 @@ impl Models {
     }
 
     async fn plan(&self, name: &str, flags: &str) -> PlanReport {
-        plan(&self.args(name, flags), &machine()).await.unwrap().report
+        self.planned(name, flags).await.report
+    }
+
+    async fn planned(&self, name: &str, flags: &str) -> Planned {
+        plan(&self.args(name, flags), &machine()).await.unwrap()
+    }
+
+    async fn printed(&self, name: &str, flags: &str) -> String {
+        print(&self.planned(name, flags).await, &self.args(name, flags)).unwrap()
     }
 
     async fn error(&self, name: &str, flags: &str) -> String {
@@ -84,9 +92,10 @@ async fn without_gpus_named_the_machine_counts() {
 #[tokio::test]
 async fn a_context_beyond_the_trained_one_does_not_fit_and_its_bytes_are_printed() {
     let models = Models::new();
-    let report = models.plan("smollm2.gguf", "--num-ctx 32768 --gpu 24GiB").await;
+    let flags = "--num-ctx 32768 --gpu 24GiB";
+    let report = models.plan("smollm2.gguf", flags).await;
     assert_eq!((report.fit.fits, report.fit.reason), (false, Reason::ContextBeyondTrained));
-    let table = print(&report, &args("x")).unwrap();
+    let table = models.printed("smollm2.gguf", flags).await;
     assert!(table.contains("720.0 MiB"), "{table}");
 }
 
@@ -106,20 +115,20 @@ async fn a_deployments_yaml_asks_and_flags_ask_louder() {
 #[tokio::test]
 async fn json_and_yaml_are_the_type_that_the_status_carries() {
     let models = Models::new();
-    let report = models.plan("smollm2.gguf", "--num-ctx 8192 --gpu 1GiB").await;
-    let json: PlanReport = serde_json::from_str(&print(&report, &args("x --format json")).unwrap()).unwrap();
+    let flags = "--num-ctx 8192 --gpu 1GiB";
+    let report = models.plan("smollm2.gguf", flags).await;
+    let printed = async |format: &str| models.printed("smollm2.gguf", &format!("{flags} --format {format}")).await;
+    let json: PlanReport = serde_json::from_str(&printed("json").await).unwrap();
     assert_eq!(json, report);
-    let yaml: PlanReport = stowage_crds::yaml::from_str(&print(&report, &args("x --format yaml")).unwrap()).unwrap();
+    let yaml: PlanReport = stowage_crds::yaml::from_str(&printed("yaml").await).unwrap();
     assert_eq!(yaml, report);
 }
 
 #[tokio::test]
 async fn the_table_shows_needs_devices_and_the_verdict_in_80_columns() {
     let models = Models::new();
-    let report = models.plan("smollm2.gguf", "--num-ctx 8192 --num-gpu 999 --gpu 1GiB").await;
-    let table = print(&report, &args("x")).unwrap();
-    assert!(!report.fit.fits);
-    for part in ["NEEDS", "DEVICE", "Fits       no: InsufficientVRAM", "What would make it fit", "numCtx", "host"] {
+    let table = models.printed("smollm2.gguf", "--num-ctx 8192 --num-gpu 999 --gpu 1GiB").await;
+    for part in ["NEEDS", "DEVICE", "Fits       no: InsufficientVRAM", "What would make it fit", "numCtx", "host", ">     8192 ###"] {
         assert!(table.contains(part), "{part} is missing:\n{table}");
     }
     assert!(table.lines().all(|line| line.chars().count() <= 100), "{table}");
@@ -233,15 +242,15 @@ async fn a_deployment_of_the_hub_is_planned_from_the_commit_that_its_revision_st
 #[tokio::test]
 async fn with_layers_each_has_a_row_that_says_where_it_goes() {
     let models = Models::new();
-    let report = models.plan("smollm2.gguf", "--num-ctx 2048 --num-gpu 3 --gpu 4GiB").await;
-    let table = print(&report, &args("x --layers")).unwrap();
+    let flags = "--num-ctx 2048 --num-gpu 3 --gpu 4GiB";
+    let table = models.printed("smollm2.gguf", &format!("{flags} --layers")).await;
     let row = |index: &str| table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>()).find(|row| row.first() == Some(&index));
     assert_eq!(row("0").unwrap()[1], "host", "{table}");
     assert_eq!(row("27").unwrap()[..2], ["27", "host"]);
     assert_eq!(row("28").unwrap()[..2], ["28", "gpu0"]);
     assert_eq!(row("29").unwrap()[4..6], ["1.50", "MiB"]);
     assert_eq!(row("30").unwrap()[4..6], ["0", "B"]);
-    assert!(row("31").is_none() && !print(&report, &args("x")).unwrap().contains("LAYER  "), "{table}");
+    assert!(row("31").is_none() && !models.printed("smollm2.gguf", flags).await.contains("LAYER  "), "{table}");
 }
 
 #[tokio::test]
@@ -251,8 +260,7 @@ async fn what_a_file_says_can_not_steer_the_terminal() {
     let at = named.windows(7).position(|window| window == b"a model").unwrap();
     named[at..at + 7].copy_from_slice(b"\x1b[2Jbad");
     models.write("named.gguf", &named);
-    let report = models.plan("named.gguf", "--gpu 4GiB").await;
-    let table = print(&report, &args("x")).unwrap();
+    let table = models.printed("named.gguf", "--gpu 4GiB").await;
     assert!(!table.contains('\u{1b}') && table.contains("[2Jbad"), "{table}");
     models.write("odd.gguf", &HeaderWriter::architecture("\u{1b}[31mred").header());
     let error = super::printable(&models.error("odd.gguf", "").await);
