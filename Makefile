@@ -55,8 +55,14 @@ test-clients:
 	$(STAGE) 'python clients' $(TARGET)/debug/stowage-up --model $(MODEL) -- $$python -m pytest -q tests/clients
 
 .PHONY: verify
-verify: test ## the tests, and those that take long
+verify: test ## the tests, those that take long, and fuzzing
 	@$(STAGE) 'long tests' scripts/rust-tests.sh --workspace $(SIMULATED) --no-fail-fast -- --ignored
+	@$(STAGE) fuzz scripts/fuzz.sh $(TARGET) $(or $(DURATION),600)
+
+# DURATION in seconds; INPUT: a file to run again.
+.PHONY: fuzz
+fuzz: ## the header reader against hostile bytes, 10 minutes
+	@$(STAGE) fuzz scripts/fuzz.sh $(TARGET) $(or $(DURATION),600) $(INPUT)
 
 .PHONY: lint
 lint: ## formatting, clippy, generated files, dependencies

@@ -7,6 +7,7 @@
 pub mod bench;
 pub mod config;
 pub mod devices;
+pub mod model_header;
 pub mod node;
 pub mod plan;
 pub mod run;

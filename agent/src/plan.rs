@@ -2,6 +2,7 @@
 //!
 //! It reads a header, asks `placement`, and prints; what it prints is what a ModelDeployment's status would say.
 
+mod curve;
 mod size;
 mod source;
 mod table;
@@ -11,8 +12,11 @@ use std::process::ExitCode;
 use clap::{Args, ValueEnum};
 use stowage_placement::layout::Backend;
 use stowage_placement::offer::{DEFAULT_OVERHEAD, default_margin, offer};
-use stowage_placement::{Asked, Bytes, Decision, Device, KvCacheType, NodeDevices, PlanReport, Tokens, decide};
+use stowage_placement::{Asked, Bytes, Device, KvCacheType, NodeDevices, PlanReport, Tokens, decide};
 
+use stowage_sources::hugging_face;
+
+pub use curve::Curve;
 pub use source::PlanError;
 
 /// It fits as asked.
@@ -25,7 +29,7 @@ const DOES_NOT_FIT: u8 = 3;
 /// Say where a model's bytes would go, without a cluster. Exit status: 0 it fits as asked, 3 it does not, 2 bad input.
 #[derive(Args, Clone, Debug)]
 pub struct PlanArgs {
-    /// A GGUF file (its header is enough), an http(s) URL of one, or a ModelDeployment's YAML.
+    /// A GGUF file (its header is enough; of a split model, the first part), an http(s) URL of one, or a ModelDeployment's YAML.
     pub source: String,
     /// Tokens of context of each sequence. Omitted: the largest that stays on the GPU, up to 32768.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
@@ -48,6 +52,12 @@ pub struct PlanArgs {
     /// Free host memory. Omitted: the machine's own.
     #[arg(long, value_name = "FREE", value_parser = size::parse)]
     pub memory: Option<Bytes>,
+    /// Address of the Hugging Face hub, for a ModelDeployment that names a repository there; HF_ENDPOINT, where it is set.
+    #[arg(long, value_name = "URL", default_value_t = hugging_face::endpoint())]
+    pub hf_endpoint: String,
+    /// Show each layer in the table; JSON and YAML have them always.
+    #[arg(long)]
+    pub layers: bool,
     #[arg(long, value_enum, default_value_t = Format::Table)]
     pub format: Format,
 }
@@ -117,7 +127,7 @@ fn cache_type(text: &str) -> Result<KvCacheType, String> {
 /// Plans and prints. What is wrong with the input goes to standard error.
 pub async fn run(args: &PlanArgs, machine: &Machine) -> ExitCode {
     let printed = match plan(args, machine).await {
-        Ok(decision) => print(&decision.report, args.format).map(|text| (text, if decision.report.fit.fits { FITS } else { DOES_NOT_FIT })),
+        Ok(planned) => print(&planned, args).map(|text| (text, if planned.report.fit.fits { FITS } else { DOES_NOT_FIT })),
         Err(error) => Err(error),
     };
     match printed {
@@ -126,24 +136,41 @@ pub async fn run(args: &PlanArgs, machine: &Machine) -> ExitCode {
             ExitCode::from(code)
         }
         Err(error) => {
-            eprintln!("error: {error}");
+            eprintln!("error: {}", printable(&error.to_string()));
             ExitCode::from(BAD_INPUT)
         }
     }
 }
 
-/// The decision for the devices that the flags name, or the machine's own.
-pub async fn plan(args: &PlanArgs, machine: &Machine) -> Result<Decision, PlanError> {
-    let source::Model { summary, asked } = source::read(&args.source).await?;
-    Ok(decide(&summary, &args.over(asked), &args.devices(machine))?)
+/// What is printed.
+#[derive(Clone, Debug)]
+pub struct Planned {
+    pub report: PlanReport,
+    pub curve: Curve,
 }
 
-fn print(report: &PlanReport, format: Format) -> Result<String, PlanError> {
-    match format {
-        Format::Table => Ok(table::render(report)),
+/// The plan for the devices that the flags name, or the machine's own.
+pub async fn plan(args: &PlanArgs, machine: &Machine) -> Result<Planned, PlanError> {
+    let source::Model { summary, asked } = source::read(&args.source, &args.hf_endpoint).await?;
+    let (asked, devices) = (args.over(asked), args.devices(machine));
+    let report = decide(&summary, &asked, &devices)?.report;
+    let curve = Curve::new(&summary, &asked, report.request.num_ctx, &devices);
+    Ok(Planned { report, curve })
+}
+
+fn print(planned: &Planned, args: &PlanArgs) -> Result<String, PlanError> {
+    let Planned { report, curve } = planned;
+    match args.format {
+        Format::Table => Ok(table::render(report, curve, args.layers)),
         Format::Json => Ok(serde_json::to_string_pretty(report)? + "\n"),
         Format::Yaml => Ok(stowage_crds::yaml::to_string(report)?),
     }
+}
+
+/// Text in which names may stand that come from a file: nothing in it that a terminal would obey.
+fn printable(text: &str) -> String {
+    let shown = |c: char| if c.is_control() && c != '\n' { char::REPLACEMENT_CHARACTER } else { c };
+    text.chars().map(shown).collect()
 }
 
 #[cfg(test)]

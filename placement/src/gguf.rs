@@ -7,9 +7,12 @@
 //! Format: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
 
 mod error;
+#[doc(hidden)]
+pub mod fuzzed;
 mod ggml_type;
 mod header;
 mod reader;
+pub mod split;
 mod value;
 #[doc(hidden)]
 pub mod write;

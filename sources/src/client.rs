@@ -117,7 +117,7 @@ pub(crate) fn request_error(url: &Url, error: reqwest::Error) -> SourceError {
     let mut cause: Option<&(dyn Error + 'static)> = Some(&error);
     while let Some(current) = cause {
         if let Some(forbidden) = current.downcast_ref::<ForbiddenAddress>() {
-            return SourceError::Forbidden { url: shown(url), forbidden: forbidden.clone() };
+            return SourceError::Forbidden { url: shown(url), forbidden: asked_for(url, forbidden) };
         }
         cause = current.source();
     }
@@ -125,6 +125,14 @@ pub(crate) fn request_error(url: &Url, error: reqwest::Error) -> SourceError {
         return SourceError::BadAnswer { url: shown(url), why: causes(&error) };
     }
     SourceError::Unreachable { url: shown(url), why: causes(&error) }
+}
+
+/// The refusal of a host that the URL names, or of one that its server named, whose name is not repeated.
+fn asked_for(url: &Url, forbidden: &ForbiddenAddress) -> ForbiddenAddress {
+    if url.host_str().is_some_and(|host| host.trim_matches(['[', ']']) == forbidden.host) {
+        return forbidden.clone();
+    }
+    ForbiddenAddress { host: "the host that it redirects to".into(), ..forbidden.clone() }
 }
 
 /// An error and what it came from, in one line.
@@ -153,7 +161,7 @@ pub(crate) fn shown(url: &Url) -> String {
     url.into()
 }
 
-fn shown_text(url: &str) -> String {
+pub(crate) fn shown_text(url: &str) -> String {
     let end = url.find(['?', '#']).unwrap_or(url.len());
     let shown = &url[..end];
     match shown.rsplit_once('@') {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use reqwest::StatusCode;
 use stowage_placement::gguf::GgufError;
+use stowage_placement::gguf::split::SplitError;
 use stowage_placement::{Bytes, Reason};
 
 use crate::address_policy::ForbiddenAddress;
@@ -32,6 +33,10 @@ pub enum SourceError {
     Changed { url: String },
     #[error("{url}: {source}")]
     Header { url: String, source: GgufError },
+    #[error("{url}: not a GGUF file: it does not begin with \"GGUF\" at offset 0")]
+    NotGguf { url: String },
+    #[error("{url}: {source}")]
+    Split { url: String, source: SplitError },
     #[error("{url} is truncated: its header promises {promised} bytes, the server has {found} bytes")]
     Truncated { url: String, promised: u64, found: u64 },
     #[error("{url} has {found} bytes; {expected} were expected")]
@@ -53,7 +58,9 @@ impl SourceError {
             SourceError::InvalidUrl { .. } | SourceError::BadRange { .. } => Reason::InvalidRequest,
             SourceError::Forbidden { .. } => Reason::SourceForbidden,
             SourceError::NotFound { .. } => Reason::ModelNotFound,
-            SourceError::Header { .. } | SourceError::Truncated { .. } => Reason::InvalidModelFile,
+            SourceError::Header { .. } | SourceError::NotGguf { .. } | SourceError::Split { .. } | SourceError::Truncated { .. } => {
+                Reason::InvalidModelFile
+            }
             SourceError::DigestMismatch { .. } => Reason::DigestMismatch,
             SourceError::InsufficientDisk { .. } | SourceError::DiskFull { .. } => Reason::InsufficientDisk,
             SourceError::Client(_)

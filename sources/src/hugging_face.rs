@@ -4,19 +4,21 @@ use serde::Deserialize;
 use url::Url;
 
 use crate::address_policy::AddressPolicy;
-use crate::client::{checked_url, request_error, shown};
+use crate::client::{checked_url, request_error, shown, shown_text};
 use crate::error::SourceError;
 
 const ENDPOINT: &str = "https://huggingface.co";
 /// Of an answer that names a commit among other things.
 const LONGEST_ANSWER: usize = 4 << 20;
 
-/// The hub's address: `HF_ENDPOINT` where it is set.
+/// The hub's address: `HF_ENDPOINT` where it is set, as Hugging Face's own programs take it.
 pub fn endpoint() -> String {
-    match std::env::var("HF_ENDPOINT") {
-        Ok(endpoint) if !endpoint.trim().is_empty() => endpoint.trim().trim_end_matches('/').to_owned(),
-        _ => ENDPOINT.to_owned(),
-    }
+    endpoint_or_hub(std::env::var("HF_ENDPOINT").ok().as_deref())
+}
+
+fn endpoint_or_hub(set: Option<&str>) -> String {
+    let set = set.map(|endpoint| endpoint.trim().trim_end_matches('/')).filter(|endpoint| !endpoint.is_empty());
+    set.unwrap_or(ENDPOINT).to_owned()
 }
 
 /// Where a file of a repository is read: `ENDPOINT/REPOSITORY/resolve/REVISION/FILE`. The revision may be a branch, a tag or a commit.
@@ -25,11 +27,14 @@ pub fn file_url(endpoint: &str, repository: &str, revision: &str, file: &str) ->
     url_of(endpoint, segments)
 }
 
-/// The commit that a revision stands for now.
+/// The commit that a revision stands for now. One that is a commit already stands for itself, and nobody is asked.
 pub async fn commit(endpoint: &str, repository: &str, revision: &str, policy: &AddressPolicy) -> Result<String, SourceError> {
     #[derive(Deserialize)]
     struct Answer {
         sha: String,
+    }
+    if is_commit(revision) {
+        return Ok(revision.to_ascii_lowercase());
     }
     let segments = ["api", "models"].into_iter().chain(repository.split('/')).chain(["revision", revision]);
     let url = checked_url(&url_of(endpoint, segments)?, policy)?;
@@ -47,12 +52,17 @@ pub async fn commit(endpoint: &str, repository: &str, revision: &str, policy: &A
         body.extend_from_slice(&bytes);
     }
     let answer = serde_json::from_slice::<Answer>(&body).ok().map(|answer| answer.sha);
-    let is_commit = |sha: &String| sha.len() == 40 && sha.bytes().all(|byte| byte.is_ascii_hexdigit());
-    answer.filter(is_commit).ok_or_else(|| SourceError::BadAnswer { url: shown(&url), why: "its answer names no commit".to_owned() })
+    answer
+        .filter(|sha| is_commit(sha))
+        .ok_or_else(|| SourceError::BadAnswer { url: shown(&url), why: "its answer names no commit".to_owned() })
+}
+
+fn is_commit(revision: &str) -> bool {
+    revision.len() == 40 && revision.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 fn url_of<'a>(endpoint: &str, segments: impl Iterator<Item = &'a str>) -> Result<String, SourceError> {
-    let invalid = |why: String| SourceError::InvalidUrl { url: endpoint.to_owned(), why };
+    let invalid = |why: String| SourceError::InvalidUrl { url: shown_text(endpoint), why };
     let mut url = Url::parse(endpoint).map_err(|why| invalid(why.to_string()))?;
     let segments: Vec<&str> = segments.collect();
     if let Some(bad) = segments.iter().find(|segment| matches!(**segment, "" | "." | "..")) {
@@ -72,6 +82,21 @@ mod tests {
         assert_eq!(url, "https://huggingface.co/bartowski/Qwen-GGUF/resolve/main/sub%20dir/Qwen%20Q4.gguf");
         let url = file_url("http://mirror.example/hf", "a/b", "refs/pr/1", "m.gguf").unwrap();
         assert_eq!(url, "http://mirror.example/hf/a/b/resolve/refs%2Fpr%2F1/m.gguf");
+    }
+
+    #[test]
+    fn the_endpoint_is_the_hub_unless_another_is_set() {
+        assert_eq!(endpoint_or_hub(None), "https://huggingface.co");
+        assert_eq!(endpoint_or_hub(Some("  ")), "https://huggingface.co");
+        assert_eq!(endpoint_or_hub(Some(" https://mirror.example/hf/ ")), "https://mirror.example/hf");
+    }
+
+    #[test]
+    fn an_endpoint_that_is_none_is_told_without_its_password() {
+        let error = file_url("user:hunter2@mirror", "a/b", "main", "x.gguf").unwrap_err().to_string();
+        assert!(!error.contains("hunter2"), "{error}");
+        let error = file_url("https://user:hunter2@mirror.example", "a/b", "main", "../x.gguf").unwrap_err().to_string();
+        assert!(!error.contains("hunter2") && error.contains("mirror.example"), "{error}");
     }
 
     #[test]

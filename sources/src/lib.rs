@@ -4,7 +4,8 @@
 //! is downloaded ([`download`]), going on from where it was when a connection drops. Both look at every address that they connect to
 //! ([`AddressPolicy`]): a URL comes from whoever may create a ModelDeployment, and must not reach what only the cluster may.
 //!
-//! Invariant: nothing that a server sends is repeated in a message, and nothing is allocated by a length that it claims.
+//! Invariant: nothing that a server sends is repeated in a message, but for names and numbers in what is a GGUF header; and nothing is allocated by a
+//! length that it claims.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod address_policy;
@@ -20,4 +21,4 @@ pub use address_policy::{AddressPolicy, ForbiddenAddress};
 pub use client::client;
 pub use download::{Download, Downloaded, Progress, download};
 pub use error::SourceError;
-pub use header::{RemoteHeader, header};
+pub use header::{RemoteFile, RemoteHeader, header, header_alone};

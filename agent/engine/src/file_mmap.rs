@@ -1,18 +1,21 @@
-//! A model file, mapped into memory while its weights are copied out of it.
+//! A model's file, or the files of a split one, mapped into memory while its weights are copied out of them.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::path::Path;
 
 use memmap2::{Advice, Mmap};
+use stowage_placement::gguf::split::{Joined, Joining};
 use stowage_placement::gguf::{Feed, GgmlType, Header, HeaderReader, Keep};
 use stowage_placement::{Bytes, Reason};
 
 use crate::api::EngineError;
 
-/// A GGUF file whose header was read and whose data is all there.
+/// A GGUF file whose header was read and whose data is all there; of a split model, the files of all parts.
 pub struct ModelFile {
-    map: Mmap,
-    header: Header,
+    /// One a part.
+    maps: Vec<Mmap>,
+    joined: Joined,
 }
 
 /// One tensor as it lies in the file.
@@ -26,42 +29,66 @@ pub struct TensorView<'a> {
 }
 
 impl ModelFile {
-    /// Errors: ModelNotFound where there is no file; InvalidModelFile where it is no GGUF file, or shorter than its header says.
+    /// Opens a model in one file, or a split one by its first part, beside which the others lie.
+    ///
+    /// Errors: ModelNotFound where there is no file; InvalidModelFile where it is no GGUF file, or shorter than its header says, or where parts don't
+    /// belong together.
     pub fn open(path: &Path) -> Result<ModelFile, EngineError> {
-        let not_found = |error: std::io::Error| EngineError::new(Reason::ModelNotFound, format!("opening {}: {error}", path.display()));
-        let invalid = |why: String| EngineError::new(Reason::InvalidModelFile, format!("reading {}: {why}", path.display()));
-        let file = File::open(path).map_err(not_found)?;
-        let size = file.metadata().map_err(not_found)?.len();
-        if size == 0 {
-            return Err(invalid("the file is empty".into()));
+        let invalid = |error| EngineError::new(Reason::InvalidModelFile, format!("reading {}: {error}", path.display()));
+        let size = |map: &Mmap| Bytes(map.len() as u64);
+        let (map, header) = map_file(path)?;
+        let name = path.file_name().map(OsStr::to_string_lossy).unwrap_or_default();
+        let mut joining = Joining::new(&name, header, size(&map)).map_err(invalid)?;
+        let mut maps = vec![map];
+        while let Some(next) = joining.next_part() {
+            let (map, header) = map_file(&path.with_file_name(next))?;
+            joining.add(header, size(&map)).map_err(invalid)?;
+            maps.push(map);
         }
-        // SAFETY: the mapping is read-only. That the file isn't changed or cut off while it is mapped is asked of whoever keeps model files: the
-        // agent's store replaces files by renaming and never writes into one.
-        let map = unsafe { Mmap::map(&file) }.map_err(|error| invalid(format!("mapping it failed: {error}")))?;
-        // Only advice: without it the file is read all the same.
-        let _ = map.advise(Advice::Sequential);
-        let header = read_header(&map).map_err(invalid)?;
-        header.check_file_size(Bytes(size)).map_err(|error| invalid(error.to_string()))?;
-        Ok(ModelFile { map, header })
+        Ok(ModelFile { maps, joined: joining.finish().map_err(invalid)? })
     }
 
     pub fn header(&self) -> &Header {
-        &self.header
+        &self.joined.header
+    }
+
+    /// All files together.
+    pub fn size(&self) -> Bytes {
+        self.joined.size()
     }
 
     pub fn into_header(self) -> Header {
-        self.header
+        self.joined.header
     }
 
     /// Errors: InvalidModelFile where the file has no such tensor.
     pub fn tensor(&self, name: &str) -> Result<TensorView<'_>, EngineError> {
         let missing = || EngineError::new(Reason::InvalidModelFile, format!("the file has no tensor `{name}`, or only part of it"));
-        let info = self.header.tensor(name).ok_or_else(missing)?;
-        let start = self.header.data_offset.checked_add(info.offset).ok_or_else(missing)?;
+        let info = self.joined.header.tensor(name).ok_or_else(missing)?;
+        let (part, start) = self.joined.locate(info);
         let end = start.checked_add(info.bytes().0).ok_or_else(missing)?;
-        let data = self.map.get(start as usize..end as usize).ok_or_else(missing)?;
+        let data = self.maps[part].get(start as usize..end as usize).ok_or_else(missing)?;
         Ok(TensorView { name: &info.name, ggml_type: info.ggml_type, rows: info.rows() as usize, columns: info.columns() as usize, data })
     }
+}
+
+/// One file, whose data is all there, and its header.
+fn map_file(path: &Path) -> Result<(Mmap, Header), EngineError> {
+    let not_found = |error: std::io::Error| EngineError::new(Reason::ModelNotFound, format!("opening {}: {error}", path.display()));
+    let invalid = |why: String| EngineError::new(Reason::InvalidModelFile, format!("reading {}: {why}", path.display()));
+    let file = File::open(path).map_err(not_found)?;
+    let size = file.metadata().map_err(not_found)?.len();
+    if size == 0 {
+        return Err(invalid("the file is empty".into()));
+    }
+    // SAFETY: the mapping is read-only. That the file isn't changed or cut off while it is mapped is asked of whoever keeps model files: the
+    // agent's store replaces files by renaming and never writes into one.
+    let map = unsafe { Mmap::map(&file) }.map_err(|error| invalid(format!("mapping it failed: {error}")))?;
+    // Only advice: without it the file is read all the same.
+    let _ = map.advise(Advice::Sequential);
+    let header = read_header(&map).map_err(invalid)?;
+    header.check_file_size(Bytes(size)).map_err(|error| invalid(error.to_string()))?;
+    Ok((map, header))
 }
 
 fn read_header(bytes: &[u8]) -> Result<Header, String> {

@@ -10,8 +10,7 @@ use crate::file_mmap::ModelFile;
 /// What loads a file with all layers on the host, whatever memory there is.
 pub fn on_host(path: &Path, request: &Request, num_thread: u32) -> Result<LoadRequest, EngineError> {
     let file = ModelFile::open(path)?;
-    let size = Bytes(std::fs::metadata(path).map_or(0, |metadata| metadata.len()));
-    let summary = ModelSummary::from_header(file.header(), size);
+    let summary = ModelSummary::from_header(file.header(), file.size());
     let summary = summary.map_err(|error| EngineError::new(Reason::InvalidModelFile, format!("{}: {error}", path.display())))?;
     let asked = Asked {
         num_ctx: Some(request.num_ctx),

@@ -70,17 +70,27 @@ impl SmallModel {
 
 /// The file of a header whose tensors are all F32: norms and factors from 0.5 to 1.5, all else from -0.5 to 0.5.
 pub fn write(header: &HeaderWriter, folder: &Path) -> PathBuf {
-    let data = |tensor: &str, byte: u64| {
-        let seed = tensor.bytes().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
-        let mixed = (seed ^ (byte / 4)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let mixed = (mixed ^ mixed >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let shift = if tensor.contains("norm") || tensor.contains("freqs") { 1.0 } else { 0.0 };
-        // Softer attention: else rounding keys to f16 tips it over, and hides other differences.
-        let scale = if tensor.contains("attn_q") || tensor.contains("attn_k") { 0.3 } else { 1.0 };
-        let value = ((mixed >> 40) as f32 / (1 << 24) as f32 - 0.5) * scale + shift;
-        value.to_le_bytes()[(byte % 4) as usize]
-    };
     let path = folder.join("small.gguf");
     std::fs::write(&path, header.file(data)).unwrap();
     path
+}
+
+/// The same model split into so many files; the first one's path.
+pub fn write_parts(header: HeaderWriter, count: u16, folder: &Path) -> PathBuf {
+    let path = |number: usize| folder.join(format!("small-{:05}-of-{count:05}.gguf", number + 1));
+    for (number, part) in header.into_parts(count).iter().enumerate() {
+        std::fs::write(path(number), part.file(data)).unwrap();
+    }
+    path(0)
+}
+
+fn data(tensor: &str, byte: u64) -> u8 {
+    let seed = tensor.bytes().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
+    let mixed = (seed ^ (byte / 4)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let mixed = (mixed ^ mixed >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let shift = if tensor.contains("norm") || tensor.contains("freqs") { 1.0 } else { 0.0 };
+    // Softer attention: else rounding keys to f16 tips it over, and hides other differences.
+    let scale = if tensor.contains("attn_q") || tensor.contains("attn_k") { 0.3 } else { 1.0 };
+    let value = ((mixed >> 40) as f32 / (1 << 24) as f32 - 0.5) * scale + shift;
+    value.to_le_bytes()[(byte % 4) as usize]
 }

@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 
 use stowage_crds::ModelDeployment;
 use stowage_crds::model_deployment::ModelSource;
-use stowage_placement::gguf::{Feed, GgufError, Header, HeaderReader, Keep};
+use stowage_placement::gguf::{Header, Keep};
 use stowage_placement::{Asked, Bytes, ModelSummary, Refusal, SummaryError};
 use stowage_sources::{AddressPolicy, SourceError, hugging_face};
 
-/// Read at once from a file; a header seldom has more than a few MiB.
-const PIECE: usize = 1 << 20;
+use crate::model_header::{self, Data, HeaderError};
+
 /// A ModelDeployment is far smaller; etcd takes no object beyond 1.5 MiB.
 const LARGEST_YAML: u64 = 4 << 20;
 
@@ -22,8 +22,8 @@ pub enum PlanError {
     Io { path: String, source: std::io::Error },
     #[error("{path} is neither a GGUF file nor a ModelDeployment's YAML: {message}")]
     NotUnderstood { path: String, message: String },
-    #[error("the header of {path}: {source}")]
-    Header { path: String, source: GgufError },
+    #[error("{0}")]
+    Header(#[from] HeaderError),
     #[error("{path}: {source}")]
     Summary { path: String, source: SummaryError },
     #[error("{0}")]
@@ -45,7 +45,8 @@ pub(super) struct Model {
     pub asked: Asked,
 }
 
-pub(super) async fn read(source: &str) -> Result<Model, PlanError> {
+/// `hub` is the Hugging Face hub's address.
+pub(super) async fn read(source: &str, hub: &str) -> Result<Model, PlanError> {
     if is_url(source) {
         return Ok(Model { summary: remote_summary(source).await?, asked: Asked::default() });
     }
@@ -66,7 +67,7 @@ pub(super) async fn read(source: &str) -> Result<Model, PlanError> {
         std::io::ErrorKind::InvalidData => not_understood("it is no text".into()),
         _ => io(error),
     })?;
-    of_deployment(path, &deployment(path, &text)?).await
+    of_deployment(path, &deployment(path, &text)?, hub).await
 }
 
 fn is_url(source: &str) -> bool {
@@ -92,14 +93,15 @@ fn deployment(path: &Path, text: &str) -> Result<ModelDeployment, PlanError> {
     serde_json::from_value(found).map_err(|error| wrong(format!("its ModelDeployment: {error}")))
 }
 
-async fn of_deployment(path: &Path, deployment: &ModelDeployment) -> Result<Model, PlanError> {
+async fn of_deployment(path: &Path, deployment: &ModelDeployment, hub: &str) -> Result<Model, PlanError> {
     let wrong = |message: &str| PlanError::Deployment { path: path.display().to_string(), message: message.to_owned() };
     let summary = match &deployment.spec.model {
         ModelSource { path: Some(model), http: None, hugging_face: None } => local_summary(&beside(path, model))?,
         ModelSource { path: None, http: Some(http), hugging_face: None } => remote_summary(&http.url).await?,
         ModelSource { path: None, http: None, hugging_face: Some(file) } => {
-            let url = hugging_face::file_url(&hugging_face::endpoint(), &file.repository, &file.revision, &file.file)?;
-            remote_summary(&url).await?
+            // As the operator does: what is read in several requests must be of one commit.
+            let commit = hugging_face::commit(hub, &file.repository, &file.revision, &anywhere()?).await?;
+            remote_summary(&hugging_face::file_url(hub, &file.repository, &commit, &file.file)?).await?
         }
         _ => return Err(wrong("spec.model needs exactly one source: huggingFace, http or path")),
     };
@@ -111,33 +113,25 @@ fn beside(yaml: &Path, model: &str) -> PathBuf {
     yaml.parent().unwrap_or(Path::new("")).join(model)
 }
 
-/// What placement needs of a file on this machine, which may end after its header.
+/// What placement needs of a file on this machine, which may end after its header, or of the files of a split model.
 fn local_summary(path: &Path) -> Result<ModelSummary, PlanError> {
-    let name = || path.display().to_string();
-    let io = |error| PlanError::Io { path: name(), source: error };
-    let mut file = File::open(path).map_err(io)?;
-    let size = Bytes(file.metadata().map_err(io)?.len());
-    let mut reader = HeaderReader::new(Keep::Sizing).with_file_size(size);
-    let mut piece = vec![0; PIECE];
-    loop {
-        let read = file.read(&mut piece).map_err(io)?;
-        let fed = reader.feed(&piece[..read]).map_err(|error| PlanError::Header { path: name(), source: error })?;
-        if read == 0 || fed == Feed::Complete {
-            break;
-        }
-    }
-    let header = reader.into_header().map_err(|error| PlanError::Header { path: name(), source: error })?;
-    summarise(&header, size, name())
+    let joined = model_header::read(path, Data::MayBeMissing)?;
+    summarise(&joined.header, joined.size(), path.display().to_string())
 }
 
 fn summarise(header: &Header, file_size: Bytes, path: String) -> Result<ModelSummary, PlanError> {
-    ModelSummary::from_header(header, file_size.max(header.data_end())).map_err(|error| PlanError::Summary { path, source: error })
+    ModelSummary::from_header(header, file_size).map_err(|error| PlanError::Summary { path, source: error })
 }
 
-/// The same of a file behind a URL, of which only the header is read. Whoever types the command may read what their machine may, so no address is
-/// kept from them.
+/// The same of a file behind a URL, of which only the header is read.
 async fn remote_summary(url: &str) -> Result<ModelSummary, PlanError> {
-    let anywhere = AddressPolicy::parse(["0.0.0.0/0", "::/0"])?;
-    let remote = stowage_sources::header(url, Keep::Sizing, &anywhere).await?;
-    summarise(&remote.header, remote.size, url.to_owned())
+    let remote = stowage_sources::header_alone(url, Keep::Sizing, &anywhere()?).await?;
+    // The query may hold a secret.
+    let shown = url.split(['?', '#']).next().unwrap_or_default();
+    summarise(&remote.header, remote.size, shown.to_owned())
+}
+
+/// Whoever types the command may read what their machine may, so no address is kept from them.
+fn anywhere() -> Result<AddressPolicy, SourceError> {
+    AddressPolicy::parse(["0.0.0.0/0", "::/0"])
 }

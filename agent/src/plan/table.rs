@@ -1,19 +1,23 @@
 //! A plan as text: what the model is, what it needs, where it goes, and what would make it fit.
 
-use stowage_placement::{Bytes, DeviceAllocation, DeviceKind, PlanReport, Tokens};
+use stowage_placement::{Bytes, DeviceAllocation, DeviceKind, LayerFootprint, PlanReport, Tokens};
+
+use super::{Curve, printable};
 
 /// Terminals are at least this wide.
 const WIDTH: usize = 80;
 
-pub(super) fn render(report: &PlanReport) -> String {
-    let sections = [heading(report), footprint(report), devices(report), fit(report), suggestions(report)];
+/// With `by_layer`, each layer has a row too.
+pub(super) fn render(report: &PlanReport, curve: &Curve, by_layer: bool) -> String {
+    let layers = if by_layer { each_layer(report) } else { String::new() };
+    let sections = [heading(report), footprint(report), layers, curve.render(), devices(report), fit(report), suggestions(report)];
     sections.into_iter().filter(|section| !section.is_empty()).collect::<Vec<_>>().join("\n")
 }
 
 fn heading(report: &PlanReport) -> String {
     let model = &report.model;
     let request = &report.request;
-    let name = if model.name.is_empty() { "(without a name)" } else { &model.name };
+    let name = if model.name.is_empty() { "(without a name)".to_owned() } else { printable(&model.name) };
     let facts = [
         model.architecture.clone(),
         format!("{} parameters", count(model.parameter_count)),
@@ -26,7 +30,7 @@ fn heading(report: &PlanReport) -> String {
         "num_ctx {}, num_gpu {}, KV cache {}, parallel {}, num_batch {}",
         request.num_ctx, request.num_gpu, request.kv_cache_type, request.parallel, request.num_batch
     );
-    format!("{}{}{}", paragraph("Model", name), paragraph("", &facts.join(", ")), paragraph("Request", &asked))
+    format!("{}{}{}", paragraph("Model", &name), paragraph("", &facts.join(", ")), paragraph("Request", &asked))
 }
 
 /// `134.5M`, `32.8B`.
@@ -41,6 +45,7 @@ fn count(parameters: u64) -> String {
 fn footprint(report: &PlanReport) -> String {
     let footprint = &report.footprint;
     let kinds = [
+        ("weights, in the file", footprint.file_weights_bytes),
         ("weights", footprint.weights_bytes),
         ("KV cache", footprint.kv_cache_bytes),
         ("state", footprint.state_bytes),
@@ -54,6 +59,20 @@ fn footprint(report: &PlanReport) -> String {
     let shown = kinds.into_iter().filter(|(kind, bytes)| *bytes > Bytes::ZERO || always.contains(kind));
     let mut rows = vec![["NEEDS".to_owned(), "BYTES".to_owned(), String::new()]];
     rows.extend(shown.map(|(kind, bytes)| [kind.to_owned(), bytes.to_string(), bytes.0.to_string()]));
+    columns(&rows)
+}
+
+/// What each layer takes, the output layer last, and where it goes.
+fn each_layer(report: &PlanReport) -> String {
+    let mut rows = vec![["LAYER", "DEVICE", "WEIGHTS", "KV CACHE", "STATE", "TOTAL"].map(str::to_owned)];
+    rows.extend(report.footprint.layers.iter().map(|layer| {
+        let LayerFootprint { index, weights_bytes, kv_cache_bytes, state_bytes } = layer;
+        let total: Bytes = [*weights_bytes, *kv_cache_bytes, *state_bytes].into_iter().sum();
+        let holds = |device: &&DeviceAllocation| device.layer_ranges.iter().any(|[first, last]| (first..=last).contains(&index));
+        let device = report.plan.devices.iter().find(holds).map(short_id).unwrap_or_else(|| "-".into());
+        let [weights, cache, state, total] = [*weights_bytes, *kv_cache_bytes, *state_bytes, total].map(|bytes| bytes.to_string());
+        [index.to_string(), device, weights, cache, state, total]
+    }));
     columns(&rows)
 }
 

@@ -8,7 +8,7 @@ use stowage_placement::layout::Backend;
 use stowage_placement::testing::{SMOLLM2_135M, Shape};
 use stowage_placement::{Bytes, NodeDevices, PlanReport, Reason, Tokens};
 
-use super::{Format, Machine, PlanArgs, PlanError, plan, print};
+use super::{Machine, PlanArgs, PlanError, Planned, plan, print};
 
 #[derive(Parser)]
 struct Command {
@@ -49,7 +49,15 @@ impl Models {
     }
 
     async fn plan(&self, name: &str, flags: &str) -> PlanReport {
-        plan(&self.args(name, flags), &machine()).await.unwrap().report
+        self.planned(name, flags).await.report
+    }
+
+    async fn planned(&self, name: &str, flags: &str) -> Planned {
+        plan(&self.args(name, flags), &machine()).await.unwrap()
+    }
+
+    async fn printed(&self, name: &str, flags: &str) -> String {
+        print(&self.planned(name, flags).await, &self.args(name, flags)).unwrap()
     }
 
     async fn error(&self, name: &str, flags: &str) -> String {
@@ -84,9 +92,10 @@ async fn without_gpus_named_the_machine_counts() {
 #[tokio::test]
 async fn a_context_beyond_the_trained_one_does_not_fit_and_its_bytes_are_printed() {
     let models = Models::new();
-    let report = models.plan("smollm2.gguf", "--num-ctx 32768 --gpu 24GiB").await;
+    let flags = "--num-ctx 32768 --gpu 24GiB";
+    let report = models.plan("smollm2.gguf", flags).await;
     assert_eq!((report.fit.fits, report.fit.reason), (false, Reason::ContextBeyondTrained));
-    let table = print(&report, Format::Table).unwrap();
+    let table = models.printed("smollm2.gguf", flags).await;
     assert!(table.contains("720.0 MiB"), "{table}");
 }
 
@@ -106,20 +115,20 @@ async fn a_deployments_yaml_asks_and_flags_ask_louder() {
 #[tokio::test]
 async fn json_and_yaml_are_the_type_that_the_status_carries() {
     let models = Models::new();
-    let report = models.plan("smollm2.gguf", "--num-ctx 8192 --gpu 1GiB").await;
-    let json: PlanReport = serde_json::from_str(&print(&report, Format::Json).unwrap()).unwrap();
+    let flags = "--num-ctx 8192 --gpu 1GiB";
+    let report = models.plan("smollm2.gguf", flags).await;
+    let printed = async |format: &str| models.printed("smollm2.gguf", &format!("{flags} --format {format}")).await;
+    let json: PlanReport = serde_json::from_str(&printed("json").await).unwrap();
     assert_eq!(json, report);
-    let yaml: PlanReport = stowage_crds::yaml::from_str(&print(&report, Format::Yaml).unwrap()).unwrap();
+    let yaml: PlanReport = stowage_crds::yaml::from_str(&printed("yaml").await).unwrap();
     assert_eq!(yaml, report);
 }
 
 #[tokio::test]
 async fn the_table_shows_needs_devices_and_the_verdict_in_80_columns() {
     let models = Models::new();
-    let report = models.plan("smollm2.gguf", "--num-ctx 8192 --num-gpu 999 --gpu 1GiB").await;
-    let table = print(&report, Format::Table).unwrap();
-    assert!(!report.fit.fits);
-    for part in ["NEEDS", "DEVICE", "Fits       no: InsufficientVRAM", "What would make it fit", "numCtx", "host"] {
+    let table = models.printed("smollm2.gguf", "--num-ctx 8192 --num-gpu 999 --gpu 1GiB").await;
+    for part in ["NEEDS", "DEVICE", "Fits       no: InsufficientVRAM", "What would make it fit", "numCtx", "host", ">     8192 ###"] {
         assert!(table.contains(part), "{part} is missing:\n{table}");
     }
     assert!(table.lines().all(|line| line.chars().count() <= 100), "{table}");
@@ -138,7 +147,7 @@ async fn bad_input_is_named() {
     models.write("two.yaml", b"kind: ModelDeployment\n---\nkind: ModelDeployment\n");
     models.write("none.yaml", b"kind: ModelDeployment\napiVersion: stowage.dev/v1alpha1\nmetadata: {}\nspec: {model: {}}\n");
     for (name, flags, said) in [
-        ("cut.gguf", "", "the header ends early, at offset 500"),
+        ("cut.gguf", "", "offset 8 claims 272 tensors, which take at least 6800 bytes, but the file ends at 500: it is cut off"),
         ("page.gguf", "", "not a GGUF file: it begins with \"<!do\""),
         ("hostile.gguf", "", "claims 1152921504606846976 tensors"),
         ("odd.gguf", "", "architecture `rwkv9` is not known"),
@@ -154,9 +163,11 @@ async fn bad_input_is_named() {
     }
 }
 
-/// Serves one file on a loopback port, without ranges.
-async fn serve(file: Vec<u8>) -> String {
-    let routes = axum::Router::new().route("/model.gguf", axum::routing::get(move || async move { file }));
+/// Serves files by their paths on a loopback port, without ranges.
+async fn serve<const N: usize>(files: [(String, Vec<u8>); N]) -> String {
+    let serve =
+        |routes: axum::Router, (path, file): (String, Vec<u8>)| routes.route(&path, axum::routing::get(move || async move { file }));
+    let routes = files.into_iter().fold(axum::Router::new(), serve);
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move { axum::serve(listener, routes).await });
@@ -165,11 +176,10 @@ async fn serve(file: Vec<u8>) -> String {
 
 #[tokio::test]
 async fn a_file_behind_a_url_is_planned_as_it_would_be_on_disk() {
-    let tiny = Shape { blocks: 2, embedding: 64, heads: 2, kv_heads: 1, feed_forward: 64, vocabulary: 64, ..SMOLLM2_135M };
-    let file = tiny.writer().file(|_, _| 0);
+    let file = tiny().file(|_, _| 0);
     let models = Models::new();
     models.write("model.gguf", &file);
-    let server = serve(file).await;
+    let server = serve([("/model.gguf".into(), file)]).await;
     let remote = plan(&args(&format!("{server}/model.gguf --gpu 4G --memory 4G")), &machine()).await.unwrap().report;
     assert_eq!(remote, models.plan("model.gguf", "--gpu 4G --memory 4G").await);
 
@@ -181,6 +191,80 @@ async fn a_file_behind_a_url_is_planned_as_it_would_be_on_disk() {
 
     let missing = plan(&args(&format!("{server}/other.gguf")), &machine()).await.unwrap_err().to_string();
     assert!(missing.contains("404"), "{missing}");
+}
+
+fn tiny() -> HeaderWriter {
+    Shape { blocks: 2, embedding: 64, heads: 2, kv_heads: 1, feed_forward: 64, vocabulary: 64, ..SMOLLM2_135M }.writer()
+}
+
+#[tokio::test]
+async fn a_split_model_is_planned_as_one_be_it_here_or_behind_a_url() {
+    let models = Models::new();
+    let parts = tiny().into_parts(2);
+    let (first, last) = (&parts[0], &parts[1]);
+    models.write("m-00001-of-00002.gguf", &first.header());
+    let missing = models.error("m-00001-of-00002.gguf", "").await;
+    assert!(missing.contains("m-00002-of-00002.gguf: No such file"), "{missing}");
+    models.write("m-00002-of-00002.gguf", &last.header());
+    let here = models.plan("m-00001-of-00002.gguf", "--gpu 4G --memory 4G").await;
+    assert_eq!(here.model.size_bytes, Bytes(first.file_size() + last.file_size()));
+    assert_eq!(here.model.total_layers.0, 3);
+    let second = models.error("m-00002-of-00002.gguf", "").await;
+    assert!(second.contains("is part 2 of 2 of a split model") && second.contains("m-00001-of-00002.gguf"), "{second}");
+
+    let path = |number: u32| format!("/m-0000{number}-of-00002.gguf");
+    let server = serve([(path(1), first.file(|_, _| 0)), (path(2), last.file(|_, _| 0))]).await;
+    let remote = plan(&args(&format!("{server}{} --gpu 4G --memory 4G", path(1))), &machine()).await.unwrap().report;
+    assert_eq!(remote, here);
+}
+
+#[tokio::test]
+async fn a_deployment_of_the_hub_is_planned_from_the_commit_that_its_revision_stands_for() {
+    let commit = "0123456789abcdef0123456789abcdef01234567";
+    let answer = format!(r#"{{"sha": "{commit}"}}"#).into_bytes();
+    let file = tiny().file(|_, _| 0);
+    let files = [("/api/models/a/b/revision/main".into(), answer), (format!("/a/b/resolve/{commit}/sub/model.gguf"), file.clone())];
+    let server = serve(files).await;
+    let models = Models::new();
+    let yaml = |file: &str| {
+        let model = format!("{{huggingFace: {{repository: a/b, file: {file}}}}}");
+        format!("kind: ModelDeployment\napiVersion: stowage.dev/v1alpha1\nmetadata: {{}}\nspec: {{model: {model}}}\n")
+    };
+    models.write("hub.yaml", yaml("sub/model.gguf").as_bytes());
+    models.write("other.yaml", yaml("other.gguf").as_bytes());
+    models.write("model.gguf", &file);
+    let report = models.plan("hub.yaml", &format!("--gpu 4G --memory 4G --hf-endpoint {server}")).await;
+    assert_eq!(report.model, models.plan("model.gguf", "--gpu 4G").await.model);
+    let error = models.error("other.yaml", &format!("--hf-endpoint {server}")).await;
+    assert!(error.contains(&format!("{server}/a/b/resolve/{commit}/other.gguf: the server says 404")), "{error}");
+}
+
+#[tokio::test]
+async fn with_layers_each_has_a_row_that_says_where_it_goes() {
+    let models = Models::new();
+    let flags = "--num-ctx 2048 --num-gpu 3 --gpu 4GiB";
+    let table = models.printed("smollm2.gguf", &format!("{flags} --layers")).await;
+    let row = |index: &str| table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>()).find(|row| row.first() == Some(&index));
+    assert_eq!(row("0").unwrap()[1], "host", "{table}");
+    assert_eq!(row("27").unwrap()[..2], ["27", "host"]);
+    assert_eq!(row("28").unwrap()[..2], ["28", "gpu0"]);
+    assert_eq!(row("29").unwrap()[4..6], ["1.50", "MiB"]);
+    assert_eq!(row("30").unwrap()[4..6], ["0", "B"]);
+    assert!(row("31").is_none() && !models.printed("smollm2.gguf", flags).await.contains("LAYER  "), "{table}");
+}
+
+#[tokio::test]
+async fn what_a_file_says_can_not_steer_the_terminal() {
+    let models = Models::new();
+    let mut named = SMOLLM2_135M.writer().header();
+    let at = named.windows(7).position(|window| window == b"a model").unwrap();
+    named[at..at + 7].copy_from_slice(b"\x1b[2Jbad");
+    models.write("named.gguf", &named);
+    let table = models.printed("named.gguf", "--gpu 4GiB").await;
+    assert!(!table.contains('\u{1b}') && table.contains("[2Jbad"), "{table}");
+    models.write("odd.gguf", &HeaderWriter::architecture("\u{1b}[31mred").header());
+    let error = super::printable(&models.error("odd.gguf", "").await);
+    assert!(!error.contains('\u{1b}'), "{error}");
 }
 
 #[test]

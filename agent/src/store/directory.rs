@@ -7,6 +7,7 @@ use std::path::{Component, Path, PathBuf};
 use std::time::SystemTime;
 
 use stowage_crds::model_node::{MAX_MODELS, ModelFile};
+use stowage_placement::gguf::split::PartName;
 use stowage_placement::{Bytes, ModelSummary, Reason};
 
 use super::{Models, StoreError, local_header};
@@ -14,8 +15,20 @@ use super::{Models, StoreError, local_header};
 /// Directories in directories that are looked into.
 const DEEPEST: usize = 8;
 
-/// The file that `path`, relative to the model directory, names. One that is outside, by `..` or by a link, is not given out.
+/// The file that `path`, relative to the model directory, names; of a split model the first part, beside which all others are. One that is outside,
+/// by `..` or by a link, is not given out.
 pub(super) fn resolve(directory: &Path, path: &str) -> Result<PathBuf, StoreError> {
+    let file = resolve_one(directory, path)?;
+    let Some(name) = PartName::parse(path).filter(|name| name.number() == 1 && name.count() > 1) else { return Ok(file) };
+    for number in 2..=name.count() {
+        resolve_one(directory, &name.of(number))?;
+    }
+    // The others are found by the first one's name, so one that is a link stays a link.
+    let root = directory.canonicalize().map_err(|error| missing(&format!("the model directory {}", directory.display()), &error))?;
+    Ok(root.join(path))
+}
+
+fn resolve_one(directory: &Path, path: &str) -> Result<PathBuf, StoreError> {
     let relative = Path::new(path);
     if path.is_empty() || !relative.components().all(|part| matches!(part, Component::Normal(_))) {
         let message = format!("`{path}` is no path in the model directory: no leading '/', no '.' and no '..' in it");
@@ -60,7 +73,7 @@ impl Scanner {
         let listed = self.directory.canonicalize().and_then(|root| list(&root, &root, 0, &mut found));
         let message = self.complaint(listed.err(), found.len());
         let mut seen = BTreeMap::new();
-        for (path, stamp) in found.into_iter().take(MAX_MODELS) {
+        for (path, stamp) in without_parts(found).into_iter().take(MAX_MODELS) {
             let known = self.seen.remove(&path).filter(|(before, _)| *before == stamp);
             let entry = known.unwrap_or_else(|| (stamp, self.describe(&path, stamp)));
             seen.insert(path, entry);
@@ -97,9 +110,22 @@ impl Scanner {
 
 fn summarise(directory: &Path, path: &str) -> Result<ModelSummary, StoreError> {
     let (header, size) = local_header::read(&resolve(directory, path)?, path)?;
-    let checked = header.check_file_size(size);
-    checked.map_err(|error| StoreError::new(Reason::InvalidModelFile, format!("`{path}` is truncated: {error}")))?;
     ModelSummary::from_header(&header, size).map_err(|error| StoreError::new(error.reason(), format!("`{path}`: {error}")))
+}
+
+/// A split model is one entry, that of its first part, which counts as changed when any part has.
+fn without_parts(mut found: BTreeMap<String, Stamp>) -> BTreeMap<String, Stamp> {
+    let parts: Vec<PartName> = found.keys().filter_map(|path| PartName::parse(path)).filter(|part| part.number() > 1).collect();
+    for part in parts {
+        if !found.contains_key(&part.of(1)) {
+            continue;
+        }
+        let own = found.remove(&part.of(part.number()));
+        if let (Some((size, changed)), Some(first)) = (own, found.get_mut(&part.of(1))) {
+            *first = (first.0.saturating_add(size), first.1.max(changed));
+        }
+    }
+    found
 }
 
 /// Files by their path relative to `root`. Links to directories are not followed; what is no UTF-8 has no place in a Kubernetes object.

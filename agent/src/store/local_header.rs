@@ -1,33 +1,34 @@
-//! The header of a file on this node.
+//! The header of a model on this node, with errors as the store has them.
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::Path;
 
-use stowage_placement::gguf::{Feed, GgufError, Header, HeaderReader, Keep};
+use stowage_placement::gguf::Header;
 use stowage_placement::{Bytes, Reason};
 
 use super::StoreError;
+use crate::model_header::{self, Data, HeaderError};
 
-const CHUNK: usize = 1 << 20;
-
-/// A file's header and the file's size. `shown` is what messages call the file.
+/// The header of a model whose data is all there, and the size of its file or files. `shown` is what messages call the file.
 pub(super) fn read(path: &Path, shown: &str) -> Result<(Header, Bytes), StoreError> {
-    let opened = File::open(path).and_then(|file| Ok((Bytes(file.metadata()?.len()), file)));
-    let (size, mut file) = opened.map_err(|error| io_error(shown, &error))?;
-    let mut reader = HeaderReader::new(Keep::Sizing).with_file_size(size);
-    let mut chunk = vec![0; CHUNK];
-    loop {
-        let read = file.read(&mut chunk).map_err(|error| io_error(shown, &error))?;
-        let feed = reader.feed(&chunk[..read]).map_err(|error| damaged(shown, &error))?;
-        if read == 0 || feed == Feed::Complete {
-            return reader.into_header().map(|header| (header, size)).map_err(|error| damaged(shown, &error));
-        }
-    }
+    let joined = model_header::read(path, Data::Needed).map_err(|error| store_error(path, shown, error))?;
+    let size = joined.size();
+    Ok((joined.header, size))
 }
 
-fn damaged(shown: &str, error: &GgufError) -> StoreError {
-    StoreError::new(Reason::InvalidModelFile, format!("`{shown}`: {error}"))
+fn store_error(asked: &Path, shown: &str, error: HeaderError) -> StoreError {
+    // Parts other than the first are called by their own names.
+    let called = |path: &Path| match path.file_name() {
+        Some(name) if path != asked => name.to_string_lossy().into_owned(),
+        _ => shown.to_owned(),
+    };
+    let invalid = |message: String| StoreError::new(Reason::InvalidModelFile, message);
+    match error {
+        HeaderError::Io { path, source } => io_error(&called(&path), &source),
+        HeaderError::Header { path, source } => invalid(format!("`{}`: {source}", called(&path))),
+        HeaderError::Truncated { path, source } => invalid(format!("`{}` is truncated: {source}", called(&path))),
+        HeaderError::Split(source) => invalid(format!("`{shown}`: {source}")),
+    }
 }
 
 fn io_error(shown: &str, error: &io::Error) -> StoreError {

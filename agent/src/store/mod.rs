@@ -4,6 +4,7 @@
 //! header names. Files of the cache are named by their digest or, where nobody knows that, by their URL.
 
 mod directory;
+mod fetch;
 mod local_header;
 
 use std::collections::HashMap;
@@ -16,14 +17,17 @@ use sha2::{Digest, Sha256};
 use stowage_crds::model_deployment::{HttpSource, HuggingFaceSource, ModelSource};
 use stowage_crds::model_node::{AssignedSource, ModelFile};
 use stowage_placement::gguf::Keep;
+use stowage_placement::gguf::split::PartName;
 use stowage_placement::{Bytes, Reason};
-use stowage_sources::{AddressPolicy, Download, SourceError, hugging_face};
+use stowage_sources::{AddressPolicy, SourceError, hugging_face};
 use tokio::sync::{OwnedMutexGuard, watch};
 use tokio_util::sync::CancellationToken;
 
 pub use stowage_sources::Progress;
 
+use crate::model_header;
 use directory::Scanner;
+use fetch::{ToFetch, files_to_fetch};
 
 /// Where models come from.
 #[derive(Clone, Debug)]
@@ -166,27 +170,26 @@ impl Store {
     async fn remote(&self, remote: Remote, progress: impl FnMut(Progress) + Send + 'static) -> Result<PathBuf, StoreError> {
         let path = self.config.cache_dir.join(cache_name(&remote));
         let guard = self.lock(&path).lock_owned().await;
-        let shown = remote.url.split(['?', '#']).next().unwrap_or_default().to_owned();
+        let shown = shown_url(&remote.url).to_owned();
         if path.exists() {
             let (kept, name) = (path.clone(), shown.clone());
             match blocking(move || whole(&kept, &name)).await {
                 Ok(_) => return Ok(path),
                 Err(error) if remote.sha256.is_some() => return Err(error),
                 // Named by its URL, behind which there may be a better one by now.
-                Err(_) => std::fs::remove_file(&path).map_err(|error| disk("removing", &path, &error))?,
+                Err(_) => remove_model(&path)?,
             }
         }
         // A file that is no model is found out before it is downloaded, which may be often.
-        stowage_sources::header(&remote.url, Keep::Sizing, &self.config.addresses).await?;
-        self.download(remote, path.clone(), guard, progress).await?;
+        let header = stowage_sources::header(&remote.url, Keep::Sizing, &self.config.addresses).await?;
+        self.download(files_to_fetch(remote, header, &path)?, guard, progress).await?;
         blocking(move || whole(&path, &shown).map(|_| path)).await
     }
 
-    /// On a thread of its own, since disks can be slow. Ends, with the lock, when this future is dropped.
+    /// One file after another, on a thread of its own, since disks can be slow. Ends, with the lock, when this future is dropped.
     async fn download(
         &self,
-        remote: Remote,
-        path: PathBuf,
+        files: Vec<ToFetch>,
         guard: OwnedMutexGuard<()>,
         progress: impl FnMut(Progress) + Send + 'static,
     ) -> Result<(), StoreError> {
@@ -196,11 +199,10 @@ impl Store {
         let runtime = tokio::runtime::Handle::current();
         let downloading = tokio::task::spawn_blocking(move || {
             let _guard = guard;
-            let wanted = Download { url: &remote.url, destination: &path, sha256: remote.sha256.as_deref(), size: remote.size };
-            runtime.block_on(cancelled.run_until_cancelled(stowage_sources::download(wanted, &addresses, progress)))
+            runtime.block_on(cancelled.run_until_cancelled(fetch::all(files, &addresses, progress)))
         });
         match downloading.await {
-            Ok(Some(downloaded)) => Ok(downloaded.map(|_| ())?),
+            Ok(Some(downloaded)) => Ok(downloaded?),
             // Only this future cancels, by being dropped.
             Ok(None) => std::future::pending().await,
             Err(error) => Err(StoreError::new(Reason::LoadFailed, format!("the thread of a download broke: {error}"))),
@@ -213,28 +215,43 @@ impl Store {
     }
 }
 
+/// Without the query, in which secrets travel.
+fn shown_url(url: &str) -> &str {
+    url.split(['?', '#']).next().unwrap_or_default()
+}
+
 fn known_size(source: &AssignedSource) -> Option<Bytes> {
     (source.size_bytes != Bytes::ZERO).then_some(source.size_bytes)
 }
 
+/// Of a split model, the name of its first part: the others' follow from it, as they do where they come from.
 fn cache_name(remote: &Remote) -> String {
+    let first = PartName::parse(shown_url(&remote.url)).filter(|name| name.number() == 1 && name.count() > 1);
+    let part = first.map(|name| format!("-00001-of-{:05}", name.count())).unwrap_or_default();
     match &remote.sha256 {
-        Some(sha256) => format!("sha256-{}.gguf", sha256.to_ascii_lowercase()),
+        Some(sha256) => format!("sha256-{}{part}.gguf", sha256.to_ascii_lowercase()),
         None => {
             let hash = Sha256::digest(remote.url.as_bytes());
             let hash: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
-            format!("url-{hash}.gguf")
+            format!("url-{hash}{part}.gguf")
         }
     }
 }
 
-/// The size of a file that holds all that its header names. `shown` is what messages call it.
+/// The size of a file that holds all that its header names, or of all files of a split model. `shown` is what messages call it.
 fn whole(path: &Path, shown: &str) -> Result<Bytes, StoreError> {
-    let (header, size) = local_header::read(path, shown)?;
-    match header.check_file_size(size) {
-        Ok(()) => Ok(size),
-        Err(error) => Err(StoreError::new(Reason::InvalidModelFile, format!("`{shown}` is truncated: {error}"))),
+    local_header::read(path, shown).map(|(_, size)| size)
+}
+
+/// Of a split model, all parts.
+fn remove_model(path: &Path) -> Result<(), StoreError> {
+    for file in model_header::files(path) {
+        match std::fs::remove_file(&file) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(disk("removing", &file, &error)),
+            _ => {}
+        }
     }
+    Ok(())
 }
 
 fn disk(what: &str, path: &Path, error: &io::Error) -> StoreError {

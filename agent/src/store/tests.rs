@@ -181,6 +181,98 @@ async fn a_file_behind_a_url_is_downloaded_once_whoever_asks() {
     assert_eq!(count.load(Ordering::SeqCst), 2);
 }
 
+/// Serves the parts of a small model, and counts the requests for each.
+async fn serve_parts(parts: &[Vec<u8>]) -> (String, Vec<Arc<AtomicUsize>>) {
+    let mut router = Router::new();
+    let mut counts = Vec::new();
+    for (index, part) in parts.iter().cloned().enumerate() {
+        let count = Arc::new(AtomicUsize::new(0));
+        counts.push(count.clone());
+        let handler = move || {
+            count.fetch_add(1, Ordering::SeqCst);
+            std::future::ready(part.clone())
+        };
+        router = router.route(&format!("/m-{:05}-of-{:05}.gguf", index + 1, parts.len()), get(handler));
+    }
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/m-00001-of-{:05}.gguf", listener.local_addr().unwrap(), parts.len());
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    (url, counts)
+}
+
+fn parts() -> Vec<Vec<u8>> {
+    let parts = model().tensor("output_norm.weight", GgmlType::F32, &[64]).into_parts(2);
+    parts.iter().map(|part| part.file(|_, i| i as u8)).collect()
+}
+
+#[tokio::test]
+async fn all_parts_of_a_split_model_are_downloaded_and_those_that_are_there_are_not_again() {
+    let fixture = fixture();
+    let parts = parts();
+    let (url, counts) = serve_parts(&parts).await;
+    let total = parts.iter().map(Vec::len).sum::<usize>() as u64;
+    let source = AssignedSource { size_bytes: Bytes(total), ..behind(url, None) };
+    let last = Arc::new(Mutex::new(None));
+    let seen = last.clone();
+    let path = fixture.store.ensure(&source, move |progress| *seen.lock().unwrap() = Some(progress)).await.unwrap();
+    assert_eq!(*last.lock().unwrap(), Some(Progress { done: Bytes(total), total: Some(Bytes(total)) }));
+    let files = model_header::files(&path);
+    assert_eq!(files.iter().map(|file| fs::read(file).unwrap()).collect::<Vec<_>>(), parts);
+    // The header of each, then each.
+    let asked = || counts.iter().map(|count| count.load(Ordering::SeqCst)).collect::<Vec<_>>();
+    assert_eq!(asked(), [2, 2]);
+    fixture.ensure(&source).await.unwrap();
+    assert_eq!(asked(), [2, 2]);
+    fs::remove_file(&path).unwrap();
+    fixture.ensure(&source).await.unwrap();
+    assert_eq!(asked(), [4, 3]);
+    let other = AssignedSource { size_bytes: Bytes(total + 1), ..source };
+    fs::remove_file(&path).unwrap();
+    let error = fixture.ensure(&other).await.unwrap_err();
+    assert!(error.message.contains(&format!("has {total} bytes; {} were expected", total + 1)), "{error}");
+}
+
+#[tokio::test]
+async fn a_split_model_in_the_directory_is_one_entry_and_is_given_by_its_first_part() {
+    let fixture = fixture();
+    let parts = parts();
+    let total = parts.iter().map(Vec::len).sum::<usize>() as u64;
+    fixture.put("sub/m-00001-of-00002.gguf", &parts[0]);
+    let mut scanner = Scanner::new(fixture.models.path().to_owned());
+    let alone = scanner.scan();
+    assert_eq!(alone[0].reason, Some(Reason::ModelNotFound));
+    assert!(alone[0].message.contains("sub/m-00002-of-00002.gguf"), "{}", alone[0].message);
+    fixture.put("sub/m-00002-of-00002.gguf", &parts[1]);
+    let listed = scanner.scan();
+    assert_eq!((listed.len(), listed[0].path.as_str(), listed[0].size_bytes), (1, "sub/m-00001-of-00002.gguf", Bytes(total)));
+    assert_ne!(listed[0].reason, Some(Reason::ModelNotFound));
+    let path = fixture.ensure(&in_directory("sub/m-00001-of-00002.gguf")).await.unwrap();
+    assert_eq!(path, fixture.models.path().canonicalize().unwrap().join("sub/m-00001-of-00002.gguf"));
+    let error = fixture.ensure(&in_directory("sub/m-00002-of-00002.gguf")).await.unwrap_err();
+    assert!(error.message.contains("is part 2 of 2"), "{error}");
+}
+
+#[tokio::test]
+async fn parts_without_their_first_are_listed_with_what_is_missing() {
+    let fixture = fixture();
+    fixture.put("m-00002-of-00002.gguf", &parts()[1]);
+    let listed = Scanner::new(fixture.models.path().to_owned()).scan();
+    assert_eq!((listed.len(), listed[0].reason), (1, Some(Reason::InvalidModelFile)));
+    assert!(listed[0].message.contains("named by its first part, m-00001-of-00002.gguf"), "{}", listed[0].message);
+}
+
+#[tokio::test]
+async fn a_part_that_leads_out_of_the_directory_by_a_link_is_not_read() {
+    let fixture = fixture();
+    let parts = parts();
+    fixture.put("m-00001-of-00002.gguf", &parts[0]);
+    let outside = fixture.cache.path().join("other");
+    fs::write(&outside, &parts[1]).unwrap();
+    std::os::unix::fs::symlink(&outside, fixture.models.path().join("m-00002-of-00002.gguf")).unwrap();
+    let error = fixture.ensure(&in_directory("m-00001-of-00002.gguf")).await.unwrap_err();
+    assert_eq!(error.reason, Reason::InvalidRequest);
+}
+
 #[tokio::test]
 async fn a_wrong_sha256_leaves_nothing_in_the_cache() {
     let fixture = fixture();

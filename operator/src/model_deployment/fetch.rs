@@ -34,7 +34,7 @@ pub struct FromSources {
 
 impl ReadHeader for FromSources {
     fn read<'a>(&'a self, origin: &'a Origin) -> BoxFuture<'a, HeaderRead> {
-        Box::pin(read(origin, &self.policy))
+        Box::pin(async move { read(origin, &hugging_face::endpoint(), &self.policy).await })
     }
 }
 
@@ -79,7 +79,8 @@ async fn read_until_read(reader: Arc<dyn ReadHeader>, origin: Origin, changes: m
     }
 }
 
-async fn read(origin: &Origin, policy: &AddressPolicy) -> HeaderRead {
+/// `hub` is the Hugging Face hub's address.
+async fn read(origin: &Origin, hub: &str, policy: &AddressPolicy) -> HeaderRead {
     match origin {
         // Found on the nodes that have the file.
         Origin::Path(path) => Err(Refusal { reason: Reason::ModelNotFound, message: format!("{path} lies in no place to read it from") }),
@@ -88,16 +89,15 @@ async fn read(origin: &Origin, policy: &AddressPolicy) -> HeaderRead {
             header(url, String::new(), digest, policy).await
         }
         Origin::HuggingFace { repository, revision, file } => {
-            let endpoint = hugging_face::endpoint();
-            let commit = hugging_face::commit(&endpoint, repository, revision, policy).await.map_err(refusal)?;
-            let url = hugging_face::file_url(&endpoint, repository, &commit, file).map_err(refusal)?;
+            let commit = hugging_face::commit(hub, repository, revision, policy).await.map_err(refusal)?;
+            let url = hugging_face::file_url(hub, repository, &commit, file).map_err(refusal)?;
             header(&url, commit, String::new(), policy).await
         }
     }
 }
 
 async fn header(url: &str, commit: String, digest: String, policy: &AddressPolicy) -> HeaderRead {
-    let RemoteHeader { header, size, etag: _ } = stowage_sources::header(url, Keep::Sizing, policy).await.map_err(refusal)?;
+    let RemoteHeader { header, size, files: _ } = stowage_sources::header(url, Keep::Sizing, policy).await.map_err(refusal)?;
     let summary = ModelSummary::from_header(&header, size)
         .map_err(|error| Refusal { reason: error.reason(), message: format!("the model file cannot be placed: {error}") })?;
     let source = ResolvedSource { location: url.to_owned(), commit, size_bytes: size, digest };
@@ -112,8 +112,48 @@ fn refusal(error: SourceError) -> Refusal {
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
+    use axum::Router;
+    use axum::routing::get;
+    use stowage_placement::Bytes;
+    use stowage_placement::testing::{SMOLLM2_135M, Shape};
+
     use super::*;
     use crate::testing::remote_model;
+
+    const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+
+    /// A hub with one repository, whose branch `main` is at [`COMMIT`], and in it a small model in two parts.
+    async fn hub() -> (String, Bytes) {
+        let small = Shape { blocks: 2, embedding: 64, heads: 2, kv_heads: 1, feed_forward: 64, vocabulary: 64, ..SMOLLM2_135M };
+        let parts: Vec<Vec<u8>> = small.writer().into_parts(2).iter().map(|part| part.file(|_, _| 0)).collect();
+        let size = Bytes(parts.iter().map(|part| part.len() as u64).sum());
+        let mut routes = Router::new().route("/api/models/a/b/revision/main", get(|| async { format!(r#"{{"sha": "{COMMIT}"}}"#) }));
+        for (index, part) in parts.into_iter().enumerate() {
+            routes = routes.route(&format!("/a/b/resolve/{COMMIT}/m-0000{}-of-00002.gguf", index + 1), get(|| async move { part }));
+        }
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move { axum::serve(listener, routes).await });
+        (url, size)
+    }
+
+    fn on_the_hub(file: &str) -> Origin {
+        Origin::HuggingFace { repository: "a/b".into(), revision: "main".into(), file: file.into() }
+    }
+
+    #[tokio::test]
+    async fn a_split_model_of_the_hub_is_read_at_one_commit_which_is_recorded() {
+        let (hub, size) = hub().await;
+        let loopback = AddressPolicy::parse(["127.0.0.0/8"]).unwrap();
+        let read_model = read(&on_the_hub("m-00001-of-00002.gguf"), &hub, &loopback).await.unwrap();
+        let location = format!("{hub}/a/b/resolve/{COMMIT}/m-00001-of-00002.gguf");
+        assert_eq!(read_model.source, ResolvedSource { location, commit: COMMIT.into(), size_bytes: size, digest: String::new() });
+        assert_eq!((read_model.summary.size_bytes, read_model.summary.block_count()), (size, 2));
+        let second = read(&on_the_hub("m-00002-of-00002.gguf"), &hub, &loopback).await.unwrap_err();
+        assert_eq!(second.reason, Reason::InvalidModelFile);
+        let forbidden = read(&on_the_hub("m-00001-of-00002.gguf"), &hub, &AddressPolicy::public()).await.unwrap_err();
+        assert_eq!(forbidden.reason, Reason::SourceForbidden);
+    }
 
     /// Fails once, then succeeds.
     struct Flaky(AtomicUsize);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::gguf::{GgmlType, GgufError, Value};
+use crate::gguf::{Array, GgmlType, GgufError, Value};
 use crate::units::Bytes;
 
 /// A GGUF header: what the file says of itself, and where its tensors are.
@@ -10,6 +10,8 @@ use crate::units::Bytes;
 pub struct Header {
     pub version: u32,
     pub metadata: BTreeMap<String, Value>,
+    /// Where in the file each key stands, for messages.
+    pub(super) key_offsets: BTreeMap<String, u64>,
     /// In the order of the file.
     pub tensors: Vec<TensorInfo>,
     /// Data of each tensor begins at a multiple of this.
@@ -54,6 +56,11 @@ impl Header {
         self.metadata.get(key)
     }
 
+    /// Where in the file a key stands; `None` for one that was not read from a file.
+    pub fn key_offset(&self, key: &str) -> Option<u64> {
+        self.key_offsets.get(key).copied()
+    }
+
     pub fn tensor(&self, name: &str) -> Option<&TensorInfo> {
         self.tensors.iter().find(|tensor| tensor.name == name)
     }
@@ -85,7 +92,7 @@ impl Header {
         if let Some(number) = value.as_u64() {
             return Ok(Some(vec![number; layers as usize]));
         }
-        let wrong = |found: String| GgufError::WrongType { key: key.into(), expected: "a whole number, or one for each layer", found };
+        let wrong = |found: String| self.wrong_type(key, "a whole number, or one for each layer", found);
         let array = value.as_array().ok_or_else(|| wrong(describe(value)))?;
         if array.len() != u64::from(layers) {
             return Err(wrong(format!("an array of {} for {layers} layers", array.len())));
@@ -107,10 +114,14 @@ impl Header {
         if let Some(converted) = convert(value) {
             return Ok(Some(converted));
         }
-        if let Value::Array(crate::gguf::Array::Skipped { element, length }) = value {
+        if let Value::Array(Array::Skipped { element, length }) = value {
             return Err(GgufError::NotKept { key: key.into(), element: *element, length: *length });
         }
-        Err(GgufError::WrongType { key: key.into(), expected, found: describe(value) })
+        Err(self.wrong_type(key, expected, describe(value)))
+    }
+
+    pub(super) fn wrong_type(&self, key: &str, expected: &'static str, found: String) -> GgufError {
+        GgufError::WrongType { key: key.into(), expected, found, offset: self.key_offset(key) }
     }
 
     /// Where the last tensor ends, from the beginning of the file.
@@ -121,15 +132,18 @@ impl Header {
 
     /// Whether a file of this size holds all the tensors that its header names. A header alone is enough to plan; loading needs this.
     pub fn check_file_size(&self, file_size: Bytes) -> Result<(), GgufError> {
-        let data_end = self.data_end();
-        if file_size < data_end {
-            return Err(GgufError::DataTruncated { file_size: file_size.0, data_end: data_end.0 });
-        }
-        Ok(())
+        let begin_and_end = |tensor: &TensorInfo| {
+            let begin = self.data_offset.saturating_add(tensor.offset);
+            (begin, begin.saturating_add(tensor.bytes().0))
+        };
+        let cut_off = self.tensors.iter().filter(|tensor| begin_and_end(tensor).1 > file_size.0);
+        let Some(first) = cut_off.min_by_key(|tensor| begin_and_end(tensor)) else { return Ok(()) };
+        let (offset, tensor) = (begin_and_end(first).0, first.name.clone());
+        Err(GgufError::DataTruncated { file_size: file_size.0, data_end: self.data_end().0, tensor, offset })
     }
 }
 
-fn describe(value: &Value) -> String {
+pub(super) fn describe(value: &Value) -> String {
     match value {
         Value::String(_) | Value::SkippedString(_) => "a text".into(),
         Value::Array(array) => format!("an array of {}", array.len()),

@@ -8,10 +8,12 @@ mod metadata;
 mod tensors;
 
 use std::collections::{BTreeMap, HashSet};
+use std::fmt;
 
+use crate::gguf::header::describe;
 use crate::gguf::reader::cursor::Cursor;
 use crate::gguf::reader::metadata::OpenArray;
-use crate::gguf::{Array, GgufError, Header, TensorInfo, Value};
+use crate::gguf::{GgufError, Header, TensorInfo, Value};
 use crate::units::Bytes;
 
 /// How much of a header its reader keeps.
@@ -67,6 +69,39 @@ const MAX_DIMENSIONS: u32 = 4;
 /// Fed bytes are taken in at this many at a time, so that a large piece is not copied whole.
 const WINDOW: usize = 64 << 10;
 
+const ALIGNMENT: &str = "general.alignment";
+/// A key of one byte and a value of one byte.
+const SHORTEST_ENTRY: u64 = 8 + 1 + 4 + 1;
+/// A name of one byte and no dimension.
+const SHORTEST_TENSOR: u64 = 8 + 1 + 4 + 4 + 8;
+
+/// How many of the entries that the header claims were begun.
+#[derive(Clone, Copy, Default)]
+struct Count {
+    begun: u64,
+    of: u64,
+}
+
+impl Count {
+    fn begin_next(&mut self) -> bool {
+        let more = self.begun < self.of;
+        self.begun += u64::from(more);
+        more
+    }
+}
+
+impl fmt::Display for Count {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of {}", self.begun, self.of)
+    }
+}
+
+/// A metadata key and where it stands.
+struct Key {
+    name: String,
+    offset: u64,
+}
+
 enum State {
     Preamble,
     /// A key, its value's type, and the value if it is a scalar or a text.
@@ -91,10 +126,13 @@ pub struct HeaderReader {
     offset: u64,
     kept: u64,
     version: u32,
-    keys_left: u64,
-    tensors_left: u64,
+    keys: Count,
+    tensor_entries: Count,
     metadata: BTreeMap<String, Value>,
+    key_offsets: BTreeMap<String, u64>,
     tensors: Vec<TensorInfo>,
+    /// Where each tensor's entry in the list begins.
+    tensor_offsets: Vec<u64>,
     tensor_names: HashSet<String>,
     alignment: u64,
     data_offset: u64,
@@ -110,10 +148,12 @@ impl HeaderReader {
             offset: 0,
             kept: 0,
             version: 0,
-            keys_left: 0,
-            tensors_left: 0,
+            keys: Count::default(),
+            tensor_entries: Count::default(),
             metadata: BTreeMap::new(),
+            key_offsets: BTreeMap::new(),
             tensors: Vec::new(),
+            tensor_offsets: Vec::new(),
             tensor_names: HashSet::new(),
             alignment: 32,
             data_offset: 0,
@@ -154,14 +194,16 @@ impl HeaderReader {
                 return Ok(Header {
                     version: self.version,
                     metadata: self.metadata,
+                    key_offsets: self.key_offsets,
                     tensors: self.tensors,
                     alignment: self.alignment,
                     data_offset: self.data_offset,
                 });
             }
-            State::Preamble => "the first 24 bytes",
-            State::Tensor => "the list of tensors",
-            State::Entry | State::ArrayElements(_) | State::Skip { .. } => "the metadata",
+            State::Preamble => "the first 24 bytes".to_owned(),
+            State::Tensor => format!("tensor {} of the list", self.tensor_entries),
+            State::Entry | State::ArrayElements(_) => format!("metadata entry {}", self.keys),
+            State::Skip { .. } => "the metadata, in a value that is skipped".to_owned(),
         };
         Err(GgufError::Truncated { what, offset: self.offset + self.pending.len() as u64 })
     }
@@ -204,31 +246,47 @@ impl HeaderReader {
         let tensors_at = ahead.offset();
         let Some(tensors) = ahead.u64() else { return Ok(false) };
         at_most(tensors, MAX_TENSORS, "tensors", tensors_at)?;
+        self.check_room(tensors, SHORTEST_TENSOR, "tensors", tensors_at)?;
         let keys_at = ahead.offset();
         let Some(keys) = ahead.u64() else { return Ok(false) };
         at_most(keys, MAX_KEYS, "metadata keys", keys_at)?;
+        self.check_room(keys, SHORTEST_ENTRY, "metadata keys", keys_at)?;
         *cursor = ahead;
-        self.tensors_left = tensors;
-        self.keys_left = keys;
+        self.tensor_entries = Count { begun: 0, of: tensors };
+        self.keys = Count { begun: 0, of: keys };
         self.next_entry(cursor)?;
         Ok(true)
     }
 
+    /// Whether so many entries can be behind their count at all.
+    fn check_room(&self, claimed: u64, shortest: u64, what: &'static str, offset: u64) -> Result<(), GgufError> {
+        let least = claimed * shortest;
+        match self.file_size {
+            Some(file_size) if offset + 8 + least > file_size => Err(GgufError::NoRoom { what, claimed, least, file_size, offset }),
+            _ => Ok(()),
+        }
+    }
+
     /// Goes on to the next key or, after the last, to the tensors.
     fn next_entry(&mut self, cursor: &Cursor<'_>) -> Result<(), GgufError> {
-        if self.keys_left > 0 {
-            self.keys_left -= 1;
+        if self.keys.begin_next() {
             self.state = State::Entry;
             return Ok(());
         }
-        if let Some(value) = self.metadata.get("general.alignment") {
-            let found = value.as_u64().unwrap_or_default();
-            if !found.is_power_of_two() || found > 1 << 20 {
-                return Err(GgufError::BadAlignment { found });
-            }
-            self.alignment = found;
-        }
+        self.read_alignment()?;
         self.next_tensor(cursor)
+    }
+
+    fn read_alignment(&mut self) -> Result<(), GgufError> {
+        let Some(value) = self.metadata.get(ALIGNMENT) else { return Ok(()) };
+        match value.as_u64() {
+            Some(found) if found.is_power_of_two() && found <= 1 << 20 => self.alignment = found,
+            _ => {
+                let offset = self.key_offsets.get(ALIGNMENT).copied().unwrap_or_default();
+                return Err(GgufError::BadAlignment { found: describe(value), offset });
+            }
+        }
+        Ok(())
     }
 
     fn skip(&mut self, remaining: u64, then: Box<State>, cursor: &mut Cursor<'_>) -> bool {
@@ -250,12 +308,9 @@ impl HeaderReader {
         Ok(())
     }
 
-    fn store(&mut self, key: String, value: Value) {
-        self.metadata.insert(key, value);
-    }
-
-    fn store_array(&mut self, key: String, array: Array) {
-        self.store(key, Value::Array(array));
+    fn store(&mut self, key: Key, value: Value) {
+        self.key_offsets.insert(key.name.clone(), key.offset);
+        self.metadata.insert(key.name, value);
     }
 }
 

@@ -58,6 +58,24 @@ impl HeaderWriter {
         self.raw(key, 10, &value.to_le_bytes())
     }
 
+    /// The keys of part `number` (counted from 0, as in the file) of `count`, with the types that llama.cpp's `gguf-split` gives them.
+    pub fn split(self, number: u16, count: u16, tensors: i32) -> HeaderWriter {
+        let parts = self.raw("split.no", 2, &number.to_le_bytes()).raw("split.count", 2, &count.to_le_bytes());
+        parts.raw("split.tensors.count", 5, &tensors.to_le_bytes())
+    }
+
+    /// The same model as `gguf-split` would split it: its tensors spread over so many files, the metadata in the first.
+    pub fn into_parts(self, count: u16) -> Vec<HeaderWriter> {
+        let tensors = self.tensors.len();
+        let a_part = tensors.div_ceil(usize::from(count)).max(1);
+        let own = |number: u16| self.tensors.iter().skip(usize::from(number) * a_part).take(a_part).cloned().collect();
+        let part = |number: u16| {
+            let keys = if number == 0 { self.keys.clone() } else { Vec::new() };
+            HeaderWriter { keys, tensors: own(number), ..self.clone() }.split(number, count, tensors as i32)
+        };
+        (0..count).map(part).collect()
+    }
+
     pub fn f32(self, key: &str, value: f32) -> HeaderWriter {
         self.raw(key, 6, &value.to_le_bytes())
     }

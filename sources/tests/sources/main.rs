@@ -3,7 +3,9 @@
 
 mod download;
 mod header;
+mod hugging_face;
 mod server;
+mod split;
 
 use sha2::{Digest, Sha256};
 use stowage_placement::gguf::GgmlType;

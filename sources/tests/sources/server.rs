@@ -1,10 +1,11 @@
 //! A file server that can be told to misbehave, and remembers what it was asked.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::State;
+use axum::extract::{OriginalUri, State};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures::StreamExt;
@@ -14,6 +15,10 @@ use http::{HeaderMap, StatusCode, header};
 #[derive(Clone, Default)]
 pub struct Script {
     pub file: Vec<u8>,
+    /// More files, by their paths.
+    pub files: BTreeMap<String, Vec<u8>>,
+    /// What the hub says of any revision: a JSON document.
+    pub revision: &'static str,
     pub etag: Option<&'static str>,
     pub ignores_ranges: bool,
     /// Lengths after which answers break off, used up one an answer.
@@ -31,24 +36,36 @@ pub struct Asked {
 
 pub struct Server {
     pub url: String,
-    asked: Arc<Mutex<Vec<Asked>>>,
+    shared: Shared,
 }
 
-type Shared = (Arc<Mutex<Script>>, Arc<Mutex<Vec<Asked>>>);
+#[derive(Clone)]
+struct Shared {
+    script: Arc<Mutex<Script>>,
+    asked: Arc<Mutex<Vec<Asked>>>,
+    paths: Arc<Mutex<Vec<String>>>,
+}
 
 impl Server {
     pub async fn start(script: Script) -> Server {
-        let shared: Shared = (Arc::new(Mutex::new(script)), Arc::default());
+        Server::start_at("127.0.0.1", script).await
+    }
+
+    /// On a loopback address of its own, so that a policy can permit it and no other.
+    pub async fn start_at(address: &str, script: Script) -> Server {
+        let shared = Shared { script: Arc::new(Mutex::new(script)), asked: Arc::default(), paths: Arc::default() };
         let router = Router::new()
             .route("/model.gguf", axum::routing::get(serve))
             .route("/inwards", axum::routing::get(|| redirect("http://169.254.169.254/latest/meta-data")))
             .route("/by-name", axum::routing::get(|| redirect("http://localhost:1/model.gguf")))
             .route("/moved", axum::routing::get(|| redirect("/model.gguf")))
+            .route("/elsewhere", axum::routing::get(|| redirect("http://secret.invalid:1/SECRET")))
+            .fallback(axum::routing::get(serve_by_path))
             .with_state(shared.clone());
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = tokio::net::TcpListener::bind((address, 0)).await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         tokio::spawn(async move { axum::serve(listener, router).await });
-        Server { url, asked: shared.1 }
+        Server { url, shared }
     }
 
     pub fn model(&self) -> String {
@@ -56,7 +73,12 @@ impl Server {
     }
 
     pub fn asked(&self) -> Vec<Asked> {
-        self.asked.lock().unwrap().clone()
+        self.shared.asked.lock().unwrap().clone()
+    }
+
+    /// Paths of what was asked for, other than `model.gguf`, in order.
+    pub fn paths(&self) -> Vec<String> {
+        self.shared.paths.lock().unwrap().clone()
     }
 }
 
@@ -64,7 +86,21 @@ async fn redirect(to: &'static str) -> Response {
     (StatusCode::FOUND, [(header::LOCATION, to)]).into_response()
 }
 
-async fn serve(State((script, asked)): State<Shared>, headers: HeaderMap) -> Response {
+/// A revision of the hub, or one of the other files.
+async fn serve_by_path(State(shared): State<Shared>, OriginalUri(uri): OriginalUri, headers: HeaderMap) -> Response {
+    let path = uri.path().to_owned();
+    shared.paths.lock().unwrap().push(path.clone());
+    let script = shared.script.lock().unwrap().clone();
+    if path.starts_with("/api/") {
+        let status = if script.revision.is_empty() { StatusCode::NOT_FOUND } else { StatusCode::OK };
+        return (status, script.revision).into_response();
+    }
+    let Some(file) = script.files.get(&path).cloned() else { return (StatusCode::NOT_FOUND, "SECRET of the server").into_response() };
+    let range = headers.get(header::RANGE).and_then(|value| value.to_str().ok()).map(str::to_owned);
+    answer(&Script { file, ..script }, &Asked { range, if_range: None }, None)
+}
+
+async fn serve(State(Shared { script, asked, .. }): State<Shared>, headers: HeaderMap) -> Response {
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
     let request = Asked { range: text(header::RANGE), if_range: text(header::IF_RANGE) };
     asked.lock().unwrap().push(request.clone());

@@ -8,7 +8,7 @@ use crate::api::{BackendChoice, EngineError, LoadRequest, MeasuredDevice};
 use crate::batch::Batch;
 use crate::host_plan::on_host;
 use crate::kernels::Isa;
-use crate::small_models::{SmallModel, write};
+use crate::small_models::{SmallModel, write, write_parts};
 use crate::{divergence, test_models};
 
 fn request(num_ctx: u64, num_batch: u32, parallel: u32) -> Request {
@@ -49,6 +49,24 @@ fn two_conversations(model: &mut LoadedModel) -> Vec<f32> {
 fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
     a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+}
+
+#[test]
+fn a_model_in_three_files_computes_what_it_does_in_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let (small, request) = (SmallModel::default(), request(64, 16, 2));
+    let first = write_parts(small.header(), 3, folder.path());
+    let mut split = load(&on_host(&first, &request, 2).unwrap());
+    let mut whole = load_small(small, &request, BackendChoice::Cpu);
+    assert_eq!(two_conversations(&mut split), two_conversations(&mut whole));
+
+    std::fs::remove_file(folder.path().join("small-00002-of-00003.gguf")).unwrap();
+    let missing = failure(on_host(&first, &request, 2));
+    assert_eq!(missing.reason, Reason::ModelNotFound);
+    assert!(missing.message.contains("small-00002-of-00003.gguf"), "{missing}");
+    let last = failure(on_host(&folder.path().join("small-00003-of-00003.gguf"), &request, 2));
+    assert_eq!(last.reason, Reason::InvalidModelFile);
+    assert!(last.message.contains("named by its first part, small-00001-of-00003.gguf"), "{last}");
 }
 
 fn same_bytes(measured: &MeasuredDevice, planned: &DeviceAllocation) {

@@ -106,6 +106,13 @@ impl<'a> Cursor<'a> {
         if bytes.is_empty() {
             return Err(GgufError::EmptyName { what, offset });
         }
-        std::str::from_utf8(bytes).map(|name| Some(name.to_owned())).map_err(|_| GgufError::NotUtf8 { what, offset })
+        match std::str::from_utf8(bytes) {
+            Ok(name) => Ok(Some(name.to_owned())),
+            Err(error) => {
+                let at = error.valid_up_to();
+                // The bytes stand behind their length, a u64.
+                Err(GgufError::NotUtf8 { what, byte: bytes[at], byte_offset: offset + 8 + at as u64, offset })
+            }
+        }
     }
 }

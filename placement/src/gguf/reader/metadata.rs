@@ -1,17 +1,24 @@
 //! Metadata entries: a key, a type, a value.
 
 use super::cursor::{Cursor, Text};
-use super::{HeaderReader, MAX_KEY, MAX_TEXT, State};
+use super::{HeaderReader, Key, MAX_KEY, MAX_TEXT, State};
 use crate::gguf::{Array, GgufError, Value, ValueType};
 
 /// An array of which some elements were read.
 pub(super) struct OpenArray {
-    key: String,
+    key: Key,
     element: ValueType,
     length: u64,
     remaining: u64,
     /// `None`: it is too long to be kept.
     kept: Option<Array>,
+}
+
+impl Key {
+    /// About what an entry holds in memory beside its value: its name twice, and what the maps take.
+    fn held(&self) -> usize {
+        2 * self.name.len() + 160
+    }
 }
 
 impl HeaderReader {
@@ -34,33 +41,33 @@ impl HeaderReader {
         Ok(read)
     }
 
-    fn read_key(&self, cursor: &mut Cursor<'_>) -> Result<Option<(String, ValueType)>, GgufError> {
+    fn read_key(&self, cursor: &mut Cursor<'_>) -> Result<Option<(Key, ValueType)>, GgufError> {
         let offset = cursor.offset();
-        let Some(key) = cursor.name("metadata key", MAX_KEY)? else { return Ok(None) };
-        if self.metadata.contains_key(&key) {
-            return Err(GgufError::DuplicateKey { key, offset });
+        let Some(name) = cursor.name("metadata key", MAX_KEY)? else { return Ok(None) };
+        if self.metadata.contains_key(&name) {
+            return Err(GgufError::DuplicateKey { key: name, offset });
         }
-        Ok(read_type(&key, cursor)?.map(|value_type| (key, value_type)))
+        Ok(read_type(&name, cursor)?.map(|value_type| (Key { name, offset }, value_type)))
     }
 
-    fn read_scalar(&mut self, key: String, value_type: ValueType, cursor: &mut Cursor<'_>) -> Result<bool, GgufError> {
-        let Some(value) = scalar(&key, value_type, cursor)? else { return Ok(false) };
-        self.keep_bytes(key.len() + 64, cursor.offset())?;
+    fn read_scalar(&mut self, key: Key, value_type: ValueType, cursor: &mut Cursor<'_>) -> Result<bool, GgufError> {
+        let Some(value) = scalar(&key.name, value_type, cursor)? else { return Ok(false) };
+        self.keep_bytes(key.held(), cursor.offset())?;
         self.store(key, value);
         self.next_entry(cursor)?;
         Ok(true)
     }
 
-    fn read_text(&mut self, key: String, cursor: &mut Cursor<'_>) -> Result<bool, GgufError> {
+    fn read_text(&mut self, key: Key, cursor: &mut Cursor<'_>) -> Result<bool, GgufError> {
         let Some(text) = cursor.text("text", self.keep.longest_text(), MAX_TEXT)? else { return Ok(false) };
         match text {
             Text::Whole(bytes) => {
-                self.keep_bytes(key.len() + bytes.len() + 64, cursor.offset())?;
+                self.keep_bytes(key.held() + bytes.len(), cursor.offset())?;
                 self.store(key, Value::String(String::from_utf8_lossy(bytes).into_owned()));
                 self.next_entry(cursor)?;
             }
             Text::Skipped { length } => {
-                self.keep_bytes(key.len() + 64, cursor.offset())?;
+                self.keep_bytes(key.held(), cursor.offset())?;
                 self.store(key, Value::SkippedString(length));
                 self.next_entry(cursor)?;
                 let then = std::mem::replace(&mut self.state, State::Preamble);
@@ -70,11 +77,11 @@ impl HeaderReader {
         Ok(true)
     }
 
-    fn open_array(&mut self, key: String, cursor: &mut Cursor<'_>) -> Result<bool, GgufError> {
+    fn open_array(&mut self, key: Key, cursor: &mut Cursor<'_>) -> Result<bool, GgufError> {
         let type_offset = cursor.offset();
-        let Some(element) = read_type(&key, cursor)? else { return Ok(false) };
+        let Some(element) = read_type(&key.name, cursor)? else { return Ok(false) };
         if element == ValueType::Array {
-            return Err(GgufError::NestedArray { key, offset: type_offset });
+            return Err(GgufError::NestedArray { key: key.name, offset: type_offset });
         }
         let length_offset = cursor.offset();
         let Some(length) = cursor.u64() else { return Ok(false) };
@@ -84,10 +91,10 @@ impl HeaderReader {
             return Err(GgufError::TooMany { what: "array elements", claimed: length, limit: 1 << 59, offset: length_offset });
         };
         cursor.check_claim("array", claimed)?;
-        self.keep_bytes(key.len() + 64, length_offset)?;
+        self.keep_bytes(key.held(), length_offset)?;
         let keeps = length <= self.keep.longest_array();
         if let (false, Some(_)) = (keeps, element.fixed_size()) {
-            self.store_array(key, Array::Skipped { element, length });
+            self.store(key, Value::Array(Array::Skipped { element, length }));
             self.next_entry(cursor)?;
             let then = std::mem::replace(&mut self.state, State::Preamble);
             self.state = State::Skip { remaining: claimed, then: Box::new(then) };
@@ -121,7 +128,7 @@ impl HeaderReader {
             array.remaining -= 1;
         }
         let OpenArray { key, element, length, remaining: _, kept } = array;
-        self.store_array(key, kept.unwrap_or(Array::Skipped { element, length }));
+        self.store(key, Value::Array(kept.unwrap_or(Array::Skipped { element, length })));
         self.next_entry(cursor)?;
         Ok(true)
     }
@@ -135,7 +142,7 @@ impl HeaderReader {
                 bytes.len() + size_of::<String>()
             }
             Some(kept) => {
-                let Some(value) = scalar(&array.key, array.element, cursor)? else { return Ok(false) };
+                let Some(value) = scalar(&array.key.name, array.element, cursor)? else { return Ok(false) };
                 push(kept, &value);
                 8
             }

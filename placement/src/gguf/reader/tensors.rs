@@ -6,8 +6,7 @@ use crate::gguf::{GgmlType, GgufError, TensorInfo};
 
 impl HeaderReader {
     pub(super) fn next_tensor(&mut self, cursor: &Cursor<'_>) -> Result<(), GgufError> {
-        if self.tensors_left > 0 {
-            self.tensors_left -= 1;
+        if self.tensor_entries.begin_next() {
             self.state = State::Tensor;
             return Ok(());
         }
@@ -15,6 +14,7 @@ impl HeaderReader {
         self.data_offset = cursor.offset().next_multiple_of(self.alignment);
         self.check_offsets()?;
         self.tensor_names.clear();
+        self.tensor_offsets.clear();
         self.state = State::Complete;
         Ok(())
     }
@@ -31,6 +31,7 @@ impl HeaderReader {
             return Err(GgufError::DuplicateTensor { tensor: tensor.name, offset });
         }
         self.tensors.push(tensor);
+        self.tensor_offsets.push(offset);
         *cursor = ahead;
         self.next_tensor(cursor)?;
         Ok(true)
@@ -39,49 +40,55 @@ impl HeaderReader {
     /// Each tensor is aligned, ends where 64 bits still reach, and shares no byte with another.
     fn check_offsets(&self) -> Result<(), GgufError> {
         let mut spans = Vec::with_capacity(self.tensors.len());
-        for tensor in &self.tensors {
-            let (found, size) = (tensor.offset, tensor.bytes().0);
-            if !found.is_multiple_of(self.alignment) {
-                return Err(GgufError::Misaligned { tensor: tensor.name.clone(), found, alignment: self.alignment });
-            }
-            let end = found.checked_add(size).filter(|end| end.checked_add(self.data_offset).is_some());
-            let Some(end) = end else {
-                return Err(GgufError::OffsetOverflow { tensor: tensor.name.clone(), found, size });
-            };
-            if size > 0 {
-                spans.push((found, end, &tensor.name));
+        for (tensor, &offset) in self.tensors.iter().zip(&self.tensor_offsets) {
+            let end = self.end_of(tensor, offset)?;
+            if end > tensor.offset {
+                spans.push((tensor.offset, end, offset, &tensor.name));
             }
         }
         spans.sort_unstable();
         for pair in spans.windows(2) {
-            let [(_, end, first), (begin, _, second)] = pair else { continue };
+            let [(_, end, _, first), (begin, _, offset, second)] = pair else { continue };
             if begin < end {
-                return Err(GgufError::Overlap { first: (*first).clone(), second: (*second).clone(), end: *end, begin: *begin });
+                let (first, second) = ((*first).clone(), (*second).clone());
+                return Err(GgufError::Overlap { first, second, end: *end, begin: *begin, offset: *offset });
             }
         }
         Ok(())
+    }
+
+    /// Where this tensor, listed at `offset` of the file, ends in the data.
+    fn end_of(&self, tensor: &TensorInfo, offset: u64) -> Result<u64, GgufError> {
+        let (found, size, name) = (tensor.offset, tensor.bytes().0, || tensor.name.clone());
+        if !found.is_multiple_of(self.alignment) {
+            return Err(GgufError::Misaligned { tensor: name(), found, alignment: self.alignment, offset });
+        }
+        let end = found.checked_add(size).filter(|end| end.checked_add(self.data_offset).is_some_and(|end| i64::try_from(end).is_ok()));
+        end.ok_or_else(|| GgufError::OffsetOverflow { tensor: name(), found, size, offset })
     }
 }
 
 /// One entry of the list: name, dimensions, type, offset.
 fn tensor(cursor: &mut Cursor<'_>) -> Result<Option<TensorInfo>, GgufError> {
-    let at = cursor.offset();
     let Some(name) = cursor.name("tensor name", MAX_TENSOR_NAME)? else { return Ok(None) };
+    let count_at = cursor.offset();
     let Some(count) = cursor.u32() else { return Ok(None) };
     if count > MAX_DIMENSIONS {
-        return Err(GgufError::TooManyDimensions { tensor: name, found: count, offset: at });
+        return Err(GgufError::TooManyDimensions { tensor: name, found: count, offset: count_at });
     }
+    let dimensions_at = cursor.offset();
     let mut dimensions = Vec::with_capacity(count as usize);
     for _ in 0..count {
         let Some(dimension) = cursor.u64() else { return Ok(None) };
         dimensions.push(dimension);
     }
+    let id_at = cursor.offset();
     let Some(id) = cursor.u32() else { return Ok(None) };
     let Some(ggml_type) = GgmlType::from_id(id) else {
-        return Err(GgufError::UnknownTensorType { tensor: name, id, offset: at });
+        return Err(GgufError::UnknownTensorType { tensor: name, id, offset: id_at });
     };
     let Some(offset) = cursor.u64() else { return Ok(None) };
-    check_size(&name, &dimensions, ggml_type, at)?;
+    check_size(&name, &dimensions, ggml_type, dimensions_at)?;
     Ok(Some(TensorInfo { name, dimensions, ggml_type, offset }))
 }
 

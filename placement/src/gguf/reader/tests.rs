@@ -3,9 +3,8 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::gguf::GgmlType;
-use crate::gguf::ValueType;
 use crate::gguf::write::HeaderWriter;
+use crate::gguf::{Array, GgmlType, ValueType};
 use crate::testing::SMOLLM2_135M;
 
 fn read_all(bytes: &[u8], keep: Keep) -> Result<Header, GgufError> {
@@ -65,7 +64,7 @@ fn a_header_is_read_with_all_its_types() {
 fn getters_say_what_they_found_instead() {
     let header = read(&varied().header()).unwrap();
     let error = header.u64("a.i16").unwrap_err().to_string();
-    assert_eq!(error, "metadata key `a.i16` is -2 (i16); expected a whole number of at least 0");
+    assert_eq!(error, "metadata key `a.i16` at offset 172 is -2 (i16); expected a whole number of at least 0");
     let error = header.u64_per_layer("a.numbers", 4).unwrap_err().to_string();
     assert!(error.contains("an array of 3 for 4 layers"), "{error}");
     let error = header.required("b", Header::u64).unwrap_err().to_string();
@@ -95,9 +94,12 @@ fn for_sizing_alone_long_arrays_and_texts_are_skipped() {
 
 #[test]
 fn what_is_not_gguf_is_named_by_how_it_begins() {
-    assert_eq!(read(b"<!doctype html>").unwrap_err().to_string(), "not a GGUF file: it begins with \"<!do\", not with \"GGUF\"");
+    assert_eq!(
+        read(b"<!doctype html>").unwrap_err().to_string(),
+        "not a GGUF file: it begins with \"<!do\" at offset 0, not with \"GGUF\""
+    );
     assert!(read(&[0x80, 2, 0, 0]).unwrap_err().to_string().contains("80 02 00 00"));
-    assert!(error(&varied().version(1)).contains("version 1 is not supported"));
+    assert!(error(&varied().version(1)).contains("version 1 at offset 4 is not supported"));
     assert!(error(&varied().version(3u32.swap_bytes())).contains("big-endian"));
     assert!(error(&varied().version(4)).contains("version 4 at offset 4"));
 }
@@ -130,13 +132,13 @@ fn damaged_entries_are_named_with_their_key_or_tensor() {
     assert!(error(&HeaderWriter::new().u32("k", 1).u32("k", 2)).contains("`k` at offset 41 stands there twice"));
     assert!(error(&HeaderWriter::new().raw("k", 13, &[])).contains("`k`: value type 13"));
     assert!(error(&HeaderWriter::new().raw("k", 7, &[2])).contains("2 at offset"));
-    assert!(error(&HeaderWriter::new().u32("general.alignment", 48)).contains("alignment` is 48"));
-    assert!(error(&HeaderWriter::new().u32("general.alignment", 0)).contains("alignment` is 0"));
+    assert!(error(&HeaderWriter::new().u32("general.alignment", 48)).contains("alignment` at offset 24 is the number 48"));
+    assert!(error(&HeaderWriter::new().u32("general.alignment", 0)).contains("alignment` at offset 24 is the number 0"));
     let tensor = |ty, dimensions: &[u64]| error(&HeaderWriter::new().tensor("t", ty, dimensions));
     assert!(tensor(GgmlType::F32, &[1 << 40, 1 << 40]).contains("product overflows"));
     assert!(tensor(GgmlType::F32, &[0, 1 << 40, 1 << 40]).contains("product overflows"));
-    assert!(tensor(GgmlType::Q4_K, &[255]).contains("rows of 255 elements are no whole number of Q4_K blocks of 256"));
-    assert!(tensor(GgmlType::F32, &[1; 5]).contains("claims 5 dimensions"));
+    assert!(tensor(GgmlType::Q4_K, &[255]).contains("rows of 255 elements (at offset 37) are no whole number of Q4_K blocks of 256"));
+    assert!(tensor(GgmlType::F32, &[1; 5]).contains("claims 5 dimensions at offset 33"));
     let twice = HeaderWriter::new().tensor("t", GgmlType::F32, &[1]).tensor("t", GgmlType::F32, &[1]);
     assert!(error(&twice).contains("`t` at offset"));
 }
@@ -166,7 +168,7 @@ fn tensors_that_overlap_or_lie_askew_are_refused() {
 fn a_truncated_header_says_where_it_ends() {
     let bytes = varied().header();
     let error = read(&bytes[..100]).unwrap_err().to_string();
-    assert_eq!(error, "the header ends early, at offset 100, in the metadata");
+    assert_eq!(error, "the header ends early, at offset 100, in metadata entry 3 of 13; more bytes were needed");
     assert!(read(b"GGUF").unwrap_err().to_string().contains("in the first 24 bytes"));
 }
 
@@ -175,7 +177,8 @@ fn a_file_shorter_than_its_tensors_is_told_by_its_size() {
     let header = read(&varied().header()).unwrap();
     let error = header.check_file_size(Bytes(700)).unwrap_err().to_string();
     let end = varied().file_size();
-    assert_eq!(error, format!("data shorter than the header promises: file has 700 bytes, tensors end at {end}"));
+    let first = "`blk.0.attn_q.weight` at offset 544 is the first that is not whole";
+    assert_eq!(error, format!("data shorter than the header promises: file has 700 bytes, tensors end at {end}; {first}"));
     assert!(header.check_file_size(Bytes(end)).is_ok());
 }
 
