@@ -86,17 +86,34 @@ pub type TensorCount = [u32; 2];
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct LayerKind {
+    /// None: the layer is in the file and is not loaded.
     pub tensors: Vec<TensorCount>,
-    /// 0: the layer caches nothing.
-    #[serde(default)]
+    /// 0: the layer caches no keys and values.
+    #[serde(default, skip_serializing_if = "is_zero")]
     #[schemars(schema_with = "unsigned")]
     pub kv_heads: u64,
-    #[serde(default)]
+    /// Elements that one head caches of a token as its key. Of MLA it is the latent, for all heads, and there is no value.
+    #[serde(default, skip_serializing_if = "is_zero")]
     #[schemars(schema_with = "unsigned")]
     pub key_length: u64,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_zero")]
     #[schemars(schema_with = "unsigned")]
     pub value_length: u64,
+    /// Tokens that a sliding layer looks back; 0: all of the context.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    #[schemars(schema_with = "unsigned")]
+    pub window: u64,
+    /// Recurrent state of one sequence.
+    #[serde(default, skip_serializing_if = "has_no_state")]
+    pub state_bytes: Bytes,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+fn has_no_state(bytes: &Bytes) -> bool {
+    *bytes == Bytes::ZERO
 }
 
 /// `[index of the kind, how many layers in a row]`.
