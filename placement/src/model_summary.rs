@@ -27,6 +27,8 @@ pub struct ModelSummary {
     /// Size of the file, all of it.
     pub size_bytes: Bytes,
     pub trained_context: Tokens,
+    #[serde(default)]
+    pub particulars: Particulars,
     pub shape: ModelShape,
     /// Every distinct size and type of tensor; the lists below refer to it by index.
     pub tensor_kinds: Vec<TensorKind>,
@@ -40,6 +42,28 @@ pub struct ModelSummary {
     pub layer_kinds: Vec<LayerKind>,
     /// The blocks in order.
     pub layers: Vec<LayerRun>,
+}
+
+/// What the model asks of an engine beside its family's usual graph. It decides no bytes: [`crate::capability`] says whether the engine has it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Particulars {
+    /// Experts that tokens are routed to; 0: none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    #[schemars(schema_with = "unsigned")]
+    pub experts: u64,
+    /// `linear`, `yarn`, `longrope`; empty where positions are not scaled, or by factors in a tensor alone.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub rope_scaling: String,
+    /// Layers differ in how many heads they have.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub heads_by_layer: bool,
+    /// The tokenizer's kind and how it cuts words, `gpt2/llama-bpe`; empty where the header has none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub tokenizer: String,
+    /// Tensors that are not among those that a block of the family needs: biases, norms. The first few names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub other_tensors: Vec<String>,
 }
 
 /// Sizes that scratch memory follows from, the largest of any layer.
@@ -161,9 +185,10 @@ impl ModelSummary {
         self.layers.iter().fold(0, |sum, [_, count]| sum.saturating_add(*count))
     }
 
-    /// Every type that a weight has; the engine must be able to compute with each.
+    /// Every type that a matrix has; the engine must be able to compute with each. (Vectors become f32 when they are loaded.)
     pub fn weight_types(&self) -> impl Iterator<Item = GgmlType> + '_ {
-        let types: std::collections::BTreeSet<GgmlType> = self.tensor_kinds.iter().map(|kind| kind.ggml_type).collect();
+        let matrices = self.tensor_kinds.iter().filter(|kind| kind.rows > 1);
+        let types: std::collections::BTreeSet<GgmlType> = matrices.map(|kind| kind.ggml_type).collect();
         types.into_iter()
     }
 

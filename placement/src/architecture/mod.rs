@@ -17,6 +17,7 @@ mod mamba;
 mod minimax_m2;
 mod need;
 mod olmo2;
+mod particulars;
 mod phi3;
 mod quantization;
 mod qwen2;
@@ -144,6 +145,7 @@ pub(crate) fn summarise(header: &Header, file_size: Bytes) -> Result<ModelSummar
         quantization: quantization::name(header),
         size_bytes: file_size,
         trained_context: hyperparameters.trained_context,
+        particulars: particulars::of(header, name, &hyperparameters, |layer| needs(family, &hyperparameters, layer)),
         shape: shape(&hyperparameters, &caches, placed.vocabulary),
         tensor_kinds: table.kinds,
         input,

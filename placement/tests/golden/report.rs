@@ -6,7 +6,8 @@ use std::fmt::Write;
 use serde_json::json;
 use stowage_placement::layout::Backend;
 use stowage_placement::{
-    Asked, Bytes, Device, DeviceAllocation, Footprint, LayerFootprint, ModelSummary, NodeDevices, Request, decide, offer, testing,
+    Asked, Bytes, Device, DeviceAllocation, Footprint, KvCacheType, LayerFootprint, ModelSummary, NodeDevices, Request, capability, decide,
+    offer, testing,
 };
 
 use crate::case::Case;
@@ -24,11 +25,11 @@ pub fn of(case: &Case) -> String {
         ("totalLayers", summary.total_layers().0.into()),
         ("trainedContext", summary.trained_context.0),
         ("fileBytes", summary.size_bytes.0),
-        ("summaryBytes", serde_json::to_string(&summary).unwrap().len() as u64),
     ];
     for (name, number) in numbers {
         line(&mut text, &format!("{name}: {number}"));
     }
+    line(&mut text, &format!("engineRuns: {}", capability::runs(&summary, KvCacheType::F16, Backend::Cuda).is_ok()));
     line(&mut text, &format!("tensors: {}", json!(tensors(case))));
     line(&mut text, "requests:");
     for asked in &case.input.requests {
