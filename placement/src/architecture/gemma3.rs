@@ -44,6 +44,18 @@ mod tests {
     }
 
     #[test]
+    fn the_file_may_say_how_many_layers_slide() {
+        let case = |period| {
+            let said = [("attention.sliding_window", 512), ("attention.sliding_window_pattern", period)];
+            Case::new("gemma3", 4, &GEMMA_3_270M.into_iter().chain(said).collect::<Vec<_>>())
+        };
+        let (slides, full) = (sliding(1, 256, 256, 512), kv(1, 256, 256));
+        case(2).has_layers(&[(slides, 1), (full, 1), (slides, 1), (full, 1)]);
+        case(1).has_layers(&[(full, 4)]);
+        case(0).has_layers(&[(slides, 4)]);
+    }
+
+    #[test]
     fn without_a_window_every_layer_has_the_whole_context() {
         Case::new("gemma3", 18, &GEMMA_3_270M).has_layers(&[(kv(1, 256, 256), 18)]);
     }

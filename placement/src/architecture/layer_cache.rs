@@ -48,10 +48,10 @@ pub(crate) fn sliding_attention(hyperparameters: &Hyperparameters, layer: usize,
 ///
 /// Source: `llama_hparams::set_swa_pattern` and `llama_model_base::load_swa_pattern` of llama.cpp.
 pub(crate) fn interleaved_attention(hyperparameters: &Hyperparameters, layer: usize, window: u64, period: u64) -> LayerCache {
-    let last_of = |period: u64| period == 0 || !(layer as u64 + 1).is_multiple_of(period);
+    let slides_by = |period: u64| period == 0 || !(layer as u64 + 1).is_multiple_of(period);
     let slides = match &hyperparameters.sliding {
-        SlidingPattern::Unsaid => last_of(period),
-        SlidingPattern::Period(period) => last_of(*period),
+        SlidingPattern::Unsaid => slides_by(period),
+        SlidingPattern::Period(period) => slides_by(*period),
         SlidingPattern::Layers(layers) => layers[layer],
     };
     if slides && window > 0 { sliding_attention(hyperparameters, layer, window) } else { full_attention(hyperparameters, layer) }
@@ -73,7 +73,7 @@ pub(crate) fn recurrent_state(hyperparameters: &Hyperparameters) -> Bytes {
 /// Full attention in the last of every so many layers, gated delta net in the others.
 ///
 /// Source: `load_arch_hparams` in `src/models/qwen3next.cpp` of llama.cpp, which takes four where the file says nothing.
-pub(crate) fn every_so_many_layers(hyperparameters: &Hyperparameters, layer: usize) -> LayerCache {
+pub(crate) fn attention_every_so_many_layers(hyperparameters: &Hyperparameters, layer: usize) -> LayerCache {
     if is_recurrent(hyperparameters, layer) {
         LayerCache { state: recurrent_state(hyperparameters), ..LayerCache::default() }
     } else {

@@ -6,7 +6,7 @@
 //! Source: `src/models/qwen3next.cpp`, `qwen35.cpp` and `qwen35moe.cpp` of llama.cpp. Checked on the configuration of Qwen/Qwen3-Next-80B-A3B-Instruct,
 //! and on what llama.cpp prints for Qwen3.6-35B-A3B and Qwen3.6-27B (ggml-org/llama.cpp pull request 23792).
 
-use super::layer_cache::{every_so_many_layers, is_recurrent};
+use super::layer_cache::{attention_every_so_many_layers, is_recurrent};
 use super::need::{self, Need};
 use super::{Family, Hyperparameters, llama};
 
@@ -14,7 +14,7 @@ pub(super) const QWEN3_NEXT: Family = Family {
     names: &["qwen3next"],
     required: &["attention.head_count", "ssm.conv_kernel", "ssm.inner_size", "ssm.state_size", "ssm.group_count", "expert_count"],
     block_tensors: next_experts,
-    cache: every_so_many_layers,
+    cache: attention_every_so_many_layers,
     ..llama::FAMILY
 };
 
