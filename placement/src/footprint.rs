@@ -28,7 +28,7 @@ pub struct Footprint {
     pub host_weights_bytes: Bytes,
     pub kv_cache_bytes: Bytes,
     pub state_bytes: Bytes,
-    /// [`CHECKPOINTS`] copies of rings and states.
+    /// Copies of rings and states, from which a prefix of a sequence can be gone on.
     pub checkpoint_bytes: Bytes,
     pub compute_bytes: Bytes,
     pub overhead_bytes: Bytes,

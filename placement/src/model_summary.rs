@@ -44,7 +44,7 @@ pub struct ModelSummary {
     pub layers: Vec<LayerRun>,
 }
 
-/// What the model asks of an engine beside its family's usual graph. It decides no bytes: [`crate::capability`] says whether the engine has it.
+/// What the model asks of an engine beside its family's usual graph. It decides no bytes; `placement::capability` says whether the engine has it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Particulars {
@@ -156,6 +156,8 @@ pub enum SummaryError {
     LayerBeyondCount { architecture: String, tensor: String, layer: u64, blocks: u32 },
     #[error("the model file is damaged: metadata key `{key}` is {found}; expected {expected}")]
     BadValue { key: String, found: u64, expected: String },
+    #[error("the model file is damaged: metadata key `{key}` has {length} values; expected a yes or no for each of {layers} layers")]
+    NotOneALayer { key: String, length: u64, layers: u32 },
 }
 
 impl SummaryError {
@@ -165,7 +167,8 @@ impl SummaryError {
             SummaryError::Header(_)
             | SummaryError::MissingTensor { .. }
             | SummaryError::LayerBeyondCount { .. }
-            | SummaryError::BadValue { .. } => Reason::InvalidModelFile,
+            | SummaryError::BadValue { .. }
+            | SummaryError::NotOneALayer { .. } => Reason::InvalidModelFile,
         }
     }
 }

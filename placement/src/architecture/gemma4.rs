@@ -98,6 +98,13 @@ mod tests {
     }
 
     #[test]
+    fn a_pattern_that_does_not_have_one_entry_a_layer_is_refused() {
+        let numbers = [("embedding_length", 2560), ("attention.head_count", 8), ("attention.sliding_window", 512)];
+        let case = Case::new("gemma4", 4, &numbers).flags("attention.sliding_window_pattern", &[true; 3]);
+        assert!(case.error().contains("has 3 values; expected a yes or no for each of 4 layers"));
+    }
+
+    #[test]
     fn a_file_that_does_not_say_which_layers_slide_is_refused() {
         let numbers = [("embedding_length", 2560), ("attention.head_count", 8), ("attention.sliding_window", 512)];
         assert!(Case::new("gemma4", 4, &numbers).error().contains("gemma4.attention.sliding_window_pattern"));

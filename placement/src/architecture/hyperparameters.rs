@@ -5,7 +5,7 @@
 
 use std::ops::RangeInclusive;
 
-use crate::gguf::{GgufError, Header};
+use crate::gguf::{Array, GgufError, Header, Value};
 use crate::model_summary::SummaryError;
 use crate::units::Tokens;
 
@@ -197,9 +197,15 @@ impl Keys<'_> {
         Ok(Some(numbers))
     }
 
-    /// `None` where the key is missing, or has one value for all layers.
+    /// A yes or no for each layer, as booleans or as numbers of which 0 is no. `None` where the key is missing, or has one value for all layers.
     fn flags(&self, name: &str, layers: u32) -> Result<Option<Vec<bool>>, SummaryError> {
-        Ok(self.header.flags_per_layer(&self.key(name), layers)?)
+        let Some(array) = self.header.get(&self.key(name)).and_then(Value::as_array) else { return Ok(None) };
+        let flags: Option<Vec<bool>> = match array {
+            Array::Bool(flags) => Some(flags.clone()),
+            numbers => numbers.to_u64s().map(|numbers| numbers.into_iter().map(|number| number != 0).collect()),
+        };
+        let wrong = || SummaryError::NotOneALayer { key: self.key(name), length: array.len(), layers };
+        flags.filter(|flags| flags.len() == layers as usize).ok_or_else(wrong).map(Some)
     }
 
     fn checked(&self, name: &str, found: u64, range: &RangeInclusive<u64>) -> Result<u64, SummaryError> {

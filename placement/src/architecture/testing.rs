@@ -1,12 +1,16 @@
 //! Headers with nothing but what a family needs, for its table test.
 
+use std::collections::BTreeMap;
+
 use super::layer_cache::LayerCache;
 use super::{Hyperparameters, family, needs};
 use crate::footprint::Footprint;
-use crate::gguf::{Array, GgmlType, Header, TensorInfo, Value};
+use crate::gguf::write::HeaderWriter;
+use crate::gguf::{Array, GgmlType, Header, Value};
 use crate::layout::Backend;
 use crate::model_summary::ModelSummary;
 use crate::request::Request;
+use crate::testing::read;
 use crate::units::{Bytes, Tokens};
 
 pub(super) const KIB: u64 = 1024;
@@ -34,7 +38,7 @@ pub(super) fn with_state(cache: LayerCache, bytes: u64) -> LayerCache {
 #[derive(Clone, Debug)]
 pub(super) struct Case {
     architecture: &'static str,
-    header: Header,
+    metadata: BTreeMap<String, Value>,
     dropped: Vec<&'static str>,
     added: Vec<String>,
     unconverted: bool,
@@ -43,9 +47,7 @@ pub(super) struct Case {
 impl Case {
     /// With these numbers, a context of 2^30, and a feed-forward width of 64.
     pub fn new(architecture: &'static str, blocks: u64, numbers: &[(&str, u64)]) -> Case {
-        let header = Header { version: 3, metadata: Default::default(), tensors: Vec::new(), alignment: 32, data_offset: 0 };
-        let mut case = Case { architecture, header, dropped: Vec::new(), added: Vec::new(), unconverted: false };
-        case.header.metadata.insert("general.architecture".into(), Value::String(architecture.into()));
+        let mut case = Case { architecture, metadata: BTreeMap::new(), dropped: Vec::new(), added: Vec::new(), unconverted: false };
         let common = [("block_count", blocks), ("context_length", 1 << 30), ("feed_forward_length", 64)];
         for (name, number) in common.iter().chain(numbers) {
             case.set(name, Value::U64(*number));
@@ -81,24 +83,28 @@ impl Case {
     }
 
     fn set(&mut self, name: &str, value: Value) {
-        self.header.metadata.insert(format!("{}.{name}", self.architecture), value);
+        self.metadata.insert(format!("{}.{name}", self.architecture), value);
     }
 
     fn header(&self) -> Header {
-        let mut header = self.header.clone();
-        let family = family(self.architecture).unwrap();
         let mut names: Vec<String> = ["token_embd.weight", "output_norm.weight"].map(String::from).into();
-        if let Ok(numbers) = Hyperparameters::read(&header, self.architecture) {
+        if let Ok(numbers) = Hyperparameters::read(&self.with_tensors(&[]), self.architecture) {
             let hyperparameters = Hyperparameters { absorbed: !self.unconverted, ..numbers };
             for layer in 0..hyperparameters.loaded_blocks() {
-                let needs = needs(family, &hyperparameters, layer);
+                let needs = needs(family(self.architecture).unwrap(), &hyperparameters, layer);
                 names.extend(needs.iter().flat_map(|need| &need.ways[0]).map(|suffix| format!("blk.{layer}.{suffix}")));
             }
         }
         names.extend(self.added.iter().cloned());
         names.retain(|name| !self.dropped.iter().any(|ending| name.ends_with(ending)));
-        let tensor = |name| TensorInfo { name, dimensions: vec![32, 2], ggml_type: GgmlType::F32, offset: 0 };
-        header.tensors = names.into_iter().map(tensor).collect();
+        self.with_tensors(&names)
+    }
+
+    fn with_tensors(&self, names: &[String]) -> Header {
+        let writer = HeaderWriter::architecture(self.architecture);
+        let writer = names.iter().fold(writer, |writer, name| writer.tensor(name, GgmlType::F32, &[32, 2]));
+        let mut header = read(&writer.header());
+        header.metadata.extend(self.metadata.clone());
         header
     }
 

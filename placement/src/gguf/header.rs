@@ -93,20 +93,6 @@ impl Header {
         array.to_u64s().map(Some).ok_or_else(|| wrong("an array of other values".into()))
     }
 
-    /// A yes or no for each layer: an array of booleans, or of numbers of which 0 is no. `None` where the key is missing or is no array.
-    pub fn flags_per_layer(&self, key: &str, layers: u32) -> Result<Option<Vec<bool>>, GgufError> {
-        let Some(array) = self.get(key).and_then(Value::as_array) else { return Ok(None) };
-        let wrong = |found: String| GgufError::WrongType { key: key.into(), expected: "a boolean for each layer", found };
-        if array.len() != u64::from(layers) {
-            return Err(wrong(format!("an array of {} for {layers} layers", array.len())));
-        }
-        if let crate::gguf::Array::Bool(flags) = array {
-            return Ok(Some(flags.clone()));
-        }
-        let numbers = array.to_u64s().ok_or_else(|| wrong("an array of other values".into()))?;
-        Ok(Some(numbers.into_iter().map(|number| number != 0).collect()))
-    }
-
     pub fn strings(&self, key: &str) -> Result<Option<&[String]>, GgufError> {
         self.typed(key, "an array of texts", |value| value.as_array().and_then(|array| array.as_strings()))
     }

@@ -1,7 +1,7 @@
 //! Figures that other runtimes print when they load these models, in MiB as they print them: predicted to 0.01 MiB.
 
 use stowage_placement::layout::Backend;
-use stowage_placement::{Bytes, Footprint, KvCacheType, LayerFootprint, Request, Tokens};
+use stowage_placement::{Bytes, Footprint, KvCacheType, LayerFootprint, Request, Tokens, testing};
 
 use crate::case::Case;
 
@@ -140,6 +140,31 @@ fn weights_take_what_llama_cpp_prints() {
     // All layers of that 32B on GPU.
     let distilled = asked("deepseek-r1-distill-qwen-32b", 2048, F16);
     prints(&distilled, distilled.footprint().file_weights_bytes, 18508.35);
+}
+
+/// What `llama-bench` prints of a file: GiB of all tensors, and billions of parameters.
+#[test]
+fn files_have_the_size_that_llama_bench_prints() {
+    let printed = [
+        // llama 8B, llama 70B and qwen2 32B, Q4_K - Medium
+        ("llama-3-8b", 4.58, 8.03),
+        ("llama-3-70b", 39.59, 70.55),
+        ("deepseek-r1-distill-qwen-32b", 18.48, 32.76),
+        // qwen3moe 30B.A3B, qwen35 27B, gemma3 27B and deepseek2 16B, Q4_K - Medium
+        ("qwen3-30b-a3b", 17.28, 30.53),
+        ("qwen3.6-27b", 15.65, 27.32),
+        ("gemma-3-27b", 15.40, 27.01),
+        ("deepseek-v2-lite", 9.65, 15.71),
+        // gpt-oss 20B MXFP4 MoE
+        ("gpt-oss-20b", 11.27, 20.91),
+    ];
+    for (case, gib, billions) in printed {
+        let tensors = testing::read(&Case::named(case).writer().header()).tensors;
+        let bytes: Bytes = tensors.iter().map(|tensor| tensor.bytes()).sum();
+        let parameters: u64 = tensors.iter().map(|tensor| tensor.elements()).sum();
+        assert!((bytes.as_mib() / 1024.0 - gib).abs() <= 0.005, "{case}: {} MiB, not {gib} GiB", bytes.as_mib());
+        assert!((parameters as f64 / 1e9 - billions).abs() <= 0.005, "{case}: {parameters} parameters, not {billions} billion");
+    }
 }
 
 #[test]

@@ -66,6 +66,11 @@ impl Model {
         self.tensors.push(Tensor { name: name.into(), dimensions: dimensions.into() });
     }
 
+    /// Takes a tensor out again.
+    pub fn drop(&mut self, name: &str) {
+        self.tensors.retain(|tensor| tensor.name != name);
+    }
+
     /// Tensors of one block.
     pub fn block(&mut self, layer: u64, tensors: &[(&str, &[u64])]) {
         for (suffix, dimensions) in tensors {

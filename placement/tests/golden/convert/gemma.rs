@@ -87,6 +87,9 @@ pub fn gemma4(config: &Config) -> Model {
         model.vectors(layer, attention.length, &HEAD_NORMS);
         model.vectors(layer, 1, &["layer_output_scale.weight"]);
         query_key_value(&mut model, layer, attention);
+        if config.flag("attention_k_eq_v") && !slides {
+            model.drop(&format!("blk.{layer}.attn_v.weight"));
+        }
         gated(&mut model, layer, attention.embedding, config.number("intermediate_size"));
     }
     if config.optional("hidden_size_per_layer_input").is_some_and(|width| width > 0) {
