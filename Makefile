@@ -84,6 +84,11 @@ crds: ## crds/generated/, from the Rust types
 	@$(STAGE) 'build of crdgen' cargo build --quiet --workspace $(SIMULATED) --bin crdgen
 	@$(STAGE) crds $(TARGET)/debug/crdgen
 
+.PHONY: golden
+golden: ## what is planned for real models, written again (placement/tests/golden/cases/*.output.yaml)
+	@GOLDEN_REWRITE=1 $(STAGE) golden cargo test --quiet --package stowage-placement --test golden every_case
+	@git diff --stat -- placement/tests/golden
+
 .PHONY: clean
 clean: ## removes what was built; the cache stays
 	@cargo clean

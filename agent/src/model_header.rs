@@ -53,6 +53,11 @@ pub fn files(path: &Path) -> Vec<PathBuf> {
     }
 }
 
+/// Bytes of all files of the model that `path` names.
+pub fn size(path: &Path) -> io::Result<Bytes> {
+    files(path).iter().map(|file| Ok(Bytes(file.metadata()?.len()))).sum()
+}
+
 /// A name that is no UTF-8 is that of no part.
 fn file_name(path: &Path) -> String {
     path.file_name().map(OsStr::to_string_lossy).unwrap_or_default().into_owned()

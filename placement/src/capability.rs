@@ -1,8 +1,11 @@
-//! What the engine can run: backend x family x weight type x cache type. Planner and suggestions honour it, so that nothing is placed, or
-//! advised, that then could not be loaded.
+//! What the engine can run: backend x family x weight type x cache type, and what a model asks for beside them. Planner and suggestions honour it,
+//! so that nothing is placed, or advised, that then could not be loaded; the engine refuses by the same functions.
+//!
+//! Each error says what is missing and what there is.
 
 use crate::gguf::GgmlType;
 use crate::layout::Backend;
+use crate::model_summary::{ModelSummary, Particulars};
 use crate::request::KvCacheType;
 
 /// Families whose graph the engine has.
@@ -27,14 +30,73 @@ pub const WEIGHT_TYPES: &[GgmlType] = &[
 /// Types of KV cache that the engine keeps.
 pub const CACHE_TYPES: &[KvCacheType] = &[KvCacheType::F16];
 
-/// Whether a model of `architecture` with weights of type `ty` and a cache of type `cache` runs on `backend`. Of `Cuda` this says what its
-/// backend is made for; whether a node has it, its ModelNode says.
-///
-/// The error says what is missing and what there is.
-pub fn supports(architecture: &str, ty: GgmlType, cache: KvCacheType, backend: Backend) -> Result<(), String> {
-    if !ARCHITECTURES.contains(&architecture) {
-        return Err(format!("the engine has no graph for the architecture {architecture}; it runs {}", ARCHITECTURES.join(", ")));
+/// Kinds of tokenizer (`tokenizer.ggml.model`) that the engine has: byte-level BPE, and SentencePiece.
+pub const TOKENIZERS: &[&str] = &["gpt2", "llama"];
+
+/// Ways to cut words before BPE (`tokenizer.ggml.pre`) that the engine has.
+pub const PRE_TOKENIZERS: &[&str] = &[
+    "chatglm-bpe",
+    "codeshell",
+    "command-r",
+    "dbrx",
+    "deepseek-coder",
+    "deepseek-r1-qwen",
+    "deepseek-v3",
+    "default",
+    "exaone",
+    "exaone4",
+    "falcon",
+    "falcon-h1",
+    "falcon3",
+    "glm4",
+    "gpt-2",
+    "gpt-4o",
+    "granite-docling",
+    "grok-2",
+    "hunyuan",
+    "hunyuan-dense",
+    "jais",
+    "lfm2",
+    "llama-bpe",
+    "llama-v3",
+    "llama3",
+    "llama4",
+    "megrez",
+    "minerva-7b",
+    "mpt",
+    "olmo",
+    "phi-2",
+    "pixtral",
+    "qwen2",
+    "refact",
+    "smaug-bpe",
+    "smollm",
+    "stablelm2",
+    "starcoder",
+    "tekken",
+    "trillion",
+];
+
+/// Whether the engine runs this model on `backend` with a cache of type `cache`. Of `Cuda` this says what its backend is made for; whether a node
+/// has it, its ModelNode says.
+pub fn runs(summary: &ModelSummary, cache: KvCacheType, backend: Backend) -> Result<(), String> {
+    architecture(&summary.architecture)?;
+    summary.weight_types().try_for_each(|ty| supports(&summary.architecture, ty, cache, backend))?;
+    let Particulars { experts: count, rope_scaling: scaling, heads_by_layer, tokenizer: named, other_tensors } = &summary.particulars;
+    experts(*count)?;
+    rope_scaling(scaling)?;
+    if *heads_by_layer {
+        return Err("the engine has no graph whose layers differ in how many heads they have".into());
     }
+    if let Some(tensor) = other_tensors.first() {
+        return Err(format!("the engine does not know what to do with tensor `{tensor}` of a {} model", summary.architecture));
+    }
+    tokenizer(named)
+}
+
+/// Whether weights of type `ty` and a cache of type `cache` can be had for a model of `architecture` on `backend`.
+pub fn supports(architecture: &str, ty: GgmlType, cache: KvCacheType, backend: Backend) -> Result<(), String> {
+    self::architecture(architecture)?;
     if !WEIGHT_TYPES.contains(&ty) {
         let known = list(WEIGHT_TYPES.iter().map(|ty| ty.to_string()));
         return Err(format!("the {} backend can't compute with weights of type {ty}; it can with {known}", backend.as_str()));
@@ -46,20 +108,52 @@ pub fn supports(architecture: &str, ty: GgmlType, cache: KvCacheType, backend: B
     Ok(())
 }
 
+/// Whether the engine has a graph for the family.
+pub fn architecture(name: &str) -> Result<(), String> {
+    if ARCHITECTURES.contains(&name) {
+        return Ok(());
+    }
+    Err(format!("the engine has no graph for the architecture {name}; it runs {}", ARCHITECTURES.join(", ")))
+}
+
+/// Whether the engine routes tokens to so many experts.
+pub fn experts(count: u64) -> Result<(), String> {
+    if count > 0 { Err(format!("the engine does not route to experts yet (expert_count is {count})")) } else { Ok(()) }
+}
+
+/// Whether the engine scales positions so; empty and `none`: not at all.
+pub fn rope_scaling(kind: &str) -> Result<(), String> {
+    if kind.is_empty() || kind == "none" {
+        return Ok(());
+    }
+    Err(format!("the engine has no rope scaling of type {kind}; it has none, and factors in rope_freqs.weight"))
+}
+
+/// Whether the engine has the tokenizer `KIND` or `KIND/PRE`; of an empty name nothing is known.
+fn tokenizer(name: &str) -> Result<(), String> {
+    let (kind, pre) = name.split_once('/').map_or((name, None), |(kind, pre)| (kind, Some(pre)));
+    if !kind.is_empty() && !TOKENIZERS.contains(&kind) {
+        let known = TOKENIZERS.join(", ");
+        return Err(format!("the engine has no tokenizer of kind `{kind}` (tokenizer.ggml.model); it has {known}"));
+    }
+    match pre {
+        Some(pre) if kind == "gpt2" => pre_tokenizer(pre),
+        _ => Ok(()),
+    }
+}
+
+/// Whether the engine cuts words by the rules of this name.
+pub fn pre_tokenizer(name: &str) -> Result<(), String> {
+    if PRE_TOKENIZERS.contains(&name) {
+        return Ok(());
+    }
+    let known = PRE_TOKENIZERS.join(", ");
+    Err(format!("the tokenizer's pre-tokenizer `{name}` (tokenizer.ggml.pre) is not known; known are {known}"))
+}
+
 fn list(names: impl Iterator<Item = String>) -> String {
     names.collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_missing_is_named_beside_what_there_is() {
-        assert_eq!(supports("llama", GgmlType::Q4_1, KvCacheType::F16, Backend::Cpu), Ok(()));
-        let error = supports("qwen2", GgmlType::Q4_1, KvCacheType::F16, Backend::Cpu).unwrap_err();
-        assert!(error.contains("qwen2") && error.contains("llama"), "{error}");
-        let error = supports("llama", GgmlType::Q4_1, KvCacheType::Q8_0, Backend::Cpu).unwrap_err();
-        assert!(error.contains("q8_0") && error.contains("f16"), "{error}");
-    }
-}
+mod tests;

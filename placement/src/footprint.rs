@@ -1,8 +1,10 @@
 //! The bytes that a model needs, by kind and by layer, for given parameters.
 
 mod layer_sizes;
+mod sequences;
 
 pub(crate) use layer_sizes::{LayerSizes, Span};
+pub use sequences::CHECKPOINTS;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -12,7 +14,7 @@ use crate::layout::Backend;
 use crate::model_summary::ModelSummary;
 use crate::reason::Reason;
 use crate::request::Request;
-use crate::units::Bytes;
+use crate::units::{Bytes, Tokens};
 
 /// Bytes for all layers on one GPU. The `file…` fields count tensors as they lie in the file, the others as the backend allocates them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -26,6 +28,7 @@ pub struct Footprint {
     pub host_weights_bytes: Bytes,
     pub kv_cache_bytes: Bytes,
     pub state_bytes: Bytes,
+    /// Copies of rings and states, from which a prefix of a sequence can be gone on.
     pub checkpoint_bytes: Bytes,
     pub compute_bytes: Bytes,
     pub overhead_bytes: Bytes,
@@ -43,6 +46,8 @@ pub struct LayerFootprint {
     pub weights_bytes: Bytes,
     pub kv_cache_bytes: Bytes,
     pub state_bytes: Bytes,
+    #[serde(default)]
+    pub checkpoint_bytes: Bytes,
 }
 
 /// Why there is no number.
@@ -50,6 +55,8 @@ pub struct LayerFootprint {
 pub enum FootprintError {
     #[error("the {what} for num_ctx {}, parallel {}, num_batch {} needs more bytes than 64 bits can count", request.num_ctx, request.parallel, request.num_batch)]
     Overflow { what: String, request: Box<Request> },
+    #[error("num_ctx {num_ctx} is more than any model has; at most {most} tokens can be counted with")]
+    TooManyTokens { num_ctx: Tokens, most: Tokens },
     #[error("the model's summary is damaged: {what}")]
     BadSummary { what: String },
 }
@@ -57,7 +64,7 @@ pub enum FootprintError {
 impl FootprintError {
     pub fn reason(&self) -> Reason {
         match self {
-            FootprintError::Overflow { .. } => Reason::InvalidRequest,
+            FootprintError::Overflow { .. } | FootprintError::TooManyTokens { .. } => Reason::InvalidRequest,
             FootprintError::BadSummary { .. } => Reason::InvalidModelFile,
         }
     }
@@ -77,9 +84,9 @@ impl Footprint {
         host_backend: Backend,
     ) -> Result<Footprint, FootprintError> {
         let sizes = LayerSizes::new(summary, request, backend, true)?;
-        let Span { weights, kv_cache, state } = sizes.all();
+        let Span { weights, kv_cache, state, checkpoints } = sizes.all();
         let compute = compute_bytes(summary, request, backend, DeviceRole { layers: true, output: true, input: false })?;
-        let total = [weights, kv_cache, state, compute, overhead].into_iter().try_fold(Bytes::ZERO, Bytes::checked_add);
+        let total = [weights, kv_cache, state, checkpoints, compute, overhead].into_iter().try_fold(Bytes::ZERO, Bytes::checked_add);
         Ok(Footprint {
             file_weights_bytes: layer_sizes::file_weights(summary)?,
             file_host_weights_bytes: layer_sizes::file_input_weights(summary)?,
@@ -87,7 +94,7 @@ impl Footprint {
             host_weights_bytes: layer_sizes::input_weights(summary, request, host_backend)?,
             kv_cache_bytes: kv_cache,
             state_bytes: state,
-            checkpoint_bytes: Bytes::ZERO,
+            checkpoint_bytes: checkpoints,
             compute_bytes: compute,
             overhead_bytes: overhead,
             total_bytes: total.ok_or_else(|| FootprintError::overflow("whole model", request))?,

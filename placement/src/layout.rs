@@ -88,6 +88,16 @@ mod tests {
     }
 
     #[test]
+    fn every_type_has_a_size_on_every_backend() {
+        for ty in GgmlType::ALL {
+            for backend in [Backend::Cpu, Backend::SimulatedGpu, Backend::Cuda] {
+                // 16 rows fill a tile, and 256 elements are whole blocks of every type.
+                assert_eq!(weight_bytes(*ty, 16, 256, backend), ty.bytes(16 * 256).and_then(|bytes| backend.aligned(bytes.0)), "{ty}");
+            }
+        }
+    }
+
+    #[test]
     fn overflow_and_broken_blocks_are_seen() {
         assert_eq!(weight_bytes(GgmlType::F32, 1 << 40, 1 << 40, Backend::Cpu), None);
         assert_eq!(weight_bytes(GgmlType::Q8_0, u64::MAX, 32, Backend::Cpu), None);

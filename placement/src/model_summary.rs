@@ -27,6 +27,8 @@ pub struct ModelSummary {
     /// Size of the file, all of it.
     pub size_bytes: Bytes,
     pub trained_context: Tokens,
+    #[serde(default)]
+    pub particulars: Particulars,
     pub shape: ModelShape,
     /// Every distinct size and type of tensor; the lists below refer to it by index.
     pub tensor_kinds: Vec<TensorKind>,
@@ -40,6 +42,28 @@ pub struct ModelSummary {
     pub layer_kinds: Vec<LayerKind>,
     /// The blocks in order.
     pub layers: Vec<LayerRun>,
+}
+
+/// What the model asks of an engine beside its family's usual graph. It decides no bytes; `placement::capability` says whether the engine has it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Particulars {
+    /// Experts that tokens are routed to; 0: none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    #[schemars(schema_with = "unsigned")]
+    pub experts: u64,
+    /// `linear`, `yarn`, `longrope`; empty where positions are not scaled, or by factors in a tensor alone.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub rope_scaling: String,
+    /// Layers differ in how many heads they have.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub heads_by_layer: bool,
+    /// The tokenizer's kind and how it cuts words, `gpt2/llama-bpe`; empty where the header has none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub tokenizer: String,
+    /// Tensors that are not among those that a block of the family needs: biases, norms. The first few names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub other_tensors: Vec<String>,
 }
 
 /// Sizes that scratch memory follows from, the largest of any layer.
@@ -86,17 +110,34 @@ pub type TensorCount = [u32; 2];
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct LayerKind {
+    /// None: the layer is in the file and is not loaded.
     pub tensors: Vec<TensorCount>,
-    /// 0: the layer caches nothing.
-    #[serde(default)]
+    /// 0: the layer caches no keys and values.
+    #[serde(default, skip_serializing_if = "is_zero")]
     #[schemars(schema_with = "unsigned")]
     pub kv_heads: u64,
-    #[serde(default)]
+    /// Elements that one head caches of a token as its key. Of MLA it is the latent, for all heads, and there is no value.
+    #[serde(default, skip_serializing_if = "is_zero")]
     #[schemars(schema_with = "unsigned")]
     pub key_length: u64,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_zero")]
     #[schemars(schema_with = "unsigned")]
     pub value_length: u64,
+    /// Tokens that a sliding layer looks back; 0: all of the context.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    #[schemars(schema_with = "unsigned")]
+    pub window: u64,
+    /// Recurrent state of one sequence.
+    #[serde(default, skip_serializing_if = "has_no_state")]
+    pub state_bytes: Bytes,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+fn has_no_state(bytes: &Bytes) -> bool {
+    *bytes == Bytes::ZERO
 }
 
 /// `[index of the kind, how many layers in a row]`.
@@ -115,6 +156,8 @@ pub enum SummaryError {
     LayerBeyondCount { architecture: String, tensor: String, layer: u64, blocks: u32 },
     #[error("the model file is damaged: metadata key `{key}` is {found}; expected {expected}")]
     BadValue { key: String, found: u64, expected: String },
+    #[error("the model file is damaged: metadata key `{key}` has {length} values; expected a yes or no for each of {layers} layers")]
+    NotOneALayer { key: String, length: u64, layers: u32 },
 }
 
 impl SummaryError {
@@ -124,7 +167,8 @@ impl SummaryError {
             SummaryError::Header(_)
             | SummaryError::MissingTensor { .. }
             | SummaryError::LayerBeyondCount { .. }
-            | SummaryError::BadValue { .. } => Reason::InvalidModelFile,
+            | SummaryError::BadValue { .. }
+            | SummaryError::NotOneALayer { .. } => Reason::InvalidModelFile,
         }
     }
 }
@@ -144,9 +188,10 @@ impl ModelSummary {
         self.layers.iter().fold(0, |sum, [_, count]| sum.saturating_add(*count))
     }
 
-    /// Every type that a weight has; the engine must be able to compute with each.
+    /// Every type that a matrix has; the engine must be able to compute with each. (Vectors become f32 when they are loaded.)
     pub fn weight_types(&self) -> impl Iterator<Item = GgmlType> + '_ {
-        let types: std::collections::BTreeSet<GgmlType> = self.tensor_kinds.iter().map(|kind| kind.ggml_type).collect();
+        let matrices = self.tensor_kinds.iter().filter(|kind| kind.rows > 1);
+        let types: std::collections::BTreeSet<GgmlType> = matrices.map(|kind| kind.ggml_type).collect();
         types.into_iter()
     }
 

@@ -62,15 +62,16 @@ fn footprint(report: &PlanReport) -> String {
     columns(&rows)
 }
 
-/// What each layer takes, the output layer last, and where it goes.
+/// What each layer takes, the output layer last, and where it goes. Copies of its state are counted with it.
 fn each_layer(report: &PlanReport) -> String {
     let mut rows = vec![["LAYER", "DEVICE", "WEIGHTS", "KV CACHE", "STATE", "TOTAL"].map(str::to_owned)];
     rows.extend(report.footprint.layers.iter().map(|layer| {
-        let LayerFootprint { index, weights_bytes, kv_cache_bytes, state_bytes } = layer;
-        let total: Bytes = [*weights_bytes, *kv_cache_bytes, *state_bytes].into_iter().sum();
+        let LayerFootprint { index, weights_bytes, kv_cache_bytes, state_bytes, checkpoint_bytes } = layer;
+        let state = state_bytes.saturating_add(*checkpoint_bytes);
+        let total: Bytes = [*weights_bytes, *kv_cache_bytes, state].into_iter().sum();
         let holds = |device: &&DeviceAllocation| device.layer_ranges.iter().any(|[first, last]| (first..=last).contains(&index));
         let device = report.plan.devices.iter().find(holds).map(short_id).unwrap_or_else(|| "-".into());
-        let [weights, cache, state, total] = [*weights_bytes, *kv_cache_bytes, *state_bytes, total].map(|bytes| bytes.to_string());
+        let [weights, cache, state, total] = [*weights_bytes, *kv_cache_bytes, state, total].map(|bytes| bytes.to_string());
         [index.to_string(), device, weights, cache, state, total]
     }));
     columns(&rows)

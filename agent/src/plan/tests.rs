@@ -156,7 +156,8 @@ async fn bad_input_is_named() {
         ("empty.yaml", "", "no document of kind ModelDeployment"),
         ("two.yaml", "", "more than one ModelDeployment"),
         ("none.yaml", "", "needs exactly one source"),
-        ("smollm2.gguf", "--parallel 4294967295 --num-ctx 1099511627776", "more bytes than 64 bits can count"),
+        ("smollm2.gguf", "--num-ctx 1099511627776", "num_ctx 1099511627776 is more than any model has"),
+        ("smollm2.gguf", "--parallel 4294967295 --num-ctx 4294967296", "more bytes than 64 bits can count"),
     ] {
         let error = models.error(name, flags).await;
         assert!(error.contains(said), "{name}: {error}");

@@ -145,7 +145,8 @@ impl Store {
         };
         blocking(move || {
             let file = directory::resolve(&directory, &path)?;
-            let size = std::fs::metadata(&file).map(|metadata| Bytes(metadata.len())).map_err(|error| disk("reading", &file, &error))?;
+            // A part that is missing is told of by name below.
+            let size = model_header::size(&file).unwrap_or(expected);
             if expected != Bytes::ZERO && size != expected {
                 let message = format!("`{path}` has {} bytes now, and had {} when its place was planned", size.0, expected.0);
                 return Err(StoreError::new(Reason::ModelFileChanged, message));

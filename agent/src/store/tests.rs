@@ -239,11 +239,11 @@ async fn a_split_model_in_the_directory_is_one_entry_and_is_given_by_its_first_p
     let total = parts.iter().map(Vec::len).sum::<usize>() as u64;
     fixture.put("sub/m-00001-of-00002.gguf", &parts[0]);
     let mut scanner = Scanner::new(fixture.models.path().to_owned());
-    let alone = scanner.scan();
+    let alone = scanner.scan().files;
     assert_eq!(alone[0].reason, Some(Reason::ModelNotFound));
     assert!(alone[0].message.contains("sub/m-00002-of-00002.gguf"), "{}", alone[0].message);
     fixture.put("sub/m-00002-of-00002.gguf", &parts[1]);
-    let listed = scanner.scan();
+    let listed = scanner.scan().files;
     assert_eq!((listed.len(), listed[0].path.as_str(), listed[0].size_bytes), (1, "sub/m-00001-of-00002.gguf", Bytes(total)));
     assert_ne!(listed[0].reason, Some(Reason::ModelNotFound));
     let path = fixture.ensure(&in_directory("sub/m-00001-of-00002.gguf")).await.unwrap();
@@ -256,7 +256,7 @@ async fn a_split_model_in_the_directory_is_one_entry_and_is_given_by_its_first_p
 async fn parts_without_their_first_are_listed_with_what_is_missing() {
     let fixture = fixture();
     fixture.put("m-00002-of-00002.gguf", &parts()[1]);
-    let listed = Scanner::new(fixture.models.path().to_owned()).scan();
+    let listed = Scanner::new(fixture.models.path().to_owned()).scan().files;
     assert_eq!((listed.len(), listed[0].reason), (1, Some(Reason::InvalidModelFile)));
     assert!(listed[0].message.contains("named by its first part, m-00001-of-00002.gguf"), "{}", listed[0].message);
 }

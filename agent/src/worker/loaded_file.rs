@@ -8,11 +8,21 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use stowage_placement::Bytes;
 
-/// A file by what shows that it was written to or replaced.
+use crate::model_header;
+
+/// A model's file, or all its parts, by what shows that they were written to or replaced.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LoadedFile {
+    /// Of a split model, its first part's.
     pub path: PathBuf,
+    parts: Vec<Part>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Part {
+    path: PathBuf,
     size: Bytes,
     inode: u64,
     /// Seconds and nanoseconds since 1970.
@@ -21,21 +31,32 @@ pub struct LoadedFile {
 
 impl LoadedFile {
     pub fn now(path: &Path) -> io::Result<LoadedFile> {
-        let metadata = fs::metadata(path)?;
-        let modified = (metadata.mtime(), metadata.mtime_nsec());
-        Ok(LoadedFile { path: path.to_owned(), size: Bytes(metadata.len()), inode: metadata.ino(), modified })
+        let parts = model_header::files(path).iter().map(|part| Part::now(part)).collect::<io::Result<Vec<Part>>>()?;
+        Ok(LoadedFile { path: path.to_owned(), parts })
     }
 
-    /// What became of the file since; `None` where it is as it was. Blocks for as long as its disk does.
+    /// What became of it since; `None` where it is as it was. Blocks for as long as its disk does.
     pub fn change(&self) -> Option<String> {
-        let (name, was) = (self.path.file_name().unwrap_or_default().to_string_lossy(), self.size);
-        let happened = match LoadedFile::now(&self.path) {
-            Ok(now) if now == *self => return None,
-            Ok(now) if now.size != was => format!("{name} had {was} when it was loaded, and has {} now", now.size),
-            Ok(_) => format!("{name} ({was}) was replaced or written to since it was loaded"),
-            Err(error) => format!("{name} ({was}) can't be reached any more: {error}"),
-        };
+        let happened = self.parts.iter().find_map(Part::change)?;
         Some(format!("{happened}. The replica serves on with what it loaded"))
+    }
+}
+
+impl Part {
+    fn now(path: &Path) -> io::Result<Part> {
+        let metadata = fs::metadata(path)?;
+        let modified = (metadata.mtime(), metadata.mtime_nsec());
+        Ok(Part { path: path.to_owned(), size: Bytes(metadata.len()), inode: metadata.ino(), modified })
+    }
+
+    fn change(&self) -> Option<String> {
+        let (name, was) = (self.path.file_name().unwrap_or_default().to_string_lossy(), self.size);
+        match Part::now(&self.path) {
+            Ok(now) if now == *self => None,
+            Ok(now) if now.size != was => Some(format!("{name} had {was} when it was loaded, and has {} now", now.size)),
+            Ok(_) => Some(format!("{name} ({was}) was replaced or written to since it was loaded")),
+            Err(error) => Some(format!("{name} ({was}) can't be reached any more: {error}")),
+        }
     }
 }
 

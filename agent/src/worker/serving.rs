@@ -1,14 +1,11 @@
 //! A loaded model behind its HTTP API.
 
-use std::fs::File;
-use std::io::{self, Read};
-use std::path::Path;
+use std::io;
 use std::sync::Arc;
 
 use stowage_crds::model_deployment::Parameters;
 use stowage_crds::model_node::Assignment;
 use stowage_engine::Engine;
-use stowage_placement::gguf::{Feed, HeaderReader, Keep};
 use stowage_placement::layout::Backend;
 use stowage_placement::{Bytes, Footprint, ModelSummary};
 use tokio::net::TcpListener;
@@ -16,6 +13,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
 use super::record::Order;
+use crate::model_header::{self, Data};
 use crate::serve::{
     self, DEFAULT_BODY_LIMIT, ModelNames, Phase, PlacementInfo, RequestDefaults, RequestOptions, Settings, WorkerConfig, WorkerState,
 };
@@ -124,7 +122,7 @@ fn options(parameters: &Parameters) -> RequestOptions {
 
 fn placement_info(order: &Order) -> PlacementInfo {
     let assignment = &order.assignment;
-    let size = std::fs::metadata(&order.model).map_or(Bytes::ZERO, |file| Bytes(file.len()));
+    let size = model_header::size(&order.model).unwrap_or_default();
     let digest = assignment.source.digest.strip_prefix("sha256:").unwrap_or(&assignment.source.digest);
     let input_weights = input_weights(order).unwrap_or_default();
     PlacementInfo::of_plan(&assignment.plan, input_weights, size, digest)
@@ -132,20 +130,8 @@ fn placement_info(order: &Order) -> PlacementInfo {
 
 /// Of the host's bytes, those of the input layer; for display alone, so a header that can't be read counts none.
 fn input_weights(order: &Order) -> Option<Bytes> {
-    let summary = summary(&order.model)?;
+    let joined = model_header::read(&order.model, Data::Needed).ok()?;
+    let summary = ModelSummary::from_header(&joined.header, joined.size()).ok()?;
     let footprint = Footprint::new(&summary, &order.assignment.request, Backend::Cpu, Bytes::ZERO, Backend::Cpu).ok()?;
     Some(footprint.host_weights_bytes)
-}
-
-fn summary(path: &Path) -> Option<ModelSummary> {
-    let mut file = File::open(path).ok()?;
-    let size = Bytes(file.metadata().ok()?.len());
-    let mut reader = HeaderReader::new(Keep::Sizing).with_file_size(size);
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        let read = file.read(&mut buffer).ok()?;
-        if read == 0 || reader.feed(&buffer[..read]).ok()? == Feed::Complete {
-            return ModelSummary::from_header(&reader.into_header().ok()?, size).ok();
-        }
-    }
 }

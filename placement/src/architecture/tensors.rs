@@ -1,13 +1,20 @@
 //! Which tensor belongs to which layer, and the table of their kinds.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
-use super::LayerCache;
+use super::need::Need;
+use super::{Hyperparameters, LayerCache, OutputLayer};
 use crate::gguf::{Header, TensorInfo};
 use crate::model_summary::{LayerKind, LayerRun, SummaryError, TensorCount, TensorKind};
 
 const TOKEN_EMBEDDINGS: &str = "token_embd.weight";
 const OUTPUT: &str = "output.weight";
+const OUTPUT_NORM: &str = "output_norm.weight";
+
+/// How names of the output layer's tensors begin: its matrix and norm, Gemma 3n's AltUp, and heads of classifiers and of sentence embeddings.
+///
+/// Source: `LLM_TENSOR_LAYER_OUTPUT` in `src/llama-arch.cpp` of llama.cpp.
+const OF_OUTPUT: &[&str] = &["output", "altup_", "cls", "dense_"];
 
 /// The tensors of a header by the layer that they belong to.
 pub(super) struct Placed<'a> {
@@ -16,45 +23,50 @@ pub(super) struct Placed<'a> {
     pub output: Vec<&'a TensorInfo>,
     /// The output layer's own matrix is missing: it multiplies with this one.
     pub tied: Option<&'a TensorInfo>,
-    /// Rows of the token embeddings.
+    /// Rows of the token embeddings; 0 where no logits are computed.
     pub vocabulary: u64,
 }
 
-/// `blk.N.*` is block N. `output*` is the output layer, which multiplies with the token embeddings where it has no matrix of its own. All
-/// else (embeddings, RoPE factors) is the input layer's, on the host.
-pub(super) fn place<'a>(header: &'a Header, architecture: &str, block_count: u32) -> Result<Placed<'a>, SummaryError> {
-    let missing = |tensor: &str| SummaryError::MissingTensor { architecture: architecture.into(), tensor: tensor.into() };
-    let mut placed =
-        Placed { input: Vec::new(), blocks: vec![Vec::new(); block_count as usize], output: Vec::new(), tied: None, vocabulary: 0 };
-    let mut embeddings = None;
-    let mut has_output = false;
+/// `blk.N.*` is block N, and is left out where that block is not loaded. All that is neither a block's nor the output layer's (embeddings of tokens,
+/// of positions and of layers, RoPE factors) is the input layer's, on the host.
+pub(super) fn place<'a>(
+    header: &'a Header,
+    architecture: &str,
+    hyperparameters: &Hyperparameters,
+    layer: OutputLayer,
+) -> Result<Placed<'a>, SummaryError> {
+    let blocks = vec![Vec::new(); hyperparameters.block_count as usize];
+    let mut placed = Placed { input: Vec::new(), blocks, output: Vec::new(), tied: None, vocabulary: 0 };
     for tensor in &header.tensors {
         if let Some(layer) = block_of(&tensor.name) {
-            let block = usize::try_from(layer).ok().and_then(|layer| placed.blocks.get_mut(layer));
-            let block = block.ok_or_else(|| SummaryError::LayerBeyondCount {
-                architecture: architecture.into(),
-                tensor: tensor.name.clone(),
-                layer,
-                blocks: block_count,
-            })?;
-            block.push(tensor);
-        } else if tensor.name.starts_with("output") {
-            has_output |= tensor.name == OUTPUT;
+            place_in_block(&mut placed, architecture, layer, tensor)?;
+        } else if OF_OUTPUT.iter().any(|begin| tensor.name.starts_with(begin)) {
             placed.output.push(tensor);
         } else {
-            if tensor.name == TOKEN_EMBEDDINGS {
-                embeddings = Some(tensor);
-            }
             placed.input.push(tensor);
         }
     }
+    placed.blocks[hyperparameters.loaded_blocks()..].fill(Vec::new());
+    let missing = |tensor: &str| SummaryError::MissingTensor { architecture: architecture.into(), tensor: tensor.into() };
+    let embeddings = placed.input.iter().copied().find(|tensor| tensor.name == TOKEN_EMBEDDINGS);
     let embeddings = embeddings.ok_or_else(|| missing(TOKEN_EMBEDDINGS))?;
-    placed.vocabulary = embeddings.rows();
-    if !placed.output.iter().any(|tensor| tensor.name == "output_norm.weight") {
-        return Err(missing("output_norm.weight"));
+    if layer == OutputLayer::Vocabulary {
+        let has = |name: &str| placed.output.iter().any(|tensor| tensor.name == name);
+        if !has(OUTPUT_NORM) {
+            return Err(missing(OUTPUT_NORM));
+        }
+        placed.tied = (!has(OUTPUT)).then_some(embeddings);
+        placed.vocabulary = embeddings.rows();
     }
-    placed.tied = (!has_output).then_some(embeddings);
     Ok(placed)
+}
+
+fn place_in_block<'a>(placed: &mut Placed<'a>, architecture: &str, layer: u64, tensor: &'a TensorInfo) -> Result<(), SummaryError> {
+    let blocks = placed.blocks.len() as u32;
+    let block = usize::try_from(layer).ok().and_then(|layer| placed.blocks.get_mut(layer));
+    let beyond = || SummaryError::LayerBeyondCount { architecture: architecture.into(), tensor: tensor.name.clone(), layer, blocks };
+    block.ok_or_else(beyond)?.push(tensor);
+    Ok(())
 }
 
 /// `7` of `blk.7.attn_q.weight`.
@@ -63,20 +75,21 @@ fn block_of(name: &str) -> Option<u64> {
 }
 
 /// Each block has the tensors that its family needs.
-pub(super) fn check_blocks(
-    placed: &Placed<'_>,
-    architecture: &str,
-    needed: impl Fn(usize) -> Vec<&'static str>,
-) -> Result<(), SummaryError> {
+pub(super) fn check_blocks(placed: &Placed<'_>, architecture: &str, needs: impl Fn(usize) -> Vec<Need>) -> Result<(), SummaryError> {
     for (layer, block) in placed.blocks.iter().enumerate() {
-        for suffix in needed(layer) {
-            let tensor = format!("blk.{layer}.{suffix}");
-            if !block.iter().any(|found| found.name == tensor) {
-                return Err(SummaryError::MissingTensor { architecture: architecture.into(), tensor });
-            }
+        let prefix = format!("blk.{layer}.");
+        let found: HashSet<&str> = block.iter().filter_map(|tensor| tensor.name.strip_prefix(&prefix)).collect();
+        if let Some(suffix) = needs(layer).iter().find_map(|need| missing(need, &found)) {
+            return Err(SummaryError::MissingTensor { architecture: architecture.into(), tensor: format!("{prefix}{suffix}") });
         }
     }
     Ok(())
+}
+
+/// What is missing of the usual way, where no way is complete.
+fn missing<'a>(need: &'a Need, found: &HashSet<&str>) -> Option<&'a String> {
+    let lacking = |tensors: &'a Vec<String>| tensors.iter().find(|tensor| !found.contains(tensor.as_str()));
+    if need.ways.iter().any(|tensors| lacking(tensors).is_none()) { None } else { need.ways.first().and_then(lacking) }
 }
 
 /// Kinds of tensors, each once, in the order in which they were first seen.
@@ -103,13 +116,13 @@ impl TensorTable {
     }
 
     /// The kinds of layers and, run-length coded, which layer is of which.
-    pub fn layers(&mut self, blocks: &[Vec<&TensorInfo>], cache: impl Fn(usize) -> LayerCache) -> (Vec<LayerKind>, Vec<LayerRun>) {
+    pub fn layers(&mut self, blocks: &[Vec<&TensorInfo>], caches: &[LayerCache]) -> (Vec<LayerKind>, Vec<LayerRun>) {
         let mut kinds: Vec<LayerKind> = Vec::new();
         let mut index: HashMap<LayerKind, u32> = HashMap::new();
         let mut runs: Vec<LayerRun> = Vec::new();
-        for (layer, block) in blocks.iter().enumerate() {
-            let LayerCache { kv_heads, key_length, value_length } = cache(layer);
-            let kind = LayerKind { tensors: self.counts(block), kv_heads, key_length, value_length };
+        for (block, cache) in blocks.iter().zip(caches) {
+            let LayerCache { kv_heads, key_length, value_length, window, state } = *cache;
+            let kind = LayerKind { tensors: self.counts(block), kv_heads, key_length, value_length, window, state_bytes: state };
             let next = kinds.len() as u32;
             let found = *index.entry(kind.clone()).or_insert(next);
             if found == next {

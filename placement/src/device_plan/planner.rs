@@ -146,12 +146,12 @@ impl SizedPlanner<'_> {
     pub fn gpu_needs(&self, gpu_layers: u32, gpus: u64) -> Needs {
         let Some(costs) = self.costs.0.first() else { return Needs::default() };
         let first = self.total_layers().saturating_sub(gpu_layers);
-        let Span { weights, kv_cache, state } = costs.sizes.span(first, self.total_layers());
+        let Span { weights, kv_cache, state, checkpoints } = costs.sizes.span(first, self.total_layers());
         // One of them holds the output layer, and may hold blocks too.
         let others = |bytes: Bytes| Bytes(bytes.0.saturating_mul(gpus.saturating_sub(1)));
         Needs {
             weights,
-            cache: kv_cache.saturating_add(state),
+            cache: kv_cache.saturating_add(state).saturating_add(checkpoints),
             compute: costs.compute(first, self.total_layers()).saturating_add(others(costs.compute_blocks)),
             overhead: costs.overhead.saturating_add(others(costs.overhead)),
         }
@@ -211,7 +211,7 @@ fn allocation(
         weights_bytes: span.weights,
         kv_cache_bytes: span.kv_cache,
         state_bytes: span.state,
-        checkpoint_bytes: Bytes::ZERO,
+        checkpoint_bytes: span.checkpoints,
         compute_bytes,
         overhead_bytes,
         total_bytes: [span.total(), compute_bytes, overhead_bytes].into_iter().sum(),

@@ -79,7 +79,7 @@ pub(crate) fn consider<'a>(summary: &'a ModelSummary, asked: &'a Asked, devices:
 
 /// What the engine lacks to run this model on this backend.
 fn lacks(summary: &ModelSummary, asked: &Asked, backend: Backend) -> Option<String> {
-    summary.weight_types().find_map(|ty| capability::supports(&summary.architecture, ty, asked.kv_cache_type, backend).err())
+    capability::runs(summary, asked.kv_cache_type, backend).err()
 }
 
 /// The layers to put on GPU: those demanded where they fit, else as many as fit.

@@ -1,8 +1,9 @@
 //! The bytes of each layer, and of any run of layers without adding them up again.
 
-use crate::footprint::{FootprintError, LayerFootprint};
+use crate::architecture::MAX_CONTEXT;
+use crate::footprint::{FootprintError, LayerFootprint, sequences};
 use crate::layout::{Backend, weight_bytes};
-use crate::model_summary::{LayerKind, ModelSummary, TensorCount, TensorKind};
+use crate::model_summary::{ModelSummary, TensorCount, TensorKind};
 use crate::request::Request;
 use crate::units::Bytes;
 
@@ -15,12 +16,13 @@ pub(crate) struct Span {
     pub weights: Bytes,
     pub kv_cache: Bytes,
     pub state: Bytes,
+    pub checkpoints: Bytes,
 }
 
 impl Span {
     pub fn total(self) -> Bytes {
         // The sum over all layers was checked when they were sized.
-        [self.weights, self.kv_cache, self.state].into_iter().sum()
+        [self.weights, self.kv_cache, self.state, self.checkpoints].into_iter().sum()
     }
 
     fn checked_add(self, other: Span) -> Option<Span> {
@@ -28,8 +30,9 @@ impl Span {
             weights: self.weights.checked_add(other.weights)?,
             kv_cache: self.kv_cache.checked_add(other.kv_cache)?,
             state: self.state.checked_add(other.state)?,
+            checkpoints: self.checkpoints.checked_add(other.checkpoints)?,
         };
-        sum.weights.checked_add(sum.kv_cache)?.checked_add(sum.state)?;
+        sum.weights.checked_add(sum.kv_cache)?.checked_add(sum.state)?.checked_add(sum.checkpoints)?;
         Some(sum)
     }
 
@@ -38,6 +41,7 @@ impl Span {
             weights: self.weights.saturating_sub(other.weights),
             kv_cache: self.kv_cache.saturating_sub(other.kv_cache),
             state: self.state.saturating_sub(other.state),
+            checkpoints: self.checkpoints.saturating_sub(other.checkpoints),
         }
     }
 }
@@ -56,10 +60,14 @@ impl LayerSizes {
         if summary.block_count() > MAX_BLOCKS {
             return Err(bad(format!("it claims {} layers, at most {MAX_BLOCKS} are possible", summary.block_count())));
         }
+        if request.num_ctx > MAX_CONTEXT {
+            return Err(FootprintError::TooManyTokens { num_ctx: request.num_ctx, most: MAX_CONTEXT });
+        }
         let bytes = |kind: &TensorKind| weight_bytes(kind.ggml_type, kind.rows, kind.columns, backend);
         let kinds = summary.layer_kinds.iter().map(|kind| {
             let weights = weights_of(summary, &kind.tensors, bytes, "weights of a layer", request)?;
-            Ok(Span { weights, kv_cache: kv_cache(kind, request)?, state: Bytes::ZERO })
+            let kept = sequences::kept(kind, request).ok_or_else(|| FootprintError::overflow("cache of a layer", request))?;
+            Ok(Span { weights, ..kept })
         });
         let kinds = kinds.collect::<Result<Vec<Span>, FootprintError>>()?;
         let mut layers = Vec::with_capacity(summary.block_count() as usize + 1);
@@ -102,6 +110,7 @@ impl LayerSizes {
             weights_bytes: layer.weights,
             kv_cache_bytes: layer.kv_cache,
             state_bytes: layer.state,
+            checkpoint_bytes: layer.checkpoints,
         };
         self.layers.into_iter().enumerate().map(footprint).collect()
     }
@@ -114,20 +123,6 @@ fn output_layer(summary: &ModelSummary, request: &Request, backend: Backend, on_
         tensors.push([kind, 1]);
     }
     Ok(Span { weights: weights_of(summary, &tensors, bytes, "weights of the output layer", request)?, ..Span::default() })
-}
-
-/// `pad256(num_ctx) x n_kv x (k_len + v_len) x b` for each sequence; b: f16 2, q8_0 34/32, q4_0 18/32.
-///
-/// Checked on SmolLM2-135M (30 layers, 3 KV heads of 64): f16 at 2048 tokens 45 MiB, q8_0 23.91 MiB, as llama.cpp prints them.
-fn kv_cache(kind: &LayerKind, request: &Request) -> Result<Bytes, FootprintError> {
-    let sized = || {
-        let cells = request.num_ctx.padded_to_256()?.0;
-        let elements = kind.key_length.checked_add(kind.value_length)?.checked_mul(kind.kv_heads)?.checked_mul(cells)?;
-        let (block_elements, block_bytes) = request.kv_cache_type.block();
-        // A multiple of 256 cells is a whole number of blocks of 32 elements, whatever a head's length is.
-        block_bytes.checked_mul(elements / block_elements)?.checked_mul(u64::from(request.parallel))
-    };
-    sized().ok_or_else(|| FootprintError::overflow("KV cache of a layer", request))
 }
 
 /// Tensors of the input layer as the host allocates them.

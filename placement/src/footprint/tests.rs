@@ -81,13 +81,13 @@ fn layers_without_kv_heads_cache_nothing() {
 fn what_64_bits_cannot_count_is_an_error() {
     let summary = LLAMA_3_70B.summary();
     let sized = |request: Request| Footprint::new(&summary, &request, Backend::Cpu, Bytes::ZERO, Backend::Cpu);
-    for request in [
-        Request { num_ctx: Tokens(u64::MAX), ..Request::default() },
-        Request { num_ctx: Tokens(1 << 50), ..Request::default() },
-        Request { num_ctx: Tokens(1 << 40), parallel: u32::MAX, ..Request::default() },
-    ] {
-        assert!(matches!(sized(request), Err(FootprintError::Overflow { .. })));
+    for num_ctx in [u64::MAX, 1 << 50, 1 << 40, (1 << 32) + 1] {
+        let error = sized(Request { num_ctx: Tokens(num_ctx), ..Request::default() }).unwrap_err();
+        assert!(matches!(error, FootprintError::TooManyTokens { .. }), "{error}");
     }
+    assert!(sized(Request { num_ctx: Tokens(1 << 32), ..Request::default() }).is_ok());
+    let many = Request { num_ctx: Tokens(1 << 32), parallel: u32::MAX, ..Request::default() };
+    assert!(matches!(sized(many), Err(FootprintError::Overflow { .. })));
     assert!(Footprint::new(&summary, &Request::default(), Backend::Cpu, Bytes::MAX, Backend::Cpu).is_err());
 }
 

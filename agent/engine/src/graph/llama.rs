@@ -1,8 +1,8 @@
 //! The `llama` family: pre-norm blocks, grouped-query attention with rotary positions, SwiGLU. Llama, Mistral and SmolLM are of it.
 
-use stowage_placement::Reason;
 use stowage_placement::compute::ComputeShape;
 use stowage_placement::gguf::Header;
+use stowage_placement::{Reason, capability};
 
 use super::{Block, CacheShape, Graph, Operand, Operation, Output, Product, Rope, Weight, cannot_run, invalid};
 use crate::api::EngineError;
@@ -84,16 +84,12 @@ fn rope(header: &Header, sizes: &Sizes) -> Result<Rope, EngineError> {
 
 /// What changes the arithmetic and isn't there is refused by name, not left out.
 fn refuse_what_is_missing(header: &Header) -> Result<(), EngineError> {
-    if let Some(scaling) = header.string("llama.rope.scaling.type").map_err(invalid)?.filter(|&scaling| scaling != "none") {
-        return Err(cannot_run(format!("the engine has no rope scaling of type {scaling}; it has none, and factors in rope_freqs.weight")));
-    }
+    let scaling = header.string("llama.rope.scaling.type").map_err(invalid)?.unwrap_or_default();
+    capability::rope_scaling(scaling).map_err(cannot_run)?;
     if let Some(scale) = header.f64("llama.rope.scale_linear").map_err(invalid)?.filter(|&scale| scale != 1.0) {
         return Err(cannot_run(format!("the engine has no linear rope scaling (llama.rope.scale_linear is {scale})")));
     }
-    if let Some(experts) = optional(header, "expert_count")?.filter(|&experts| experts > 0) {
-        return Err(cannot_run(format!("the engine does not route to experts yet (llama.expert_count is {experts})")));
-    }
-    Ok(())
+    capability::experts(optional(header, "expert_count")?.unwrap_or(0) as u64).map_err(cannot_run)
 }
 
 fn block(index: usize, sizes: &Sizes) -> Block {

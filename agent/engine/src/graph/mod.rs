@@ -122,12 +122,7 @@ impl Graph {
         let architecture = header.architecture().map_err(invalid)?;
         let graph = match architecture {
             "llama" => llama::graph(header)?,
-            other => {
-                return Err(cannot_run(format!(
-                    "the engine has no graph for the architecture {other}; it runs {}",
-                    capability::ARCHITECTURES.join(", ")
-                )));
-            }
+            other => return Err(cannot_run(capability::architecture(other).err().unwrap_or_default())),
         };
         graph.check(header)?;
         Ok(graph)

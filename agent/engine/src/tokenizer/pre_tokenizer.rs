@@ -3,6 +3,8 @@
 //! The name is the converter's word for the expressions in the model's own `tokenizer.json`. A wrong one gives ids that look right and read badly,
 //! so a name that is not in the table is refused. Source of the names: `llama-vocab.cpp` of llama.cpp; of the expressions: the models' `tokenizer.json`.
 
+use stowage_placement::capability;
+
 /// GPT-2's own expression: English contractions, then words, numbers and the rest, each with a space before it.
 const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)";
 /// tiktoken's cl100k, with numbers in groups of up to three digits.
@@ -76,11 +78,8 @@ const KNOWN: &[PreTokenizer] = &[
 
 /// The pre-tokenizer of that name; the error names those that are known.
 pub fn by_name(name: &str) -> Result<&'static PreTokenizer, String> {
-    KNOWN.iter().find(|known| known.names.contains(&name)).ok_or_else(|| {
-        let mut names: Vec<_> = KNOWN.iter().flat_map(|known| known.names.iter().copied()).collect();
-        names.sort_unstable();
-        format!("the tokenizer's pre-tokenizer `{name}` (tokenizer.ggml.pre) is not known; known are {}", names.join(", "))
-    })
+    let missing = || capability::pre_tokenizer(name).err().unwrap_or_else(|| format!("the pre-tokenizer `{name}` has no expressions"));
+    KNOWN.iter().find(|known| known.names.contains(&name)).ok_or_else(missing)
 }
 
 #[cfg(test)]
@@ -107,6 +106,13 @@ mod tests {
                 assert_eq!(words(name, "It's 1234\n\n  5 µ一 ").concat(), "It's 1234\n\n  5 µ一 ");
             }
         }
+    }
+
+    #[test]
+    fn placement_is_told_of_the_names_that_there_are() {
+        let mut names: Vec<&str> = KNOWN.iter().flat_map(|known| known.names.iter().copied()).collect();
+        names.sort_unstable();
+        assert_eq!(names, capability::PRE_TOKENIZERS);
     }
 
     #[test]

@@ -1,0 +1,77 @@
+//! What is missing is found from the header alone.
+
+use crate::capability::{PRE_TOKENIZERS, runs, supports};
+use crate::gguf::write::HeaderWriter;
+use crate::gguf::{GgmlType, Value};
+use crate::layout::Backend;
+use crate::model_summary::ModelSummary;
+use crate::request::KvCacheType;
+use crate::testing::{SMOLLM2_135M, Shape, read};
+use crate::units::Bytes;
+
+/// Whether a model runs whose header was changed.
+fn changed(change: impl Fn(HeaderWriter) -> HeaderWriter) -> Result<(), String> {
+    let summary = ModelSummary::from_header(&read(&change(SMOLLM2_135M.writer()).header()), Bytes::ZERO).unwrap();
+    runs(&summary, KvCacheType::F16, Backend::Cpu)
+}
+
+#[test]
+fn what_is_missing_is_named_beside_what_there_is() {
+    assert_eq!(supports("llama", GgmlType::Q4_1, KvCacheType::F16, Backend::Cpu), Ok(()));
+    let error = supports("qwen2", GgmlType::Q4_1, KvCacheType::F16, Backend::Cpu).unwrap_err();
+    assert!(error.contains("qwen2") && error.contains("llama"), "{error}");
+    let error = supports("llama", GgmlType::Q4_1, KvCacheType::Q8_0, Backend::Cpu).unwrap_err();
+    assert!(error.contains("q8_0") && error.contains("f16"), "{error}");
+}
+
+#[test]
+fn what_a_header_asks_for_beside_the_usual_graph_is_refused_by_name() {
+    let bias = |writer: HeaderWriter| writer.tensor("blk.7.attn_q.bias", GgmlType::F32, &[576]);
+    let factors = |writer: HeaderWriter| writer.tensor("rope_factors_long.weight", GgmlType::F32, &[32]);
+    let refused = [
+        (changed(|writer| writer.string("llama.rope.scaling.type", "yarn")), "yarn"),
+        (changed(|writer| writer.f32("llama.rope.scale_linear", 4.0)), "linear"),
+        (changed(|writer| writer.string("tokenizer.ggml.model", "t5")), "t5"),
+        (changed(|writer| writer.string("tokenizer.ggml.model", "gpt2").string("tokenizer.ggml.pre", "gpt-9")), "gpt-9"),
+        (changed(bias), "attn_q.bias"),
+        (changed(factors), "rope_factors_long.weight"),
+    ];
+    for (found, named) in refused {
+        let error = found.unwrap_err();
+        assert!(error.contains(named), "{error}");
+    }
+}
+
+#[test]
+fn what_changes_nothing_is_not_refused() {
+    let factors = |writer: HeaderWriter| writer.tensor("rope_freqs.weight", GgmlType::F32, &[32]);
+    let found = [
+        changed(|writer| writer),
+        changed(|writer| writer.string("llama.rope.scaling.type", "none").f32("llama.rope.scale_linear", 1.0)),
+        changed(|writer| writer.string("tokenizer.ggml.model", "gpt2").string("tokenizer.ggml.pre", PRE_TOKENIZERS[0])),
+        changed(|writer| writer.string("tokenizer.ggml.model", "llama").string("tokenizer.ggml.pre", "gpt-9")),
+        changed(factors),
+    ];
+    assert_eq!(found, [const { Ok(()) }; 5]);
+}
+
+#[test]
+fn experts_and_layers_of_different_heads_are_refused_under_a_name_that_runs() {
+    let summary = SMOLLM2_135M.summary();
+    assert_eq!(runs(&summary, KvCacheType::F16, Backend::Cpu), Ok(()));
+    let mut mixture = summary.clone();
+    mixture.particulars.experts = 8;
+    assert!(runs(&mixture, KvCacheType::F16, Backend::Cpu).unwrap_err().contains("experts"));
+    let mut header = read(&SMOLLM2_135M.writer().header());
+    let heads = (0..30).map(|layer| if layer % 3 == 0 { 3 } else { 9 }).collect();
+    header.metadata.insert("llama.attention.head_count_kv".into(), Value::Array(crate::gguf::Array::U32(heads)));
+    let uneven = ModelSummary::from_header(&header, Bytes::ZERO).unwrap();
+    assert!(runs(&uneven, KvCacheType::F16, Backend::Cpu).unwrap_err().contains("differ"));
+}
+
+#[test]
+fn a_type_that_only_vectors_have_is_no_hindrance_and_one_that_a_matrix_has_is() {
+    assert_eq!(changed(|writer| writer.tensor("rope_freqs.weight", GgmlType::BF16, &[32])), Ok(()));
+    let summary = Shape { weights: GgmlType::IQ4_NL, ..SMOLLM2_135M }.summary();
+    assert!(runs(&summary, KvCacheType::F16, Backend::Cpu).unwrap_err().contains("IQ4_NL"));
+}
