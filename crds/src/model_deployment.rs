@@ -143,7 +143,7 @@ pub struct HuggingFaceSource {
 pub struct HttpSource {
     #[schemars(length(min = 1, max = 2048), regex(pattern = r"^https?://[^\s]+$"))]
     pub url: String,
-    /// The file's SHA-256, in hexadecimal. Where it is missing, the file is taken as it comes.
+    /// The file's SHA-256, in hexadecimal; of a split model, its first part's. Where it is missing, the file is taken as it comes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = r"^[0-9a-f]{64}$"))]
     pub sha256: Option<String>,

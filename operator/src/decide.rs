@@ -214,12 +214,17 @@ impl DecisionTask {
         self.tell(Notice { key: key.clone(), uid, warning: true, reason: Reason::InvalidRequest, message: error.to_string() });
     }
 
-    /// Says which models have to be read from elsewhere, and forgets those that no longer have to.
+    /// Says which models have still to be read from elsewhere, and forgets those that nobody needs any more.
+    /// A branch is asked for by its commit as soon as that is written down, so what was read of it is kept by both.
     fn ask_for_headers(&mut self) {
         let live = self.state.deployments.iter().filter(|(_, deployment)| is_live(deployment));
-        let origins = live.map(|(_, deployment)| Origin::of(&deployment.spec.model));
-        let wanted: BTreeSet<Origin> = origins.filter(|origin| !matches!(origin, Origin::Path(_))).collect();
-        self.state.headers.retain(|origin, _| wanted.contains(origin));
+        let origins = live.map(|(_, deployment)| Origin::settled(deployment));
+        let mut wanted: BTreeSet<Origin> = origins.filter(|origin| !matches!(origin, Origin::Path(_))).collect();
+        let headers = &mut self.state.headers;
+        let at_its_commit = |origin: &Origin| Some(origin.clone().at(&headers.get(origin)?.as_ref().ok()?.source.commit));
+        let soon_wanted: BTreeSet<Origin> = wanted.iter().filter_map(at_its_commit).collect();
+        headers.retain(|origin, _| wanted.contains(origin) || soon_wanted.contains(origin));
+        wanted.retain(|origin| !matches!(self.state.headers.get(origin), Some(Ok(_))));
         self.headers.send_if_modified(|asked| {
             let changed = *asked != wanted;
             *asked = wanted;

@@ -42,6 +42,10 @@ impl State {
             Change::Slice(event) => self.slices.take_in(event),
             Change::Header(origin, read) => {
                 let news = self.headers.get(&origin) != Some(&read);
+                // From the moment at which its commit is written down, it is asked for by that.
+                if let Ok(model) = &read {
+                    self.headers.insert(origin.clone().at(&model.source.commit), read.clone());
+                }
                 self.headers.insert(origin, read);
                 news
             }

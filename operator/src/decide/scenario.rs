@@ -20,9 +20,10 @@ use crate::cache::Key;
 use crate::clock::{Clock, after};
 use crate::leader::Leadership;
 use crate::metrics::Metrics;
+use crate::model_deployment::validate::Origin;
 use crate::state::State;
 use crate::step::Notice;
-use crate::testing::{deployment, gpu_node, now, replica_status, state_with};
+use crate::testing::{deployment, gpu_node, now, remote_model, replica_status, state_with};
 use crate::watch::Change;
 
 struct Fixed;
@@ -87,7 +88,7 @@ struct Scenario {
     task: DecisionTask,
     asked: Arc<Mutex<Vec<String>>>,
     told: mpsc::UnboundedReceiver<Notice>,
-    _headers: watch::Receiver<BTreeSet<crate::model_deployment::validate::Origin>>,
+    headers: watch::Receiver<BTreeSet<Origin>>,
 }
 
 impl Scenario {
@@ -106,7 +107,7 @@ impl Scenario {
             headers,
             metrics: Arc::new(Metrics::default()),
         };
-        Scenario { task, asked, told, _headers: wanted }
+        Scenario { task, asked, told, headers: wanted }
     }
 
     /// Decides once, and says what that asked of the API server.
@@ -186,4 +187,26 @@ async fn a_lease_that_is_only_renewed_asks_for_no_decision() {
         Some(after(now(), 40)),
         "silence is noticed when it has lasted, not when something else happens"
     );
+}
+
+#[tokio::test]
+async fn a_branch_is_read_once_and_known_by_its_commit_from_then_on() {
+    let mut deployment = deployment("m");
+    let source = json!({"huggingFace": {"repository": "a/b", "file": "m.gguf"}});
+    deployment.spec.model = serde_json::from_value(source).unwrap();
+    let branch = Origin::settled(&deployment);
+    let mut scenario = Scenario::new(gpu_node("n1", Bytes::gib(8)), deployment);
+    scenario.round().await;
+    assert_eq!(*scenario.headers.borrow(), BTreeSet::from([branch.clone()]));
+    let mut model = remote_model();
+    model.source.commit = "0123456789012345678901234567890123456789".into();
+    let commit = model.source.commit.clone();
+    assert!(scenario.task.take_in(vec![Change::Header(branch.clone(), Ok(Arc::new(model)))]));
+    let asked = scenario.round().await;
+    assert!(asked.contains(&PROMISES.to_owned()), "placed in the same round: {asked:?}");
+    assert_eq!(Origin::settled(&scenario.deployment()), branch.clone().at(&commit));
+    assert_eq!(scenario.round().await, Vec::<String>::new());
+    assert!(scenario.headers.borrow().is_empty(), "nothing is left to read");
+    let known: Vec<&Origin> = scenario.task.state.headers.keys().collect();
+    assert_eq!(known, [&branch.at(&commit)]);
 }

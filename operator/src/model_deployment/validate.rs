@@ -54,6 +54,29 @@ impl Origin {
     }
 }
 
+impl Origin {
+    /// Of the model of this ModelDeployment: at the commit that was settled for its revision, whatever its branch has come to be since.
+    pub fn settled(deployment: &ModelDeployment) -> Origin {
+        let origin = Origin::of(&deployment.spec.model);
+        let resolved = deployment.status.as_ref().and_then(|status| status.resolved.as_ref());
+        let source = resolved.filter(|resolved| resolved.revision == revision(deployment)).and_then(|resolved| resolved.source.as_ref());
+        match source {
+            Some(source) => origin.at(&source.commit),
+            None => origin,
+        }
+    }
+
+    /// The same at this commit, where there is one.
+    pub fn at(self, commit: &str) -> Origin {
+        match self {
+            Origin::HuggingFace { repository, file, .. } if !commit.is_empty() => {
+                Origin::HuggingFace { repository, revision: commit.to_owned(), file }
+            }
+            other => other,
+        }
+    }
+}
+
 impl std::fmt::Display for Origin {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -76,7 +99,7 @@ impl Wanted {
             replicas: count(spec.replicas),
             max_surge: count(spec.update_strategy.max_surge),
             max_unavailable: count(spec.update_strategy.max_unavailable),
-            origin: Origin::of(&spec.model),
+            origin: Origin::settled(deployment),
             spec_asked: spec.asked(),
             placement: spec.placement.clone(),
         }
@@ -175,6 +198,9 @@ pub fn assignment_uid(deployment: &ModelDeployment, replica: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use stowage_crds::ModelDeploymentStatus;
+    use stowage_crds::model_deployment::ResolvedSource;
+
     use super::*;
     use crate::testing::deployment;
 
@@ -194,6 +220,22 @@ mod tests {
         let mut reload = base.clone();
         reload.spec.template = "{{ messages }}".into();
         assert_ne!(revision(&base), revision(&reload));
+    }
+
+    #[test]
+    fn a_branch_is_read_at_the_commit_that_was_settled_until_the_revision_is_another() {
+        let mut deployment = deployment("m");
+        let source = HuggingFaceSource { repository: "a/b".into(), revision: "main".into(), file: "m.gguf".into() };
+        deployment.spec.model = ModelSource { hugging_face: Some(source), ..ModelSource::default() };
+        let branch = Origin::settled(&deployment);
+        assert_eq!(branch, Origin::of(&deployment.spec.model));
+        let commit = "0123456789012345678901234567890123456789";
+        let source = ResolvedSource { commit: commit.into(), ..ResolvedSource::default() };
+        let resolved = Resolved { revision: revision(&deployment), source: Some(source), ..Resolved::default() };
+        deployment.status = Some(ModelDeploymentStatus { resolved: Some(resolved), ..ModelDeploymentStatus::default() });
+        assert_eq!(Origin::settled(&deployment), branch.clone().at(commit));
+        deployment.spec.parallel = 2;
+        assert_eq!(Origin::settled(&deployment), branch);
     }
 
     #[test]
