@@ -7,9 +7,14 @@ mod size;
 mod source;
 mod table;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
+use kube::ResourceExt;
+use stowage_crds::ledger::Ledger;
+use stowage_crds::model_node::Assignment;
+use stowage_crds::{ModelDeployment, ModelNode};
 use stowage_placement::layout::Backend;
 use stowage_placement::offer::{DEFAULT_OVERHEAD, default_margin, offer};
 use stowage_placement::{Asked, Bytes, Device, KvCacheType, NodeDevices, PlanReport, Tokens, decide};
@@ -46,6 +51,10 @@ pub struct PlanArgs {
     /// Type of the KV cache: f16, q8_0 or q4_0.
     #[arg(long, value_name = "T", value_parser = cache_type)]
     pub kv_cache_type: Option<KvCacheType>,
+    /// A ModelNode's YAML: plan for that node as the operator would, on the figures that its agent published (`kubectl get modelnode NAME -o yaml`). What
+    /// the ModelDeployment of SOURCE has there already counts as free.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["gpus", "memory"])]
+    pub node: Option<PathBuf>,
     /// A GPU with this much free, such as 24GiB. Once for each; none: the machine's own.
     #[arg(long = "gpu", value_name = "FREE", value_parser = size::parse)]
     pub gpus: Vec<Bytes>,
@@ -81,7 +90,7 @@ pub struct Machine {
 impl PlanArgs {
     /// Whether the machine's own devices count; where they don't, there is no need to look for them.
     pub fn needs_machine(&self) -> bool {
-        self.gpus.is_empty() || self.memory.is_none()
+        self.node.is_none() && (self.gpus.is_empty() || self.memory.is_none())
     }
 
     fn devices(&self, machine: &Machine) -> NodeDevices {
@@ -112,6 +121,18 @@ impl PlanArgs {
             ..asked
         }
     }
+}
+
+/// What the node offers to a replica of this ModelDeployment, as if none of its own were there.
+fn on_node(node: &ModelNode, deployment: Option<&ModelDeployment>) -> NodeDevices {
+    let key = |deployment: &ModelDeployment| (deployment.namespace().unwrap_or_else(|| "default".to_owned()), deployment.name_any());
+    let own = deployment.map(key);
+    let is_own = |assignment: &Assignment| {
+        let owner = &assignment.model_deployment;
+        own.as_ref().is_some_and(|(namespace, name)| (namespace, name) == (&owner.namespace, &owner.name))
+    };
+    let selector = deployment.map(|deployment| deployment.spec.placement.device_selector.clone()).unwrap_or_default();
+    Ledger::without(node, is_own).devices(&selector)
 }
 
 /// A device with this much free offers it less its margin, as it would in a cluster.
@@ -151,8 +172,9 @@ pub struct Planned {
 
 /// The plan for the devices that the flags name, or the machine's own.
 pub async fn plan(args: &PlanArgs, machine: &Machine) -> Result<Planned, PlanError> {
-    let source::Model { summary, asked } = source::read(&args.source, &args.hf_endpoint).await?;
-    let (asked, devices) = (args.over(asked), args.devices(machine));
+    let node = args.node.as_deref().map(source::model_node).transpose()?;
+    let source::Model { summary, asked, deployment } = source::read(&args.source, &args.hf_endpoint, node.as_ref()).await?;
+    let (asked, devices) = (args.over(asked), node.map_or_else(|| args.devices(machine), |node| on_node(&node, deployment.as_ref())));
     let report = decide(&summary, &asked, &devices)?.report;
     let curve = Curve::new(&summary, &asked, report.request.num_ctx, &devices);
     Ok(Planned { report, curve })

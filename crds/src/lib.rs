@@ -9,6 +9,7 @@
 
 pub mod conditions;
 pub mod definitions;
+pub mod ledger;
 pub mod model_deployment;
 pub mod model_node;
 pub mod names;

@@ -14,4 +14,4 @@ pub mod replicas;
 pub mod workers;
 
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;

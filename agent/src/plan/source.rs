@@ -4,8 +4,9 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use stowage_crds::ModelDeployment;
+use serde::de::DeserializeOwned;
 use stowage_crds::model_deployment::ModelSource;
+use stowage_crds::{ModelDeployment, ModelNode};
 use stowage_placement::gguf::{Header, Keep};
 use stowage_placement::{Asked, Bytes, ModelSummary, Refusal, SummaryError};
 use stowage_sources::{AddressPolicy, SourceError, hugging_face};
@@ -43,12 +44,20 @@ pub enum PlanError {
 pub(super) struct Model {
     pub summary: ModelSummary,
     pub asked: Asked,
+    /// Where it was a ModelDeployment that was asked about.
+    pub deployment: Option<ModelDeployment>,
 }
 
-/// `hub` is the Hugging Face hub's address.
-pub(super) async fn read(source: &str, hub: &str) -> Result<Model, PlanError> {
+impl Model {
+    fn alone(summary: ModelSummary) -> Model {
+        Model { summary, asked: Asked::default(), deployment: None }
+    }
+}
+
+/// `hub` is the Hugging Face hub's address. A model of the agents' model directory is known to the `node` that has it.
+pub(super) async fn read(source: &str, hub: &str, node: Option<&ModelNode>) -> Result<Model, PlanError> {
     if is_url(source) {
-        return Ok(Model { summary: remote_summary(source).await?, asked: Asked::default() });
+        return Ok(Model::alone(remote_summary(source).await?));
     }
     let path = Path::new(source);
     let io = |error| PlanError::Io { path: source.to_owned(), source: error };
@@ -57,7 +66,7 @@ pub(super) async fn read(source: &str, hub: &str) -> Result<Model, PlanError> {
     let mut magic = Vec::new();
     file.by_ref().take(4).read_to_end(&mut magic).map_err(io)?;
     if magic == b"GGUF" || has_extension(path, &["gguf"]) {
-        return Ok(Model { summary: local_summary(path)?, asked: Asked::default() });
+        return Ok(Model::alone(local_summary(path)?));
     }
     let not_understood = |message: String| PlanError::NotUnderstood { path: source.to_owned(), message };
     if size > LARGEST_YAML {
@@ -67,7 +76,13 @@ pub(super) async fn read(source: &str, hub: &str) -> Result<Model, PlanError> {
         std::io::ErrorKind::InvalidData => not_understood("it is no text".into()),
         _ => io(error),
     })?;
-    of_deployment(path, &deployment(path, &text)?, hub).await
+    of_deployment(path, document(path, &text, "ModelDeployment")?, hub, node).await
+}
+
+/// The only ModelNode of a YAML file.
+pub(super) fn model_node(path: &Path) -> Result<ModelNode, PlanError> {
+    let text = std::fs::read_to_string(path).map_err(|source| PlanError::Io { path: path.display().to_string(), source })?;
+    document(path, &text, "ModelNode")
 }
 
 fn is_url(source: &str) -> bool {
@@ -78,25 +93,29 @@ fn has_extension(path: &Path, extensions: &[&str]) -> bool {
     path.extension().and_then(|extension| extension.to_str()).is_some_and(|extension| extensions.contains(&extension))
 }
 
-fn deployment(path: &Path, text: &str) -> Result<ModelDeployment, PlanError> {
+/// The only document of this kind.
+fn document<K: DeserializeOwned>(path: &Path, text: &str, kind: &str) -> Result<K, PlanError> {
     let name = path.display().to_string();
     let wrong = |message: String| match has_extension(path, &["yaml", "yml", "json"]) {
         true => PlanError::Deployment { path: name.clone(), message },
         false => PlanError::NotUnderstood { path: name.clone(), message },
     };
     let documents: Vec<serde_json::Value> = stowage_crds::yaml::documents(text).map_err(|error| wrong(error.to_string()))?;
-    let mut deployments = documents.into_iter().filter(|document| document.get("kind").is_some_and(|kind| kind == "ModelDeployment"));
-    let found = deployments.next().ok_or_else(|| wrong("it has no document of kind ModelDeployment".into()))?;
-    if deployments.next().is_some() {
-        return Err(wrong("it has more than one ModelDeployment; plan them one by one".into()));
+    let mut objects = documents.into_iter().filter(|document| document.get("kind").is_some_and(|found| found == kind));
+    let found = objects.next().ok_or_else(|| wrong(format!("it has no document of kind {kind}")))?;
+    if objects.next().is_some() {
+        return Err(wrong(format!("it has more than one {kind}; plan with one at a time")));
     }
-    serde_json::from_value(found).map_err(|error| wrong(format!("its ModelDeployment: {error}")))
+    serde_json::from_value(found).map_err(|error| wrong(format!("its {kind}: {error}")))
 }
 
-async fn of_deployment(path: &Path, deployment: &ModelDeployment, hub: &str) -> Result<Model, PlanError> {
+async fn of_deployment(path: &Path, deployment: ModelDeployment, hub: &str, node: Option<&ModelNode>) -> Result<Model, PlanError> {
     let wrong = |message: &str| PlanError::Deployment { path: path.display().to_string(), message: message.to_owned() };
     let summary = match &deployment.spec.model {
-        ModelSource { path: Some(model), http: None, hugging_face: None } => local_summary(&beside(path, model))?,
+        ModelSource { path: Some(model), http: None, hugging_face: None } => match node {
+            Some(node) => published(node, model).map_err(|message| wrong(&message))?,
+            None => local_summary(&beside(path, model))?,
+        },
         ModelSource { path: None, http: Some(http), hugging_face: None } => remote_summary(&http.url).await?,
         ModelSource { path: None, http: None, hugging_face: Some(file) } => {
             // As the operator does: what is read in several requests must be of one commit.
@@ -105,7 +124,18 @@ async fn of_deployment(path: &Path, deployment: &ModelDeployment, hub: &str) -> 
         }
         _ => return Err(wrong("spec.model needs exactly one source: huggingFace, http or path")),
     };
-    Ok(Model { summary, asked: deployment.spec.asked() })
+    Ok(Model { summary, asked: deployment.spec.asked(), deployment: Some(deployment) })
+}
+
+/// The summary that the node's agent published of a file in its model directory, or why there is none.
+fn published(node: &ModelNode, model: &str) -> Result<ModelSummary, String> {
+    let name = node.metadata.name.as_deref().unwrap_or_default();
+    let files = node.status.as_ref().map(|status| status.models.as_slice()).unwrap_or_default();
+    let Some(file) = files.iter().find(|file| file.path == model) else {
+        let there: Vec<&str> = files.iter().map(|file| file.path.as_str()).collect();
+        return Err(format!("node {name} has no {model} in its model directory; it has {}", there.join(", ")));
+    };
+    file.summary.clone().ok_or_else(|| format!("{model} on node {name}: {}", file.message))
 }
 
 /// A `path` source is a file in the agents' model directory; here it is looked for beside the YAML.

@@ -3,10 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use clap::Parser;
+use stowage_crds::model_node::{DeviceBackend, DeviceStatus, ModelFile, SystemStatus};
+use stowage_crds::{ModelNode, ModelNodeSpec, ModelNodeStatus};
 use stowage_placement::gguf::write::HeaderWriter;
 use stowage_placement::layout::Backend;
 use stowage_placement::testing::{SMOLLM2_135M, Shape};
-use stowage_placement::{Bytes, NodeDevices, PlanReport, Reason, Tokens};
+use stowage_placement::{Bytes, DeviceAllocation, NodeDevices, PlanReport, Reason, Tokens};
 
 use super::{Machine, PlanArgs, PlanError, Planned, plan, print};
 
@@ -110,6 +112,44 @@ async fn a_deployments_yaml_asks_and_flags_ask_louder() {
     assert_eq!(report.request.num_gpu, 999);
     let report = models.plan("small.yaml", "--gpu 4GiB --num-ctx 1024 --num-gpu -1 --parallel 1").await;
     assert_eq!((report.request.num_ctx, report.request.num_gpu, report.request.parallel), (Tokens(1024), -1, 1));
+}
+
+/// A node with a simulated GPU of 2 GiB and the model in its directory; 700 MiB of the GPU are promised to ModelDeployment `small`.
+fn node() -> ModelNode {
+    let mut assignment = crate::node::testing::assignment("a");
+    assignment.model_deployment.name = "small".into();
+    assignment.plan.devices[0] =
+        DeviceAllocation { id: "GPU-a".into(), total_bytes: Bytes::mib(700), ..assignment.plan.devices[0].clone() };
+    let mut node = ModelNode::new("n1", ModelNodeSpec { assignments: vec![assignment], devices: Vec::new() });
+    let device =
+        DeviceStatus { uuid: "GPU-a".into(), backend: DeviceBackend::Simulated, total_bytes: Bytes::gib(2), ..DeviceStatus::default() };
+    let model = ModelFile { path: "sub/smollm2.gguf".into(), summary: Some(SMOLLM2_135M.summary()), ..ModelFile::default() };
+    let system = SystemStatus { memory_bytes: Bytes::gib(16), ..SystemStatus::default() };
+    node.status = Some(ModelNodeStatus { devices: vec![device], models: vec![model], system: Some(system), ..ModelNodeStatus::default() });
+    node
+}
+
+#[tokio::test]
+async fn a_plan_for_a_node_counts_what_is_promised_there_but_for_what_is_planned_anew() {
+    let models = Models::new();
+    models.write("node.yaml", stowage_crds::yaml::to_string(&node()).unwrap().as_bytes());
+    let flags = format!("--node {}", models.path("node.yaml").display());
+    let offered = async |name: &str| models.plan(name, &flags).await.plan.devices[0].free_bytes;
+    let all = Bytes(Bytes::gib(2).0 - Bytes::mib(256).0);
+    assert_eq!(offered("smollm2.gguf").await, all.saturating_sub(Bytes::mib(700)), "the margin and what is promised are taken from it");
+    let of = |name: &str, path: &str| {
+        let head = "apiVersion: stowage.dev/v1alpha1\nkind: ModelDeployment";
+        format!("{head}\nmetadata: {{name: {name}}}\nspec: {{model: {{path: {path}}}, parameters: {{num_ctx: 512}}}}\n")
+    };
+    models.write("other.yaml", of("other", "sub/smollm2.gguf").as_bytes());
+    models.write("small.yaml", of("small", "sub/smollm2.gguf").as_bytes());
+    assert_eq!(offered("other.yaml").await, all.saturating_sub(Bytes::mib(700)));
+    assert_eq!(offered("small.yaml").await, all, "its own bytes are free to it");
+    models.write("missing.yaml", of("small", "nowhere.gguf").as_bytes());
+    let error = models.error("missing.yaml", &flags).await;
+    assert!(error.contains("node n1 has no nowhere.gguf in its model directory; it has sub/smollm2.gguf"), "{error}");
+    let error = models.error("smollm2.gguf", &format!("--node {}", models.path("small.yaml").display())).await;
+    assert!(error.contains("it has no document of kind ModelNode"), "{error}");
 }
 
 #[tokio::test]

@@ -3,8 +3,9 @@
 
 use stowage_crds::ModelDeployment;
 use stowage_crds::conditions::ConditionType;
+use stowage_end_to_end::cluster::program;
 use stowage_end_to_end::{Cluster, Settings, models, watch};
-use stowage_placement::{Bytes, Reason, Tokens};
+use stowage_placement::{Bytes, DeviceKind, PlanReport, Reason, Tokens};
 
 const NAME: &str = "smollm2";
 
@@ -47,6 +48,25 @@ async fn refused(cluster: &Cluster) -> String {
     }
 }
 
+/// What was decided can be told again from the objects alone, by who has nothing but their YAML.
+fn replayed(cluster: &Cluster, decided: &ModelDeployment) {
+    let save = |kind: &str, name: &str| {
+        let path = cluster.folder().join(format!("{kind}.yaml"));
+        std::fs::write(&path, cluster.kubectl_output(&["get", kind, name, "-o", "yaml"]).unwrap()).unwrap();
+        path
+    };
+    let mut command = std::process::Command::new(program("stowage-agent").unwrap());
+    command.arg("plan").arg(save("modeldeployment", NAME)).arg("--node").arg(save("modelnode", "node-a")).args(["--format", "json"]);
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(3), "{}", String::from_utf8_lossy(&output.stderr));
+    let replayed: PlanReport = serde_json::from_slice(&output.stdout).unwrap();
+    let fit = decided.status.as_ref().unwrap().fit.as_ref().unwrap();
+    let on_gpu = |report: &PlanReport| report.plan.devices.iter().find(|device| device.kind == DeviceKind::Gpu).cloned();
+    assert_eq!(on_gpu(&replayed), on_gpu(fit));
+    assert_eq!((&replayed.request, &replayed.plan.processor), (&fit.request, &fit.plan.processor));
+    assert_eq!((replayed.fit.shortfall_bytes, replayed.fit.max_num_ctx_on_gpu), (fit.fit.shortfall_bytes, fit.fit.max_num_ctx_on_gpu));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_context_that_does_not_fit_the_gpu_says_so_with_its_numbers_and_the_largest_that_does() {
     let mut cluster = Cluster::start(Settings::default()).await.unwrap();
@@ -69,6 +89,7 @@ async fn a_context_that_does_not_fit_the_gpu_says_so_with_its_numbers_and_the_la
         assert!(described.contains(needed), "`{needed}` is not in:\n{described}");
     }
     let missing = status.fit.unwrap().fit.shortfall_bytes.to_string();
+    replayed(&cluster, &large);
     println!("{}", watch::message(&large, ConditionType::Degraded));
 
     apply(&cluster, 8192, "", "RequireGPU").await;

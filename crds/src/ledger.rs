@@ -1,0 +1,110 @@
+//! What is promised, held and on offer on a node, by its ModelNode: the operator decides on it, and `agent plan --node` replays what it decided.
+//!
+//! A replica counts with what it was promised or holds, whichever is more; replicas that only the agent knows (a worker whose assignment is gone) count too.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use stowage_placement::layout::Backend;
+use stowage_placement::offer::{DEFAULT_OVERHEAD, default_margin, offer};
+use stowage_placement::{Bytes, Device, HOST, NodeDevices};
+
+use crate::ModelNode;
+use crate::model_deployment::{DeviceSelector, ReplicaState};
+use crate::model_node::{Assignment, DeviceBackend, DeviceStatus, ReplicaStatus};
+
+/// One node's account.
+pub struct Ledger<'a> {
+    node: &'a ModelNode,
+    /// Uids of assignments that are counted as if they had been given back.
+    given_back: BTreeSet<&'a str>,
+}
+
+impl<'a> Ledger<'a> {
+    pub fn new(node: &'a ModelNode) -> Ledger<'a> {
+        Ledger { node, given_back: BTreeSet::new() }
+    }
+
+    /// The account as it will be once these are gone.
+    pub fn without(node: &'a ModelNode, given_back: impl Fn(&'a Assignment) -> bool) -> Ledger<'a> {
+        let given_back = node.spec.assignments.iter().filter(|assignment| given_back(assignment));
+        Ledger { node, given_back: given_back.map(|assignment| assignment.uid.as_str()).collect() }
+    }
+
+    /// Assignments of this node, in its spec or held by a worker.
+    pub fn assignments(&self) -> u32 {
+        u32::try_from(self.replicas().len()).unwrap_or(u32::MAX)
+    }
+
+    /// What the node offers to one more replica, of the GPUs that the engine can use and the selector matches.
+    pub fn devices(&self, selector: &DeviceSelector) -> NodeDevices {
+        let Some(status) = &self.node.status else { return NodeDevices::new(Vec::new(), Bytes::ZERO) };
+        let gpus = status.devices.iter().filter(|gpu| matches(selector, gpu)).filter_map(|gpu| self.gpu(gpu));
+        NodeDevices::new(gpus.collect(), self.host_offer())
+    }
+
+    /// Promised and held bytes on a device, one entry a replica.
+    pub fn holdings(&self, device: &str) -> Vec<(Bytes, Bytes)> {
+        let holding = |(promised, held): (Option<&Assignment>, Option<&ReplicaStatus>)| {
+            (promised.map_or(Bytes::ZERO, |a| promised_on(a, device)), held.map_or(Bytes::ZERO, |r| held_on(r, promised.is_some(), device)))
+        };
+        self.replicas().into_values().map(holding).collect()
+    }
+
+    fn gpu(&self, gpu: &DeviceStatus) -> Option<Device> {
+        let backend = match gpu.backend {
+            DeviceBackend::None => return None,
+            DeviceBackend::Cuda => Backend::Cuda,
+            DeviceBackend::Simulated => Backend::SimulatedGpu,
+        };
+        let policy = self.node.spec.devices.iter().find(|policy| policy.uuid == gpu.uuid);
+        if policy.is_some_and(|policy| !policy.managed) {
+            return None;
+        }
+        let margin = default_margin(gpu.total_bytes);
+        let margin = policy.and_then(|policy| policy.margin_bytes).map_or(margin, |asked| asked.max(margin));
+        let overhead = if gpu.overhead_bytes == Bytes::ZERO { DEFAULT_OVERHEAD } else { gpu.overhead_bytes };
+        let offered = offer(gpu.total_bytes, gpu.used_by_others_bytes, self.holdings(&gpu.uuid).into_iter(), margin);
+        Some(Device { id: gpu.uuid.clone(), backend, offered, overhead })
+    }
+
+    fn host_offer(&self) -> Bytes {
+        let Some(system) = self.node.status.as_ref().and_then(|status| status.system.as_ref()) else { return Bytes::ZERO };
+        let (total, others) = (system.memory_bytes, system.memory_used_by_others_bytes);
+        offer(total, others, self.holdings(HOST).into_iter(), default_margin(total))
+    }
+
+    /// The union of what spec promises and status reports, by uid.
+    fn replicas(&self) -> BTreeMap<&str, (Option<&Assignment>, Option<&ReplicaStatus>)> {
+        let mut replicas: BTreeMap<&str, (Option<&Assignment>, Option<&ReplicaStatus>)> = BTreeMap::new();
+        for assignment in &self.node.spec.assignments {
+            replicas.entry(&assignment.uid).or_default().0 = Some(assignment);
+        }
+        let reported = self.node.status.iter().flat_map(|status| &status.replicas);
+        for replica in reported.filter(|replica| replica.state != ReplicaState::Gone) {
+            replicas.entry(&replica.uid).or_default().1 = Some(replica);
+        }
+        replicas.retain(|uid, _| !self.given_back.contains(uid));
+        replicas
+    }
+}
+
+/// Whether the selector admits this GPU.
+pub fn matches(selector: &DeviceSelector, gpu: &DeviceStatus) -> bool {
+    let product = gpu.name.to_lowercase().contains(&selector.product.to_lowercase());
+    product && gpu.total_bytes >= selector.min_memory
+}
+
+/// What the agent last said of an assignment.
+pub fn replica<'a>(node: &'a ModelNode, uid: &str) -> Option<&'a ReplicaStatus> {
+    node.status.as_ref()?.replicas.iter().find(|replica| replica.uid == uid)
+}
+
+fn promised_on(assignment: &Assignment, device: &str) -> Bytes {
+    assignment.plan.devices.iter().filter(|on| on.id == device).map(|on| on.total_bytes).sum()
+}
+
+/// A worker whose assignment is gone still counts with what it was to take, in case it has not taken all of it yet.
+fn held_on(replica: &ReplicaStatus, is_promised: bool, device: &str) -> Bytes {
+    let on = replica.devices.iter().filter(|on| on.id == device);
+    on.map(|on| on.measured_bytes.unwrap_or_default().max(if is_promised { Bytes::ZERO } else { on.predicted_bytes })).sum()
+}
