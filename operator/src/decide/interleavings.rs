@@ -22,6 +22,8 @@ const LEADERS: usize = 2;
 const SEEDS: u64 = 2000;
 const ACTIONS: usize = 300;
 const HOUR: i64 = 3600;
+/// What a slow watch brings comes as many times later.
+const SLOWNESS: usize = 30;
 /// Of each node's GPU: room for two or three of the smaller replicas.
 const VRAM: Bytes = Bytes::mib(2200);
 
@@ -44,6 +46,8 @@ const KINDS: usize = 5;
 pub(super) struct Leader {
     pub(super) state: State,
     seen: [usize; KINDS],
+    /// A kind of which it hears late.
+    slow: Option<usize>,
     /// Decided, and not yet arrived.
     on_its_way: Option<(Item, Decision)>,
 }
@@ -80,7 +84,7 @@ impl Leader {
         (state.services, seen[2]) = list(&cluster.services);
         (state.slices, seen[3]) = list(&cluster.slices);
         state.hear(cluster.agents.keys().map(|name| lease(name, 0)).collect(), now());
-        Leader { state, seen, on_its_way: None }
+        Leader { state, seen, slow: None, on_its_way: None }
     }
 
     /// Lets all watches bring what there is; says whether that was anything.
@@ -164,8 +168,10 @@ struct Run {
 impl Run {
     fn new(seed: u64) -> Run {
         let mut cluster = Cluster::with_nodes(NODES.iter().map(|name| gpu_node(name, VRAM)));
-        let leaders = (0..LEADERS).map(|_| Leader::new(&mut cluster, |_| {})).collect();
-        Run { random: Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1), cluster, leaders, seconds: 0 }
+        let mut leaders: Vec<Leader> = (0..LEADERS).map(|_| Leader::new(&mut cluster, |_| {})).collect();
+        let mut random = Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
+        leaders[0].slow = Some(random.next(KINDS));
+        Run { random, cluster, leaders, seconds: 0 }
     }
 
     fn act(&mut self) {
@@ -179,7 +185,9 @@ impl Run {
             }
             7..=11 => {
                 let kind = self.random.next(KINDS);
-                self.leaders[which].watch(&self.cluster, kind);
+                if self.leaders[which].slow != Some(kind) || self.random.next(SLOWNESS) == 0 {
+                    self.leaders[which].watch(&self.cluster, kind);
+                }
             }
             12 => self.replace_leader(which),
             13..=15 => self.let_arrive(which),
@@ -240,6 +248,7 @@ impl Run {
             }
         });
         self.leaders.insert(which, new);
+        self.leaders[which].slow = Some(self.random.next(KINDS));
         self.listen(which);
     }
 

@@ -6,6 +6,8 @@ use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::ResourceExt;
 use kube::runtime::watcher::Event;
+use stowage_crds::model_deployment::PlacementState;
+use stowage_crds::model_node::{Assignment, AssignmentState};
 use stowage_crds::{ModelDeployment, ModelNode, ModelNodeSpec};
 use stowage_placement::Bytes;
 
@@ -184,10 +186,29 @@ impl Cluster {
             self.ended.insert(assignment.uid.clone());
         }
         self.ended.extend(withdrawn.split(',').map(str::to_owned));
+        for assignment in assignments {
+            self.check_change(known, assignment);
+        }
         let mut node = known.clone();
         node.spec.assignments = assignments.clone();
         node.metadata.annotations = Some(BTreeMap::from([(WITHDRAWN_ANNOTATION.to_owned(), withdrawn.clone())]));
         Ok(self.model_nodes.put(&mut self.revision, node))
+    }
+
+    /// A promise is made only while its claim stands, and taken back only once that was given up; but users may delete what claims at any time.
+    fn check_change(&self, node: &ModelNode, now: &Assignment) {
+        let owner = &now.model_deployment;
+        let deployment = self.deployments.objects.get(&Key::new(&owner.namespace, &owner.name));
+        let Some(deployment) = deployment.filter(|found| found.metadata.uid.as_ref() == Some(&owner.uid)) else { return };
+        let claim = deployment.status.iter().flat_map(|status| &status.placements).find(|claim| claim.assignment_uid == now.uid);
+        let stands = claim.is_some_and(|claim| claim.state != PlacementState::Releasing);
+        match node.spec.assignments.iter().find(|before| before.uid == now.uid) {
+            None => assert!(claim.is_some(), "{} was promised after its claim was given up", now.replica),
+            Some(before) if before.state == AssignmentState::Serve && now.state == AssignmentState::Release => {
+                assert!(!stands, "{} was released although its claim stands", now.replica);
+            }
+            Some(_) => {}
+        }
     }
 
     /// One thing that the agent of a node does next; says whether there was any. `refuses` is whether it refuses what it has not begun.
