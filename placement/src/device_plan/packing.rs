@@ -35,11 +35,12 @@ pub(super) struct Packing<'a, C> {
     classes: &'a [Class],
     layers: u32,
     max_gpus: u32,
-    table: Table,
+    table: &'a Table,
 }
 
 /// For each set of GPUs, how far down the layers they reach, and which class the last of them is of.
-struct Table {
+#[derive(Clone, Debug)]
+pub(super) struct Table {
     reach: Vec<u32>,
     last: Vec<usize>,
 }
@@ -48,9 +49,8 @@ struct Table {
 const SCALE: u64 = 256;
 
 impl<'a, C: Costs> Packing<'a, C> {
-    pub fn new(costs: &'a C, classes: &'a [Class], layers: u32, max_gpus: u32) -> Packing<'a, C> {
-        let all: Vec<u32> = classes.iter().map(|class| class.members.len() as u32).collect();
-        let table = Table::fill(costs, classes, &all, layers, max_gpus, SCALE);
+    /// `table` is that of the same costs, classes and limits: [`Table::of_all`].
+    pub fn new(costs: &'a C, classes: &'a [Class], layers: u32, max_gpus: u32, table: &'a Table) -> Packing<'a, C> {
         Packing { costs, classes, layers, max_gpus, table }
     }
 
@@ -145,6 +145,12 @@ impl<'a, C: Costs> Packing<'a, C> {
 }
 
 impl Table {
+    /// What every set of the GPUs can do; of all that is asked of a packing, the costliest part.
+    pub fn of_all<C: Costs>(costs: &C, classes: &[Class], layers: u32, max_gpus: u32) -> Table {
+        let all: Vec<u32> = classes.iter().map(|class| class.members.len() as u32).collect();
+        Table::fill(costs, classes, &all, layers, max_gpus, SCALE)
+    }
+
     fn fill<C: Costs>(costs: &C, classes: &[Class], counts: &[u32], layers: u32, max_gpus: u32, scale: u64) -> Table {
         let offers: Vec<u64> = classes.iter().map(|class| scaled(class.offered, scale)).collect();
         let reach_from = |class: usize, end: u32| furthest_down(end, |first| costs.bytes(class, first, end) <= offers[class]);
@@ -233,3 +239,6 @@ impl Sets {
         self.radices.iter().zip(&self.strides).map(|(radix, stride)| (set / stride % radix) as u32).collect()
     }
 }
+
+#[cfg(test)]
+mod tests;

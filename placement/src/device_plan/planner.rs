@@ -3,7 +3,7 @@
 use std::cell::OnceCell;
 
 use crate::compute::DeviceRole;
-use crate::device_plan::packing::{Class, Costs, Packing, Run};
+use crate::device_plan::packing::{Class, Costs, Packing, Run, Table};
 use crate::device_plan::{Device, DeviceAllocation, DeviceKind, DevicePlan, NodeDevices};
 use crate::footprint::{FootprintError, LayerSizes, Span, compute_bytes, input_weights};
 use crate::layout::Backend;
@@ -64,7 +64,7 @@ impl<'a> Planner<'a> {
                 compute_bytes(self.summary, request, backend, host_role(true, false))?,
                 compute_bytes(self.summary, request, backend, host_role(true, true))?,
             ],
-            most_gpu_layers: OnceCell::new(),
+            table: OnceCell::new(),
         })
     }
 
@@ -90,7 +90,7 @@ pub(crate) struct SizedPlanner<'a> {
     host_input: Bytes,
     /// Scratch memory of a host that holds no layer, blocks alone, or blocks and the output layer.
     host_compute: [Bytes; 3],
-    most_gpu_layers: OnceCell<u32>,
+    table: OnceCell<Table>,
 }
 
 impl SizedPlanner<'_> {
@@ -100,7 +100,7 @@ impl SizedPlanner<'_> {
 
     /// The largest number of last layers that fit on the GPUs, whatever the host holds.
     pub fn most_gpu_layers(&self) -> u32 {
-        *self.most_gpu_layers.get_or_init(|| self.packing().most())
+        self.packing().most()
     }
 
     /// Whether the GPUs hold the last `gpu_layers` layers. Where their sum says so already, the ways to share them are not gone through.
@@ -120,7 +120,9 @@ impl SizedPlanner<'_> {
     }
 
     fn packing(&self) -> Packing<'_, ClassCosts> {
-        Packing::new(&self.costs, &self.planner.classes, self.total_layers(), self.planner.max_gpus)
+        let (classes, layers, max_gpus) = (&self.planner.classes, self.total_layers(), self.planner.max_gpus);
+        let table = self.table.get_or_init(|| Table::of_all(&self.costs, classes, layers, max_gpus));
+        Packing::new(&self.costs, classes, layers, max_gpus, table)
     }
 
     /// What the host needs when the last `gpu_layers` are on GPU.
@@ -258,7 +260,8 @@ struct ClassCosts(Vec<GpuCosts>);
 impl Costs for ClassCosts {
     fn bytes(&self, class: usize, first: u32, end: u32) -> u64 {
         let costs = &self.0[class];
-        [costs.sizes.span(first, end).total(), costs.compute(first, end), costs.overhead].into_iter().sum::<Bytes>().0
+        // The sum of everything was checked when it was sized.
+        costs.sizes.bytes(first, end).0 + costs.compute(first, end).0 + costs.overhead.0
     }
 }
 
