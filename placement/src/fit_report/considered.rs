@@ -149,7 +149,7 @@ impl<'a> Considered<'a> {
         let report = PlanReport {
             model: self.summary.describe(),
             request: self.request.clone(),
-            footprint: self.footprint(&planner)?,
+            footprint: self.footprint()?,
             plan: self.plan.clone(),
             fit,
         };
@@ -157,13 +157,15 @@ impl<'a> Considered<'a> {
         Ok(Decision { report, verdict })
     }
 
-    /// All layers on one GPU: of the kind that the node has, else of the kind that a node can have.
-    fn footprint(&self, planner: &Planner<'_>) -> Result<Footprint, Refusal> {
-        let (backend, overhead) = match planner.gpus.first() {
-            Some(gpu) => (gpu.backend, gpu.overhead),
-            None => (Backend::Cuda, DEFAULT_OVERHEAD),
-        };
+    /// All layers on one GPU.
+    fn footprint(&self) -> Result<Footprint, Refusal> {
+        let (backend, overhead) = self.gpu_kind();
         Ok(Footprint::new(self.summary, &self.request, backend, overhead, self.devices.host.backend)?)
+    }
+
+    /// Backend and overhead of the GPUs that the node has for this model, else of those that a node can have.
+    pub fn gpu_kind(&self) -> (Backend, Bytes) {
+        self.planner().gpus.first().map_or((Backend::Cuda, DEFAULT_OVERHEAD), |gpu| (gpu.backend, gpu.overhead))
     }
 }
 

@@ -65,7 +65,7 @@ impl Contexts<'_> {
     }
 
     fn largest_for(&self, demand: Demand, total_layers: u32, least: Tokens, asked: Option<Tokens>) -> Result<Tokens, FootprintError> {
-        let trained = self.planner.summary.trained_context;
+        let trained = self.most_trained();
         let on_gpu = asked.unwrap_or(trained.min(LARGEST_ON_GPU)).max(least);
         let on_cpu = asked.unwrap_or(trained.min(LARGEST_ON_CPU)).max(least);
         let (goal, most) = match demand {
@@ -109,9 +109,14 @@ impl Contexts<'_> {
     /// The largest multiple of 256, up to the trained context, at which it fits; 0 where none does. A model trained for fewer than 256 tokens has its
     /// trained context instead.
     pub fn largest_trained(&self, goal: Goal) -> Result<Tokens, FootprintError> {
-        let trained = self.planner.summary.trained_context;
-        let most = if trained.0 < STEP { trained } else { Tokens(trained.0 / STEP * STEP) };
+        let most = self.most_trained();
         Ok(self.largest(goal, Tokens(most.0.min(STEP)), most)?.unwrap_or_default())
+    }
+
+    /// The largest multiple of 256 up to the trained context, or that itself where it is less than 256.
+    fn most_trained(&self) -> Tokens {
+        let trained = self.planner.summary.trained_context;
+        if trained.0 < STEP { trained } else { Tokens(trained.0 / STEP * STEP) }
     }
 
     fn fits_at(&self, num_ctx: Tokens, goal: Goal) -> Result<bool, FootprintError> {
