@@ -9,7 +9,9 @@ mod demand;
 mod message;
 mod suggestions;
 
-pub(crate) use considered::{Considered, consider};
+pub(crate) use considered::{Considered, consider, lacks};
+pub(crate) use contexts::{Allowed, largest, smallest};
+pub(crate) use demand::Demand;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

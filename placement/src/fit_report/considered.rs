@@ -24,8 +24,6 @@ pub(crate) struct Considered<'a> {
     /// Where it is refused, the nearest plan that the GPUs can hold.
     pub plan: DevicePlan,
     pub outcome: Outcome,
-    /// On GPU for the layers wished there; else on the host.
-    pub shortfall: Bytes,
     /// Why the engine can't use the node's GPUs for this model, where it can't.
     pub unusable: Option<String>,
 }
@@ -73,12 +71,11 @@ pub(crate) fn consider<'a>(summary: &'a ModelSummary, asked: &'a Asked, devices:
         Some(lacking) => Outcome::CannotRun(lacking),
         None => outcome(&planner, &sized, demand, &request, gpu_layers, unusable.as_deref()),
     };
-    let shortfall = shortfall(&sized, demand, devices.host.offered);
-    Ok(Considered { summary, asked, devices, demand, request, plan, outcome, shortfall, unusable })
+    Ok(Considered { summary, asked, devices, demand, request, plan, outcome, unusable })
 }
 
 /// What the engine lacks to run this model on this backend.
-fn lacks(summary: &ModelSummary, asked: &Asked, backend: Backend) -> Option<String> {
+pub(crate) fn lacks(summary: &ModelSummary, asked: &Asked, backend: Backend) -> Option<String> {
     capability::runs(summary, asked.kv_cache_type, backend).err()
 }
 
@@ -127,6 +124,11 @@ impl<'a> Considered<'a> {
         Planner::new(self.summary, self.devices, usable, self.asked.max_devices)
     }
 
+    /// Bytes missing on GPU for the layers wished there; where those fit or none is, bytes missing on the host.
+    pub fn shortfall(&self) -> Result<Bytes, Refusal> {
+        Ok(shortfall(&self.planner().sized(&self.request)?, self.demand, self.devices.host.offered))
+    }
+
     /// The report on it.
     pub fn decision(&self) -> Result<Decision, Refusal> {
         let planner = self.planner();
@@ -141,7 +143,7 @@ impl<'a> Considered<'a> {
             fits: self.outcome == Outcome::Fits,
             reason: self.outcome.reason(),
             message: message.clone(),
-            shortfall_bytes: self.shortfall,
+            shortfall_bytes: self.shortfall()?,
             max_num_ctx_on_gpu: limits.on_gpu,
             max_num_ctx: limits.anywhere,
             suggestions: suggestions::of(self, limits),

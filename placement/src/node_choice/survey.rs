@@ -1,0 +1,283 @@
+//! How well each node could do at best, from sums alone: planning thousands of nodes to take one would take too long.
+//!
+//! What is said here of a node is never worse than its plan turns out to be, and mostly the same: so nodes are planned in this order, and only
+//! as long as the next one could be better than the best that was planned.
+
+use std::cmp::Reverse;
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use crate::device_plan::{Device, HostCosts, MOST_TOLD_APART};
+use crate::fit_report::{Allowed, Demand, lacks, largest, smallest};
+use crate::footprint::FootprintError;
+use crate::layout::Backend;
+use crate::model_summary::ModelSummary;
+use crate::node_choice::Node;
+use crate::node_choice::figures::Figures;
+use crate::node_choice::runs::Runs;
+use crate::offer::DEFAULT_OVERHEAD;
+use crate::reason::Reason;
+use crate::request::Asked;
+use crate::units::{Bytes, Tokens};
+
+/// What can be told of a node without planning it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Prospect {
+    /// It may take the replica, and then these figures are the best that it could have.
+    AtBest(Figures),
+    /// It can't take it, for this reason, and is short by at least so much.
+    Refused(Reason, Bytes),
+}
+
+/// A kind of GPU at a context: what decides the bytes of layers there.
+type KindAt = (Tokens, Backend, Bytes);
+
+/// One request, to be held against many nodes.
+pub(super) struct Survey<'a> {
+    summary: &'a ModelSummary,
+    asked: &'a Asked,
+    demand: Demand,
+    allowed: Allowed,
+    /// Layers wished on GPU, the last ones of all.
+    wished: u32,
+    max_gpus: usize,
+    /// By backend, whether the engine runs the model there.
+    runs_on: [bool; 4],
+    gpus: HashMap<KindAt, Rc<Runs>>,
+    /// The one asked for last, since most nodes are of one kind.
+    last_gpu: Option<(KindAt, Rc<Runs>)>,
+    hosts: HashMap<(Tokens, Backend), Rc<HostCosts>>,
+    last_host: Option<((Tokens, Backend), Rc<HostCosts>)>,
+    /// What the GPUs of the node in question offer, and how many layers each could hold.
+    offers: Vec<(u64, u32)>,
+}
+
+/// What the GPUs of a node could hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Sketch {
+    layers: u32,
+    gpus: usize,
+    left: Bytes,
+    /// That they hold it is sure.
+    sure: bool,
+}
+
+impl<'a> Survey<'a> {
+    pub fn new(summary: &'a ModelSummary, asked: &'a Asked, demand: Demand) -> Survey<'a> {
+        let backends = [Backend::Reference, Backend::Cpu, Backend::SimulatedGpu, Backend::Cuda];
+        Survey {
+            summary,
+            asked,
+            demand,
+            allowed: Allowed::of(asked, summary.trained_context),
+            wished: demand.wished(summary.total_layers().0),
+            max_gpus: asked.max_devices.unwrap_or(u32::MAX) as usize,
+            runs_on: backends.map(|backend| lacks(summary, asked, backend).is_none()),
+            gpus: HashMap::new(),
+            last_gpu: None,
+            hosts: HashMap::new(),
+            last_host: None,
+            offers: Vec::new(),
+        }
+    }
+
+    /// What this node could do at best. An error: sizes that can't be counted.
+    pub fn prospect(&mut self, node: &Node) -> Result<Prospect, FootprintError> {
+        let trained = self.summary.trained_context;
+        if !self.runs_on[node.devices.host.backend as usize] {
+            return self.refused(node, Reason::EngineCannotRun);
+        }
+        match self.allowed {
+            Allowed::Only(num_ctx) if num_ctx > trained => self.refused(node, Reason::ContextBeyondTrained),
+            Allowed::Between { least, .. } if least > trained => self.refused(node, Reason::ContextBeyondTrained),
+            Allowed::Only(num_ctx) => self.at(node, num_ctx),
+            Allowed::Between { least, on_gpu, on_cpu } => match self.demand {
+                Demand::None => self.on_host(node, least, on_cpu),
+                Demand::Exactly(_) => self.between(node, least, on_cpu, on_cpu),
+                Demand::All | Demand::AsManyAsFit => self.between(node, least, on_gpu, on_cpu),
+            },
+        }
+    }
+
+    /// With this context.
+    fn at(&mut self, node: &Node, num_ctx: Tokens) -> Result<Prospect, FootprintError> {
+        let sketch = self.sketch(node, num_ctx)?;
+        if sketch.layers < self.wished && self.demand != Demand::AsManyAsFit {
+            return self.refused_by_gpus(node);
+        }
+        let short_of_memory = self.host_needs(node, num_ctx, sketch.layers)? > node.devices.host.offered;
+        if short_of_memory && (sketch.sure || matches!(self.demand, Demand::AsManyAsFit | Demand::None)) {
+            return self.refused(node, Reason::InsufficientMemory);
+        }
+        self.figures(node, num_ctx, sketch)
+    }
+
+    fn figures(&mut self, node: &Node, num_ctx: Tokens, sketch: Sketch) -> Result<Prospect, FootprintError> {
+        let left = match sketch.layers {
+            0 => node.devices.host.offered.saturating_sub(self.host_needs(node, num_ctx, 0)?),
+            _ => sketch.left,
+        };
+        Ok(Prospect::AtBest(Figures::new(sketch.layers, self.summary.total_layers().0, num_ctx, sketch.gpus, left)))
+    }
+
+    /// With the longest context at which the layers wished could be on GPU; where there is none, with the longest that the host could bear.
+    fn between(&mut self, node: &Node, least: Tokens, on_gpu: Tokens, on_cpu: Tokens) -> Result<Prospect, FootprintError> {
+        if let Some(num_ctx) = largest(least, on_gpu, |num_ctx| Ok(self.sketch(node, num_ctx)?.layers >= self.wished))? {
+            let sketch = self.sketch(node, num_ctx)?;
+            return self.figures(node, num_ctx, sketch);
+        }
+        if self.demand != Demand::AsManyAsFit {
+            return self.refused_by_gpus(node);
+        }
+        if self.host_needs(node, on_cpu, 0)? <= node.devices.host.offered {
+            return self.at(node, on_cpu);
+        }
+        let most = self.sketch(node, least)?.layers;
+        if self.host_needs(node, least, most)? > node.devices.host.offered {
+            return self.refused(node, Reason::InsufficientMemory);
+        }
+        // The shortest context leaves most layers on GPU, and the longest is the best.
+        let total = self.summary.total_layers().0;
+        Ok(Prospect::AtBest(Figures::new(most, total, on_cpu, 0, Bytes::ZERO)))
+    }
+
+    /// With the longest context that the host alone can bear.
+    fn on_host(&mut self, node: &Node, least: Tokens, most: Tokens) -> Result<Prospect, FootprintError> {
+        let found = largest(least, most, |num_ctx| Ok(self.host_needs(node, num_ctx, 0)? <= node.devices.host.offered))?;
+        match found {
+            Some(num_ctx) => self.at(node, num_ctx),
+            None => self.refused(node, Reason::InsufficientMemory),
+        }
+    }
+
+    fn refused_by_gpus(&mut self, node: &Node) -> Result<Prospect, FootprintError> {
+        let usable = node.devices.gpus.iter().any(|gpu| self.runs_on[gpu.backend as usize]);
+        let reason = match (usable, node.devices.gpus.is_empty()) {
+            (true, _) => Reason::InsufficientVRAM,
+            (false, true) => Reason::NoUsableGPU,
+            (false, false) => Reason::EngineCannotRun,
+        };
+        self.refused(node, reason)
+    }
+
+    fn refused(&mut self, node: &Node, reason: Reason) -> Result<Prospect, FootprintError> {
+        Ok(Prospect::Refused(reason, self.short_by(node)?))
+    }
+
+    /// The least that a node is short by when it is refused, at the context that is then reported on.
+    pub fn short_by(&mut self, node: &Node) -> Result<Bytes, FootprintError> {
+        let num_ctx = match (self.allowed, self.demand) {
+            (Allowed::Only(num_ctx), _) => num_ctx,
+            (Allowed::Between { least, on_gpu, .. }, Demand::All) => smallest(least, on_gpu),
+            (Allowed::Between { least, on_cpu, .. }, _) => smallest(least, on_cpu),
+        };
+        if self.wished == 0 {
+            return Ok(self.host_needs(node, num_ctx, 0)?.saturating_sub(node.devices.host.offered));
+        }
+        let one_kind = self.fill_offers(node, num_ctx)?;
+        let largest = self.offers.iter().map(|(offered, _)| *offered).max();
+        let Some((largest, one_kind)) = largest.zip(one_kind) else {
+            let usual = self.gpu(num_ctx, Backend::Cuda, DEFAULT_OVERHEAD)?;
+            return Ok(if self.offers.is_empty() { usual.whole() } else { Bytes::ZERO });
+        };
+        if self.max_gpus == 0 {
+            return Ok(Bytes::ZERO);
+        }
+        // The others, and then what is left for the one with the largest offer.
+        self.offers.sort_unstable_by_key(|offer| Reverse(*offer));
+        let others: u32 = self.offers.iter().skip(1).take(self.max_gpus - 1).map(|(_, layers)| *layers).sum();
+        Ok(Bytes(one_kind.least(self.wished.saturating_sub(others)).saturating_sub(largest)))
+    }
+
+    /// What the GPUs could hold of the layers wished.
+    fn sketch(&mut self, node: &Node, num_ctx: Tokens) -> Result<Sketch, FootprintError> {
+        let none = Sketch { layers: 0, gpus: 0, left: Bytes::ZERO, sure: false };
+        if self.wished == 0 || self.max_gpus == 0 {
+            return Ok(none);
+        }
+        let one_kind = self.fill_offers(node, num_ctx)?;
+        if let Some(runs) = &one_kind
+            && let Some(tightest) = self.offers.iter().map(|(offered, _)| *offered).filter(|offered| *offered >= runs.whole().0).min()
+        {
+            return Ok(Sketch { layers: self.wished, gpus: 1, left: Bytes(tightest - runs.whole().0), sure: true });
+        }
+        self.offers.sort_unstable_by_key(|(offered, layers)| Reverse((*layers, *offered)));
+        let layers = self.offers.iter().take(self.max_gpus).map(|(_, layers)| *layers).sum::<u32>().min(self.wished);
+        let (mut gpus, mut held, mut offered) = (0, 0, 0u64);
+        while held < layers {
+            held += self.offers[gpus].1;
+            offered = offered.saturating_add(self.offers[gpus].0);
+            gpus += 1;
+        }
+        let left = match one_kind {
+            Some(runs) if gpus == 1 => {
+                let over = self.offers.iter().filter_map(|(offered, _)| offered.checked_sub(runs.last(layers)));
+                over.min().unwrap_or_default()
+            }
+            // Those with the largest offers are taken, unless some are taken for equal.
+            Some(runs) if gpus > 1 && self.offers.len() <= MOST_TOLD_APART => offered.saturating_sub(runs.most_of(layers, gpus)),
+            _ => 0,
+        };
+        Ok(if layers == 0 { none } else { Sketch { layers, gpus, left: Bytes(left), sure: false } })
+    }
+
+    /// Lists what the usable GPUs offer, and how many layers each could hold where not one of them holds all. The runs, where all are of one kind.
+    fn fill_offers(&mut self, node: &Node, num_ctx: Tokens) -> Result<Option<Rc<Runs>>, FootprintError> {
+        self.offers.clear();
+        let all = !self.runs_on[node.devices.host.backend as usize];
+        let runs_on = self.runs_on;
+        let mut usable = node.devices.gpus.iter().filter(|gpu| all || runs_on[gpu.backend as usize]);
+        let Some(first) = usable.next() else { return Ok(None) };
+        let runs = self.gpu(num_ctx, first.backend, first.overhead)?;
+        self.offers.push((first.offered.0, runs.most(first.offered.0)));
+        let mut one_kind = true;
+        for gpu in usable {
+            let same = alike(gpu, first);
+            one_kind &= same;
+            let most = if same { runs.most(gpu.offered.0) } else { self.gpu(num_ctx, gpu.backend, gpu.overhead)?.most(gpu.offered.0) };
+            self.offers.push((gpu.offered.0, most));
+        }
+        Ok(one_kind.then_some(runs))
+    }
+
+    fn gpu(&mut self, num_ctx: Tokens, backend: Backend, overhead: Bytes) -> Result<Rc<Runs>, FootprintError> {
+        let kind = (num_ctx, backend, overhead);
+        if let Some((last, runs)) = &self.last_gpu
+            && *last == kind
+        {
+            return Ok(Rc::clone(runs));
+        }
+        let runs = match self.gpus.get(&kind) {
+            Some(runs) => Rc::clone(runs),
+            None => Rc::new(Runs::new(self.summary, &self.asked.with_num_ctx(num_ctx), backend, overhead, self.wished)?),
+        };
+        self.gpus.insert(kind, Rc::clone(&runs));
+        self.last_gpu = Some((kind, Rc::clone(&runs)));
+        Ok(runs)
+    }
+
+    fn host_needs(&mut self, node: &Node, num_ctx: Tokens, gpu_layers: u32) -> Result<Bytes, FootprintError> {
+        let host = &node.devices.host;
+        Ok(self.host(num_ctx, host.backend)?.needs(gpu_layers).saturating_add(host.overhead))
+    }
+
+    fn host(&mut self, num_ctx: Tokens, backend: Backend) -> Result<Rc<HostCosts>, FootprintError> {
+        let kind = (num_ctx, backend);
+        if let Some((last, costs)) = &self.last_host
+            && *last == kind
+        {
+            return Ok(Rc::clone(costs));
+        }
+        let costs = match self.hosts.get(&kind) {
+            Some(costs) => Rc::clone(costs),
+            None => Rc::new(HostCosts::new(self.summary, &self.asked.with_num_ctx(num_ctx), backend)?),
+        };
+        self.hosts.insert(kind, Rc::clone(&costs));
+        self.last_host = Some((kind, Rc::clone(&costs)));
+        Ok(costs)
+    }
+}
+
+fn alike(gpu: &Device, other: &Device) -> bool {
+    (gpu.backend, gpu.overhead) == (other.backend, other.overhead)
+}
