@@ -84,10 +84,8 @@ impl<'a, C: Costs> Packing<'a, C> {
         let sets = Sets::new(&others);
         let most_others = others.iter().sum::<u32>().min(self.max_gpus.saturating_sub(1));
         let above = Table::fill(self.costs, self.classes, &others, self.layers, most_others, SCALE);
-        let upwards = |class: usize, first: u32| {
-            furthest_up(first, self.layers, |end| self.costs.bytes(class, first, end) <= self.classes[class].offered)
-        };
-        let below: Vec<Table> = (0..=most_others).map(|most| Table::of(&sets, most, target, upwards, |a, b| a > b)).collect();
+        let upwards = Reaches::up(self.costs, self.classes, target, self.layers);
+        let below: Vec<Table> = (0..=most_others).map(|most| Table::of(&sets, most, target, &upwards, |a, b| a > b)).collect();
         let used = |set: usize| sets.counts(set).iter().sum::<u32>();
         let between = (0..sets.len).filter(|set| used(*set) <= most_others).map(|set| {
             // Those that hold nothing above, as many as may still be used.
@@ -152,14 +150,13 @@ impl Table {
     }
 
     fn fill<C: Costs>(costs: &C, classes: &[Class], counts: &[u32], layers: u32, max_gpus: u32, scale: u64) -> Table {
-        let offers: Vec<u64> = classes.iter().map(|class| scaled(class.offered, scale)).collect();
-        let reach_from = |class: usize, end: u32| furthest_down(end, |first| costs.bytes(class, first, end) <= offers[class]);
-        Table::of(&Sets::new(counts), max_gpus, layers, reach_from, |a, b| a < b)
+        let reaches = Reaches::down(costs, classes, layers, scale);
+        Table::of(&Sets::new(counts), max_gpus, layers, &reaches, |a, b| a < b)
     }
 
-    /// The best of every set, from the best of each set with one GPU less. `reach_from` says how far a GPU of a class gets from where the others
+    /// The best of every set, from the best of each set with one GPU less. `reaches` says how far a GPU of a class gets from where the others
     /// got, `better` which of two is further. A set of more than `max_gpus` does what the best of its parts does.
-    fn of(sets: &Sets, max_gpus: u32, start: u32, reach_from: impl Fn(usize, u32) -> u32, better: impl Fn(u32, u32) -> bool) -> Table {
+    fn of(sets: &Sets, max_gpus: u32, start: u32, reaches: &Reaches, better: impl Fn(u32, u32) -> bool) -> Table {
         let mut table = Table { reach: vec![start; sets.len], last: vec![0; sets.len] };
         let mut used = vec![0; sets.radices.len()];
         for set in 1..sets.len {
@@ -168,7 +165,7 @@ impl Table {
             let mut best: Option<(u32, usize)> = None;
             for class in (0..used.len()).filter(|class| used[*class] > 0) {
                 let without = table.reach[set - sets.strides[class]];
-                let reached = if too_many { without } else { reach_from(class, without) };
+                let reached = if too_many { without } else { reaches.from(class, without) };
                 if best.is_none_or(|(furthest, _)| better(reached, furthest)) {
                     best = Some((reached, class));
                 }
@@ -183,25 +180,48 @@ fn scaled(offered: u64, scale: u64) -> u64 {
     (u128::from(offered) * u128::from(scale) / u128::from(SCALE)) as u64
 }
 
-/// The largest `end` up to `layers` for which layers `first` to `end - 1` fit; `first` where not even one does.
-fn furthest_up(first: u32, layers: u32, fits: impl Fn(u32) -> bool) -> u32 {
-    layers - furthest_down(layers - first, |mirrored| fits(layers - mirrored))
+/// How far one GPU of each class gets from every layer where it may begin.
+struct Reaches {
+    by_class: Vec<Vec<u32>>,
 }
 
-/// The smallest `first` for which layers `first` to `end - 1` fit; `end` where not even one does.
-fn furthest_down(end: u32, fits: impl Fn(u32) -> bool) -> u32 {
-    let (mut too_far, mut reached) = (None, end);
-    loop {
-        let lowest = too_far.map_or(0, |too_far: u32| too_far + 1);
-        if lowest >= reached {
-            return reached;
-        }
-        let middle = lowest + (reached - lowest) / 2;
-        if fits(middle) {
-            reached = middle;
-        } else {
-            too_far = Some(middle);
-        }
+impl Reaches {
+    /// For each `end`, the smallest `first` for which layers `first` to `end - 1` fit; `end` where not even one does. Offers are scaled.
+    ///
+    /// What begins further up never gets further down, so all ends are gone through once.
+    fn down<C: Costs>(costs: &C, classes: &[Class], layers: u32, scale: u64) -> Reaches {
+        let of_class = |(index, class): (usize, &Class)| {
+            let offered = scaled(class.offered, scale);
+            let mut first = 0;
+            let reach = (0..=layers).map(|end| {
+                while first < end && costs.bytes(index, first, end) > offered {
+                    first += 1;
+                }
+                first
+            });
+            reach.collect()
+        };
+        Reaches { by_class: classes.iter().enumerate().map(of_class).collect() }
+    }
+
+    /// For each `first` from `target` on, the largest `end` up to `layers` for which layers `first` to `end - 1` fit; `first` where not even one does.
+    fn up<C: Costs>(costs: &C, classes: &[Class], target: u32, layers: u32) -> Reaches {
+        let of_class = |(index, class): (usize, &Class)| {
+            let mut reach = vec![layers; layers as usize + 1];
+            let mut end = layers;
+            for first in (target..layers).rev() {
+                while first < end && costs.bytes(index, first, end) > class.offered {
+                    end -= 1;
+                }
+                reach[first as usize] = end;
+            }
+            reach
+        };
+        Reaches { by_class: classes.iter().enumerate().map(of_class).collect() }
+    }
+
+    fn from(&self, class: usize, start: u32) -> u32 {
+        self.by_class[class][start as usize]
     }
 }
 

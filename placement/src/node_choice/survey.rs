@@ -48,8 +48,15 @@ pub(super) struct Survey<'a> {
     last_gpu: Option<(KindAt, Rc<Runs>)>,
     hosts: HashMap<(Tokens, Backend), Rc<HostCosts>>,
     last_host: Option<((Tokens, Backend), Rc<HostCosts>)>,
-    /// What the GPUs of the node in question offer, and how many layers each could hold.
-    offers: Vec<(u64, u32)>,
+    /// What the GPUs of the node in question offer, and how many blocks each could hold.
+    offers: Vec<(Bytes, u32)>,
+}
+
+/// The kind of a node's GPUs.
+struct Kind {
+    runs: Rc<Runs>,
+    /// All of them are of this kind.
+    only: bool,
 }
 
 /// What the GPUs of a node could hold.
@@ -174,19 +181,20 @@ impl<'a> Survey<'a> {
         if self.wished == 0 {
             return Ok(self.host_needs(node, num_ctx, 0)?.saturating_sub(node.devices.host.offered));
         }
-        let one_kind = self.fill_offers(node, num_ctx)?;
-        let largest = self.offers.iter().map(|(offered, _)| *offered).max();
-        let Some((largest, one_kind)) = largest.zip(one_kind) else {
-            let usual = self.gpu(num_ctx, Backend::Cuda, DEFAULT_OVERHEAD)?;
-            return Ok(if self.offers.is_empty() { usual.whole() } else { Bytes::ZERO });
+        let Some(kind) = self.kind(node, num_ctx)? else {
+            return Ok(self.gpu(num_ctx, Backend::Cuda, DEFAULT_OVERHEAD)?.whole());
         };
-        if self.max_gpus == 0 {
+        if !kind.only || self.max_gpus == 0 {
             return Ok(Bytes::ZERO);
         }
-        // The others, and then what is left for the one with the largest offer.
+        let output = self.fill_offers(node, num_ctx, &kind)?;
+        // What the others hold, and then what is left for the one with the largest offer, with the output layer or without.
         self.offers.sort_unstable_by_key(|offer| Reverse(*offer));
-        let others: u32 = self.offers.iter().skip(1).take(self.max_gpus - 1).map(|(_, layers)| *layers).sum();
-        Ok(Bytes(one_kind.least(self.wished.saturating_sub(others)).saturating_sub(largest)))
+        let largest = self.offers[0].0.0;
+        let others: u32 = self.offers.iter().skip(1).take(self.max_gpus - 1).map(|(_, blocks)| *blocks).sum();
+        let blocks = self.wished.saturating_sub(others.saturating_add_signed(output as i32).max(1));
+        let least = kind.runs.least_of_blocks(blocks).min(kind.runs.last(self.wished.saturating_sub(others)));
+        Ok(Bytes(least.saturating_sub(largest)))
     }
 
     /// What the GPUs could hold of the layers wished.
@@ -195,49 +203,74 @@ impl<'a> Survey<'a> {
         if self.wished == 0 || self.max_gpus == 0 {
             return Ok(none);
         }
-        let one_kind = self.fill_offers(node, num_ctx)?;
-        if let Some(runs) = &one_kind
-            && let Some(tightest) = self.offers.iter().map(|(offered, _)| *offered).filter(|offered| *offered >= runs.whole().0).min()
+        let Some(kind) = self.kind(node, num_ctx)? else { return Ok(none) };
+        if kind.only
+            && let Some(left) = self.least_left(node, kind.runs.whole())
         {
-            return Ok(Sketch { layers: self.wished, gpus: 1, left: Bytes(tightest - runs.whole().0), sure: true });
+            return Ok(Sketch { layers: self.wished, gpus: 1, left, sure: true });
         }
-        self.offers.sort_unstable_by_key(|(offered, layers)| Reverse((*layers, *offered)));
-        let layers = self.offers.iter().take(self.max_gpus).map(|(_, layers)| *layers).sum::<u32>().min(self.wished);
-        let (mut gpus, mut held, mut offered) = (0, 0, 0u64);
-        while held < layers {
-            held += self.offers[gpus].1;
-            offered = offered.saturating_add(self.offers[gpus].0);
-            gpus += 1;
+        let output = self.fill_offers(node, num_ctx, &kind)?;
+        self.offers.sort_unstable_by_key(|(offered, blocks)| Reverse((*blocks, *offered)));
+        let blocks: u32 = self.offers.iter().take(self.max_gpus).map(|(_, blocks)| *blocks).sum();
+        let layers = (i64::from(blocks) + output).clamp(0, i64::from(self.wished)) as u32;
+        if layers == 0 {
+            return Ok(none);
         }
-        let left = match one_kind {
-            Some(runs) if gpus == 1 => {
-                let over = self.offers.iter().filter_map(|(offered, _)| offered.checked_sub(runs.last(layers)));
-                over.min().unwrap_or_default()
-            }
+        let (gpus, offered) = self.fewest(i64::from(layers) - output);
+        let left = match gpus {
+            _ if !kind.only => Bytes::ZERO,
+            1 => self.least_left(node, Bytes(kind.runs.last(layers))).unwrap_or_default(),
             // Those with the largest offers are taken, unless some are taken for equal.
-            Some(runs) if gpus > 1 && self.offers.len() <= MOST_TOLD_APART => offered.saturating_sub(runs.most_of(layers, gpus)),
-            _ => 0,
+            _ if self.offers.len() <= MOST_TOLD_APART => Bytes(offered.0.saturating_sub(kind.runs.most_of(layers, gpus))),
+            _ => Bytes::ZERO,
         };
-        Ok(if layers == 0 { none } else { Sketch { layers, gpus, left: Bytes(left), sure: false } })
+        Ok(Sketch { layers, gpus, left, sure: false })
     }
 
-    /// Lists what the usable GPUs offer, and how many layers each could hold where not one of them holds all. The runs, where all are of one kind.
-    fn fill_offers(&mut self, node: &Node, num_ctx: Tokens) -> Result<Option<Rc<Runs>>, FootprintError> {
-        self.offers.clear();
+    /// How many of the GPUs listed first it takes for so many blocks, at least one, and what they offer together.
+    fn fewest(&self, blocks: i64) -> (usize, Bytes) {
+        let (first, others) = (self.offers[0], &self.offers[1..]);
+        let (mut gpus, mut held, mut offered) = (1, i64::from(first.1), first.0);
+        for (more, layers) in others {
+            if held >= blocks {
+                break;
+            }
+            (gpus, held, offered) = (gpus + 1, held + i64::from(*layers), offered.saturating_add(*more));
+        }
+        (gpus, offered)
+    }
+
+    /// What the GPU that is the tightest for so many bytes has left.
+    fn least_left(&self, node: &Node, bytes: Bytes) -> Option<Bytes> {
+        self.usable(node).filter_map(|gpu| gpu.offered.0.checked_sub(bytes.0)).min().map(Bytes)
+    }
+
+    /// The node's GPUs that the engine can use; all of them where it can't run the model anyway.
+    fn usable<'n>(&self, node: &'n Node) -> impl Iterator<Item = &'n Device> + use<'n> {
         let all = !self.runs_on[node.devices.host.backend as usize];
         let runs_on = self.runs_on;
-        let mut usable = node.devices.gpus.iter().filter(|gpu| all || runs_on[gpu.backend as usize]);
+        node.devices.gpus.iter().filter(move |gpu| all || runs_on[gpu.backend as usize])
+    }
+
+    /// The kind of the node's first usable GPU.
+    fn kind(&mut self, node: &Node, num_ctx: Tokens) -> Result<Option<Kind>, FootprintError> {
+        let mut usable = self.usable(node);
         let Some(first) = usable.next() else { return Ok(None) };
-        let runs = self.gpu(num_ctx, first.backend, first.overhead)?;
-        self.offers.push((first.offered.0, runs.most(first.offered.0)));
-        let mut one_kind = true;
-        for gpu in usable {
-            let same = alike(gpu, first);
-            one_kind &= same;
-            let most = if same { runs.most(gpu.offered.0) } else { self.gpu(num_ctx, gpu.backend, gpu.overhead)?.most(gpu.offered.0) };
-            self.offers.push((gpu.offered.0, most));
+        let only = usable.all(|gpu| (gpu.backend, gpu.overhead) == (first.backend, first.overhead));
+        Ok(Some(Kind { runs: self.gpu(num_ctx, first.backend, first.overhead)?, only }))
+    }
+
+    /// Lists what the usable GPUs offer, and how many blocks each could hold. The most layers that one of them holds more, if it holds the output layer:
+    /// one must.
+    fn fill_offers(&mut self, node: &Node, num_ctx: Tokens, kind: &Kind) -> Result<i64, FootprintError> {
+        self.offers.clear();
+        let mut output = i64::MIN;
+        for gpu in self.usable(node) {
+            let runs = if kind.only { Rc::clone(&kind.runs) } else { self.gpu(num_ctx, gpu.backend, gpu.overhead)? };
+            self.offers.push((gpu.offered, runs.most_blocks(gpu.offered)));
+            output = output.max(runs.with_output(gpu.offered));
         }
-        Ok(one_kind.then_some(runs))
+        Ok(output)
     }
 
     fn gpu(&mut self, num_ctx: Tokens, backend: Backend, overhead: Bytes) -> Result<Rc<Runs>, FootprintError> {
@@ -276,8 +309,4 @@ impl<'a> Survey<'a> {
         self.last_host = Some((kind, Rc::clone(&costs)));
         Ok(costs)
     }
-}
-
-fn alike(gpu: &Device, other: &Device) -> bool {
-    (gpu.backend, gpu.overhead) == (other.backend, other.overhead)
 }
