@@ -85,11 +85,14 @@ impl<'a, C: Costs> Packing<'a, C> {
         let most_others = others.iter().sum::<u32>().min(self.max_gpus.saturating_sub(1));
         let above = Table::fill(self.costs, self.classes, &others, self.layers, most_others, SCALE);
         let upwards = Reaches::up(self.costs, self.classes, target, self.layers);
-        let below: Vec<Table> = (0..=most_others).map(|most| Table::of(&sets, most, target, &upwards, |a, b| a > b)).collect();
+        // How many may be used below depends on how many are above, unless all may.
+        let limits = if most_others < others.iter().sum() { 0..=most_others } else { most_others..=most_others };
+        let below: Vec<Table> = limits.map(|most| Table::of(&sets, most, target, &upwards, |a, b| a > b)).collect();
         let used = |set: usize| sets.counts(set).iter().sum::<u32>();
         let between = (0..sets.len).filter(|set| used(*set) <= most_others).map(|set| {
             // Those that hold nothing above, as many as may still be used.
-            let (first, end) = (below[(most_others - used(set)) as usize].reach[sets.len - 1 - set], above.reach[set]);
+            let spare = ((most_others - used(set)) as usize).min(below.len() - 1);
+            let (first, end) = (below[spare].reach[sets.len - 1 - set], above.reach[set]);
             if first < end { self.costs.bytes(class, first, end) } else { 0 }
         });
         between.min().unwrap_or(0).saturating_sub(self.classes[class].offered)
@@ -150,7 +153,7 @@ impl Table {
     }
 
     fn fill<C: Costs>(costs: &C, classes: &[Class], counts: &[u32], layers: u32, max_gpus: u32, scale: u64) -> Table {
-        let reaches = Reaches::down(costs, classes, layers, scale);
+        let reaches = Reaches::down(costs, classes, counts, layers, scale);
         Table::of(&Sets::new(counts), max_gpus, layers, &reaches, |a, b| a < b)
     }
 
@@ -159,12 +162,16 @@ impl Table {
     fn of(sets: &Sets, max_gpus: u32, start: u32, reaches: &Reaches, better: impl Fn(u32, u32) -> bool) -> Table {
         let mut table = Table { reach: vec![start; sets.len], last: vec![0; sets.len] };
         let mut used = vec![0; sets.radices.len()];
+        let limited = sets.radices.iter().map(|radix| radix - 1).sum::<usize>() > max_gpus as usize;
         for set in 1..sets.len {
             sets.advance(&mut used);
-            let too_many = used.iter().sum::<usize>() > max_gpus as usize;
+            let too_many = limited && used.iter().sum::<usize>() > max_gpus as usize;
             let mut best: Option<(u32, usize)> = None;
-            for class in (0..used.len()).filter(|class| used[*class] > 0) {
-                let without = table.reach[set - sets.strides[class]];
+            for (class, stride) in sets.strides.iter().enumerate() {
+                if used[class] == 0 {
+                    continue;
+                }
+                let without = table.reach[set - stride];
                 let reached = if too_many { without } else { reaches.from(class, without) };
                 if best.is_none_or(|(furthest, _)| better(reached, furthest)) {
                     best = Some((reached, class));
@@ -188,9 +195,12 @@ struct Reaches {
 impl Reaches {
     /// For each `end`, the smallest `first` for which layers `first` to `end - 1` fit; `end` where not even one does. Offers are scaled.
     ///
-    /// What begins further up never gets further down, so all ends are gone through once.
-    fn down<C: Costs>(costs: &C, classes: &[Class], layers: u32, scale: u64) -> Reaches {
+    /// What begins further up never gets further down, so all ends are gone through once. Classes of which none is counted are left out.
+    fn down<C: Costs>(costs: &C, classes: &[Class], counts: &[u32], layers: u32, scale: u64) -> Reaches {
         let of_class = |(index, class): (usize, &Class)| {
+            if counts[index] == 0 {
+                return Vec::new();
+            }
             let offered = scaled(class.offered, scale);
             let mut first = 0;
             let reach = (0..=layers).map(|end| {

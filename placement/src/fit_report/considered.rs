@@ -109,12 +109,6 @@ fn outcome(
     if gpu_layers < wished { Outcome::LessOnGpu(gpu_reason) } else { Outcome::Fits }
 }
 
-fn shortfall(sized: &SizedPlanner<'_>, demand: Demand, host_offered: Bytes) -> Bytes {
-    let wished = demand.wished(sized.total_layers());
-    let on_gpu = if wished > 0 { sized.shortfall(wished) } else { Bytes::ZERO };
-    if on_gpu > Bytes::ZERO { on_gpu } else { sized.host_needs(wished).saturating_sub(host_offered) }
-}
-
 impl<'a> Considered<'a> {
     /// The GPUs that can be used for this model.
     pub fn planner(&self) -> Planner<'a> {
@@ -126,7 +120,21 @@ impl<'a> Considered<'a> {
 
     /// Bytes missing on GPU for the layers wished there; where those fit or none is, bytes missing on the host.
     pub fn shortfall(&self) -> Result<Bytes, Refusal> {
-        Ok(shortfall(&self.planner().sized(&self.request)?, self.demand, self.devices.host.offered))
+        let planner = self.planner();
+        let sized = planner.sized(&self.request)?;
+        Ok(self.either_shortfall(&sized, self.gpu_shortfall(&sized)))
+    }
+
+    fn gpu_shortfall(&self, sized: &SizedPlanner<'_>) -> Bytes {
+        match self.demand.wished(sized.total_layers()) {
+            0 => Bytes::ZERO,
+            wished => sized.shortfall(wished),
+        }
+    }
+
+    fn either_shortfall(&self, sized: &SizedPlanner<'_>, on_gpu: Bytes) -> Bytes {
+        let on_host = || sized.host_needs(self.demand.wished(sized.total_layers())).saturating_sub(self.devices.host.offered);
+        if on_gpu > Bytes::ZERO { on_gpu } else { on_host() }
     }
 
     /// The report on it.
@@ -138,12 +146,14 @@ impl<'a> Considered<'a> {
             on_gpu: if planner.gpus.is_empty() { Tokens(0) } else { contexts.largest_trained(Goal::OnGpu(total_layers))? },
             anywhere: contexts.largest_trained(Goal::Anywhere)?,
         };
-        let message = message::of(self, &planner, limits)?;
+        let sized = planner.sized(&self.request)?;
+        let missing = self.gpu_shortfall(&sized);
+        let message = message::of(self, &planner, &sized, limits, missing);
         let fit = FitReport {
             fits: self.outcome == Outcome::Fits,
             reason: self.outcome.reason(),
             message: message.clone(),
-            shortfall_bytes: self.shortfall()?,
+            shortfall_bytes: self.either_shortfall(&sized, missing),
             max_num_ctx_on_gpu: limits.on_gpu,
             max_num_ctx: limits.anywhere,
             suggestions: suggestions::of(self, limits),

@@ -38,14 +38,10 @@ impl Runs {
         Ok(Runs { costs, blocks, last })
     }
 
-    /// The most blocks that could be held by a GPU that offers this much.
-    pub fn most_blocks(&self, offered: Bytes) -> u32 {
-        self.blocks.most(offered.0)
-    }
-
-    /// How many layers more it could hold, or fewer, if its last one is the output layer.
-    pub fn with_output(&self, offered: Bytes) -> i64 {
-        i64::from(self.last.most(offered.0)) - i64::from(self.blocks.most(offered.0))
+    /// The most blocks that could be held by a GPU that offers this much, and how many layers more, or fewer, if its last one is the output layer.
+    pub fn most(&self, offered: Bytes) -> (u32, i64) {
+        let blocks = self.blocks.most(offered.0);
+        (blocks, i64::from(self.last.most(offered.0)) - i64::from(blocks))
     }
 
     /// The fewest bytes that a run of so many blocks takes.

@@ -21,6 +21,8 @@ pub(super) struct Search<'a> {
     survey: Survey<'a>,
     /// What was planned, by what the devices offer: of nodes that offer the same, one is planned.
     planned: HashMap<Vec<u64>, Planned>,
+    /// The plans, by node.
+    considered: HashMap<usize, Considered<'a>>,
 }
 
 #[derive(Clone, Copy)]
@@ -38,7 +40,7 @@ struct Refused {
 
 impl<'a> Search<'a> {
     pub fn new(summary: &'a ModelSummary, asked: &'a Asked, demand: Demand, nodes: &'a [Node]) -> Search<'a> {
-        Search { summary, asked, nodes, survey: Survey::new(summary, asked, demand), planned: HashMap::new() }
+        Search { summary, asked, nodes, survey: Survey::new(summary, asked, demand), planned: HashMap::new(), considered: HashMap::new() }
     }
 
     /// Among the nodes of these indices. An error: what is asked can't be planned on any node.
@@ -103,11 +105,13 @@ impl<'a> Search<'a> {
             false => Planned::Refused(considered.outcome.reason(), considered.shortfall()?),
         };
         self.planned.insert(offers, planned);
+        self.considered.insert(index, considered);
         Ok(planned)
     }
 
     fn report(&self, index: usize) -> Result<PlanReport, Refusal> {
-        Ok(self.consider(index)?.decision()?.report)
+        let known = self.considered.get(&index).map(Considered::decision);
+        Ok(known.unwrap_or_else(|| self.consider(index)?.decision())?.report)
     }
 
     fn consider(&self, index: usize) -> Result<Considered<'a>, Refusal> {

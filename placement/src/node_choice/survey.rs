@@ -189,7 +189,7 @@ impl<'a> Survey<'a> {
         }
         let output = self.fill_offers(node, num_ctx, &kind)?;
         // What the others hold, and then what is left for the one with the largest offer, with the output layer or without.
-        self.offers.sort_unstable_by_key(|offer| Reverse(*offer));
+        self.offers.sort_unstable_by_key(|(offered, _)| Reverse(*offered));
         let largest = self.offers[0].0.0;
         let others: u32 = self.offers.iter().skip(1).take(self.max_gpus - 1).map(|(_, blocks)| *blocks).sum();
         let blocks = self.wished.saturating_sub(others.saturating_add_signed(output as i32).max(1));
@@ -210,7 +210,12 @@ impl<'a> Survey<'a> {
             return Ok(Sketch { layers: self.wished, gpus: 1, left, sure: true });
         }
         let output = self.fill_offers(node, num_ctx, &kind)?;
-        self.offers.sort_unstable_by_key(|(offered, blocks)| Reverse((*blocks, *offered)));
+        if kind.only {
+            // Those that offer more hold more.
+            self.offers.sort_unstable_by_key(|(offered, _)| Reverse(*offered));
+        } else {
+            self.offers.sort_unstable_by_key(|(_, blocks)| Reverse(*blocks));
+        }
         let blocks: u32 = self.offers.iter().take(self.max_gpus).map(|(_, blocks)| *blocks).sum();
         let layers = (i64::from(blocks) + output).clamp(0, i64::from(self.wished)) as u32;
         if layers == 0 {
@@ -266,9 +271,12 @@ impl<'a> Survey<'a> {
         self.offers.clear();
         let mut output = i64::MIN;
         for gpu in self.usable(node) {
-            let runs = if kind.only { Rc::clone(&kind.runs) } else { self.gpu(num_ctx, gpu.backend, gpu.overhead)? };
-            self.offers.push((gpu.offered, runs.most_blocks(gpu.offered)));
-            output = output.max(runs.with_output(gpu.offered));
+            let (blocks, more) = match kind.only {
+                true => kind.runs.most(gpu.offered),
+                false => self.gpu(num_ctx, gpu.backend, gpu.overhead)?.most(gpu.offered),
+            };
+            self.offers.push((gpu.offered, blocks));
+            output = output.max(more);
         }
         Ok(output)
     }
