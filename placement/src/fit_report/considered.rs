@@ -1,5 +1,7 @@
 //! One request on one node: the plan and the verdict, before they are put into words.
 
+use std::cell::OnceCell;
+
 use crate::capability;
 use crate::device_plan::{Device, DevicePlan, NodeDevices, Planner, SizedPlanner};
 use crate::fit_report::contexts::{Contexts, Goal};
@@ -21,8 +23,9 @@ pub(crate) struct Considered<'a> {
     pub devices: &'a NodeDevices,
     pub demand: Demand,
     pub request: Request,
-    /// Where it is refused, the nearest plan that the GPUs can hold.
-    pub plan: DevicePlan,
+    /// Layers to put on GPU: where it is refused, the most that the GPUs can hold.
+    pub gpu_layers: u32,
+    plan: OnceCell<DevicePlan>,
     pub outcome: Outcome,
     /// Why the engine can't use the node's GPUs for this model, where it can't.
     pub unusable: Option<String>,
@@ -65,13 +68,12 @@ pub(crate) fn consider<'a>(summary: &'a ModelSummary, asked: &'a Asked, devices:
     let request = asked.with_num_ctx(Contexts { planner: &planner, asked }.resolve(demand, total_layers)?);
     let sized = planner.sized(&request)?;
     let gpu_layers = planned_layers(&sized, demand);
-    let plan = sized.plan(gpu_layers).or_else(|| sized.plan(0)).unwrap_or_default();
     let unusable = devices.gpus.iter().find_map(|gpu| lacks(summary, asked, gpu.backend));
     let outcome = match host_lacks {
         Some(lacking) => Outcome::CannotRun(lacking),
         None => outcome(&planner, &sized, demand, &request, gpu_layers, unusable.as_deref()),
     };
-    Ok(Considered { summary, asked, devices, demand, request, plan, outcome, unusable })
+    Ok(Considered { summary, asked, devices, demand, request, gpu_layers, plan: OnceCell::new(), outcome, unusable })
 }
 
 /// What the engine lacks to run this model on this backend.
@@ -118,6 +120,13 @@ impl<'a> Considered<'a> {
         Planner::new(self.summary, self.devices, usable, self.asked.max_devices)
     }
 
+    /// Which layers go where. It is made when it is first asked for, which of a change that does not help it never is.
+    pub fn plan(&self) -> &DevicePlan {
+        let planned = || self.planner().sized(&self.request).ok()?.plan(self.gpu_layers);
+        // It was sized before, and the layers are as many as the GPUs hold.
+        self.plan.get_or_init(|| planned().unwrap_or_default())
+    }
+
     /// Bytes missing on GPU for the layers wished there; where those fit or none is, bytes missing on the host.
     pub fn shortfall(&self) -> Result<Bytes, Refusal> {
         let planner = self.planner();
@@ -162,7 +171,7 @@ impl<'a> Considered<'a> {
             model: self.summary.describe(),
             request: self.request.clone(),
             footprint: self.footprint()?,
-            plan: self.plan.clone(),
+            plan: self.plan().clone(),
             fit,
         };
         let verdict = if self.outcome.is_placed() { Ok(()) } else { Err(Refusal::new(self.outcome.reason(), message)) };

@@ -29,7 +29,7 @@ pub(super) fn of(considered: &Considered<'_>, planner: &Planner<'_>, sized: &Siz
 }
 
 fn fitting(considered: &Considered<'_>) -> String {
-    let plan = &considered.plan;
+    let plan = considered.plan();
     let on_gpu: Vec<&str> = plan.devices.iter().filter(|d| d.id != crate::device_plan::HOST).map(|d| d.id.as_str()).collect();
     match (on_gpu.len(), plan.gpu_layers == plan.total_layers) {
         (0, _) => format!("num_ctx {} runs on CPU, as asked.", considered.request.num_ctx),
@@ -116,10 +116,10 @@ fn parts(considered: &Considered<'_>, needs: Needs, gpus: usize) -> String {
 }
 
 fn missing_on_host(considered: &Considered<'_>, sized: &SizedPlanner<'_>) -> String {
-    let needs = sized.host_needs(considered.plan.gpu_layers.0);
+    let needs = sized.host_needs(considered.plan().gpu_layers.0);
     let offered = considered.devices.host.offered;
     let missing = needs.saturating_sub(offered);
-    let what = match considered.plan.gpu_layers.0 {
+    let what = match considered.plan().gpu_layers.0 {
         0 => "On CPU, it".to_owned(),
         gpu_layers if gpu_layers == sized.total_layers() => "What stays in host memory".to_owned(),
         gpu_layers => format!("With {gpu_layers} of {} layers on GPU, the rest", sized.total_layers()),
@@ -145,7 +145,7 @@ fn largest_anywhere(considered: &Considered<'_>, limits: Limits) -> Option<Strin
 }
 
 fn consequence(considered: &Considered<'_>) -> String {
-    let plan = &considered.plan;
+    let plan = considered.plan();
     match (&considered.outcome, considered.demand) {
         (Outcome::LessOnGpu(_), _) if plan.gpu_layers.0 == 0 => "It runs on CPU.".into(),
         (Outcome::LessOnGpu(_), _) => {

@@ -34,7 +34,7 @@ fn met(considered: &Considered<'_>, asked: &Asked, change: &str, value: String, 
 }
 
 fn suggestion(changed: &Considered<'_>, change: &str, value: String, message: String) -> Suggestion {
-    Suggestion { change: change.into(), value, processor: changed.plan.processor.clone(), message }
+    Suggestion { change: change.into(), value, processor: changed.plan().processor.clone(), message }
 }
 
 /// The request as it was resolved, so that one change is one change.
@@ -113,17 +113,17 @@ fn fewer_sequences(considered: &Considered<'_>) -> Option<Suggestion> {
 /// Where a number of layers was demanded and is too much: the number that fits.
 fn best_split(considered: &Considered<'_>) -> Option<Suggestion> {
     let demanded = considered.asked.num_gpu > 0 && considered.asked.policy == PlacementPolicy::PreferGPU;
-    let layers = considered.plan.gpu_layers;
+    let layers = considered.plan().gpu_layers;
     if !demanded || layers.0 == 0 || considered.outcome.is_placed() {
         return None;
     }
-    let message = format!("the most layers that fit on GPU, of {}; the others run on CPU", considered.plan.total_layers);
+    let message = format!("the most layers that fit on GPU, of {}; the others run on CPU", considered.plan().total_layers);
     met(considered, &Asked { num_gpu: layers.0.into(), ..resolved(considered) }, "numGpu", layers.to_string(), message)
 }
 
 /// The size of one GPU, of the kind that the node has, that would do beside the same host. In whole GiB, as `agent plan --gpu` takes it.
 fn device(considered: &Considered<'_>) -> Option<Suggestion> {
-    let (wished, (backend, overhead)) = (considered.demand.wished(considered.plan.total_layers.0), considered.gpu_kind());
+    let (wished, (backend, overhead)) = (considered.demand.wished(considered.plan().total_layers.0), considered.gpu_kind());
     if wished == 0 {
         return None;
     }

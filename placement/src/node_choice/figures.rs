@@ -38,7 +38,7 @@ impl Figures {
     }
 
     pub fn of(considered: &Considered<'_>) -> Figures {
-        let plan = &considered.plan;
+        let plan = considered.plan();
         let gpus = plan.devices.iter().filter(|device| device.kind == DeviceKind::Gpu);
         let left_over = |device: &DeviceAllocation| device.free_bytes.saturating_sub(device.total_bytes);
         let left = match plan.gpu_layers.0 {
