@@ -2,10 +2,10 @@
 
 use std::cell::OnceCell;
 
-use crate::capability;
-use crate::device_plan::{Device, DevicePlan, NodeDevices, Planner, SizedPlanner};
+use crate::device_plan::{DevicePlan, NodeDevices, Planner, SizedPlanner};
 use crate::fit_report::contexts::{Contexts, Goal};
 use crate::fit_report::demand::Demand;
+use crate::fit_report::runs_on::{RunsOn, lacks};
 use crate::fit_report::{Decision, FitReport, PlanReport, Refusal, message, suggestions};
 use crate::footprint::Footprint;
 use crate::layout::Backend;
@@ -23,6 +23,7 @@ pub(crate) struct Considered<'a> {
     pub devices: &'a NodeDevices,
     pub demand: Demand,
     pub request: Request,
+    runs_on: RunsOn,
     /// Layers to put on GPU: where it is refused, the most that the GPUs can hold.
     pub gpu_layers: u32,
     plan: OnceCell<DevicePlan>,
@@ -61,24 +62,17 @@ impl Outcome {
 pub(crate) fn consider<'a>(summary: &'a ModelSummary, asked: &'a Asked, devices: &'a NodeDevices) -> Result<Considered<'a>, Refusal> {
     let total_layers = summary.total_layers().0;
     let demand = Demand::of(asked, total_layers)?;
-    let host_lacks = lacks(summary, asked, devices.host.backend);
-    // Where nothing can run, the bytes are still told, for all GPUs.
-    let usable = |gpu: &Device| host_lacks.is_some() || lacks(summary, asked, gpu.backend).is_none();
-    let planner = Planner::new(summary, devices, usable, asked.max_devices);
+    let runs_on = RunsOn::of(summary, asked);
+    let planner = Planner::new(summary, devices, runs_on.usable(devices), asked.max_devices);
     let request = asked.with_num_ctx(Contexts { planner: &planner, asked }.resolve(demand, total_layers)?);
     let sized = planner.sized(&request)?;
     let gpu_layers = planned_layers(&sized, demand);
-    let unusable = devices.gpus.iter().find_map(|gpu| lacks(summary, asked, gpu.backend));
-    let outcome = match host_lacks {
+    let unusable = devices.gpus.iter().find(|gpu| !runs_on.backend(gpu.backend)).and_then(|gpu| lacks(summary, asked, gpu.backend));
+    let outcome = match lacks(summary, asked, devices.host.backend) {
         Some(lacking) => Outcome::CannotRun(lacking),
         None => outcome(&planner, &sized, demand, &request, gpu_layers, unusable.as_deref()),
     };
-    Ok(Considered { summary, asked, devices, demand, request, gpu_layers, plan: OnceCell::new(), outcome, unusable })
-}
-
-/// What the engine lacks to run this model on this backend.
-pub(crate) fn lacks(summary: &ModelSummary, asked: &Asked, backend: Backend) -> Option<String> {
-    capability::runs(summary, asked.kv_cache_type, backend).err()
+    Ok(Considered { summary, asked, devices, demand, request, runs_on, gpu_layers, plan: OnceCell::new(), outcome, unusable })
 }
 
 /// The layers to put on GPU: those demanded where they fit, else as many as fit.
@@ -114,10 +108,7 @@ fn outcome(
 impl<'a> Considered<'a> {
     /// The GPUs that can be used for this model.
     pub fn planner(&self) -> Planner<'a> {
-        let host_lacks = lacks(self.summary, self.asked, self.devices.host.backend).is_some();
-        let (summary, asked) = (self.summary, self.asked);
-        let usable = move |gpu: &Device| host_lacks || lacks(summary, asked, gpu.backend).is_none();
-        Planner::new(self.summary, self.devices, usable, self.asked.max_devices)
+        Planner::new(self.summary, self.devices, self.runs_on.usable(self.devices), self.asked.max_devices)
     }
 
     /// Which layers go where. It is made when it is first asked for, which of a change that does not help it never is.

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use crate::device_plan::{Device, HostCosts, MOST_TOLD_APART};
-use crate::fit_report::{Allowed, Demand, lacks, largest, smallest};
+use crate::fit_report::{Allowed, Demand, RunsOn, largest, smallest};
 use crate::footprint::FootprintError;
 use crate::layout::Backend;
 use crate::model_summary::ModelSummary;
@@ -41,8 +41,7 @@ pub(super) struct Survey<'a> {
     /// Layers wished on GPU, the last ones of all.
     wished: u32,
     max_gpus: usize,
-    /// By backend, whether the engine runs the model there.
-    runs_on: [bool; 4],
+    runs_on: RunsOn,
     gpus: HashMap<KindAt, Rc<Runs>>,
     /// The one asked for last, since most nodes are of one kind.
     last_gpu: Option<(KindAt, Rc<Runs>)>,
@@ -71,7 +70,6 @@ struct Sketch {
 
 impl<'a> Survey<'a> {
     pub fn new(summary: &'a ModelSummary, asked: &'a Asked, demand: Demand) -> Survey<'a> {
-        let backends = [Backend::Reference, Backend::Cpu, Backend::SimulatedGpu, Backend::Cuda];
         Survey {
             summary,
             asked,
@@ -79,7 +77,7 @@ impl<'a> Survey<'a> {
             allowed: Allowed::of(asked, summary.trained_context),
             wished: demand.wished(summary.total_layers().0),
             max_gpus: asked.max_devices.unwrap_or(u32::MAX) as usize,
-            runs_on: backends.map(|backend| lacks(summary, asked, backend).is_none()),
+            runs_on: RunsOn::of(summary, asked),
             gpus: HashMap::new(),
             last_gpu: None,
             hosts: HashMap::new(),
@@ -91,7 +89,7 @@ impl<'a> Survey<'a> {
     /// What this node could do at best. An error: sizes that can't be counted.
     pub fn prospect(&mut self, node: &Node) -> Result<Prospect, FootprintError> {
         let trained = self.summary.trained_context;
-        if !self.runs_on[node.devices.host.backend as usize] {
+        if !self.runs_on.backend(node.devices.host.backend) {
             return self.refused(node, Reason::EngineCannotRun);
         }
         match self.allowed {
@@ -158,7 +156,7 @@ impl<'a> Survey<'a> {
     }
 
     fn refused_by_gpus(&mut self, node: &Node) -> Result<Prospect, FootprintError> {
-        let usable = node.devices.gpus.iter().any(|gpu| self.runs_on[gpu.backend as usize]);
+        let usable = node.devices.gpus.iter().any(|gpu| self.runs_on.backend(gpu.backend));
         let reason = match (usable, node.devices.gpus.is_empty()) {
             (true, _) => Reason::InsufficientVRAM,
             (false, true) => Reason::NoUsableGPU,
@@ -250,11 +248,9 @@ impl<'a> Survey<'a> {
         self.usable(node).filter_map(|gpu| gpu.offered.0.checked_sub(bytes.0)).min().map(Bytes)
     }
 
-    /// The node's GPUs that the engine can use; all of them where it can't run the model anyway.
     fn usable<'n>(&self, node: &'n Node) -> impl Iterator<Item = &'n Device> + use<'n> {
-        let all = !self.runs_on[node.devices.host.backend as usize];
-        let runs_on = self.runs_on;
-        node.devices.gpus.iter().filter(move |gpu| all || runs_on[gpu.backend as usize])
+        let usable = self.runs_on.usable(&node.devices);
+        node.devices.gpus.iter().filter(move |gpu| usable(gpu))
     }
 
     /// The kind of the node's first usable GPU.
