@@ -187,12 +187,11 @@ impl<'a> Survey<'a> {
         }
         let output = self.fill_offers(node, num_ctx, &kind)?;
         // What the others hold, and then what is left for the one with the largest offer, with the output layer or without.
-        self.offers.sort_unstable_by_key(|(offered, _)| Reverse(*offered));
-        let largest = self.offers[0].0.0;
-        let others: u32 = self.offers.iter().skip(1).take(self.max_gpus - 1).map(|(_, blocks)| *blocks).sum();
+        let (largest, blocks) = self.offers.iter().copied().max().unwrap_or_default();
+        let others = self.most_blocks(self.max_gpus) - blocks;
         let blocks = self.wished.saturating_sub(others.saturating_add_signed(output as i32).max(1));
         let least = kind.runs.least_of_blocks(blocks).min(kind.runs.last(self.wished.saturating_sub(others)));
-        Ok(Bytes(least.saturating_sub(largest)))
+        Ok(Bytes(least.saturating_sub(largest.0)))
     }
 
     /// What the GPUs could hold of the layers wished.
@@ -208,18 +207,15 @@ impl<'a> Survey<'a> {
             return Ok(Sketch { layers: self.wished, gpus: 1, left, sure: true });
         }
         let output = self.fill_offers(node, num_ctx, &kind)?;
-        if kind.only {
-            // Those that offer more hold more.
-            self.offers.sort_unstable_by_key(|(offered, _)| Reverse(*offered));
-        } else {
-            self.offers.sort_unstable_by_key(|(_, blocks)| Reverse(*blocks));
-        }
-        let blocks: u32 = self.offers.iter().take(self.max_gpus).map(|(_, blocks)| *blocks).sum();
+        let blocks = self.most_blocks(self.max_gpus);
         let layers = (i64::from(blocks) + output).clamp(0, i64::from(self.wished)) as u32;
         if layers == 0 {
             return Ok(none);
         }
-        let (gpus, offered) = self.fewest(i64::from(layers) - output);
+        let (gpus, offered) = match layers < self.wished && self.max_gpus >= self.offers.len() {
+            true => self.all_that_hold_any(),
+            false => self.fewest(i64::from(layers) - output),
+        };
         let left = match gpus {
             _ if !kind.only => Bytes::ZERO,
             1 => self.least_left(node, Bytes(kind.runs.last(layers))).unwrap_or_default(),
@@ -230,8 +226,28 @@ impl<'a> Survey<'a> {
         Ok(Sketch { layers, gpus, left, sure: false })
     }
 
-    /// How many of the GPUs listed first it takes for so many blocks, at least one, and what they offer together.
-    fn fewest(&self, blocks: i64) -> (usize, Bytes) {
+    /// The most blocks that so many of the GPUs hold together.
+    fn most_blocks(&mut self, gpus: usize) -> u32 {
+        if gpus < self.offers.len() {
+            self.sort_offers();
+        }
+        self.offers.iter().take(gpus).map(|(_, blocks)| *blocks).sum()
+    }
+
+    /// Those that hold most first. Of one kind, these are also those that offer most.
+    fn sort_offers(&mut self) {
+        self.offers.sort_unstable_by_key(|(offered, blocks)| Reverse((*blocks, *offered)));
+    }
+
+    /// How many GPUs hold at least one block, and what they offer together. One holds the output layer even if it holds no block.
+    fn all_that_hold_any(&self) -> (usize, Bytes) {
+        let holding = self.offers.iter().filter(|(_, blocks)| *blocks > 0);
+        (holding.clone().count().max(1), holding.map(|(offered, _)| *offered).sum())
+    }
+
+    /// How few of the GPUs it takes for so many blocks, at least one, and what they offer together.
+    fn fewest(&mut self, blocks: i64) -> (usize, Bytes) {
+        self.sort_offers();
         let (first, others) = (self.offers[0], &self.offers[1..]);
         let (mut gpus, mut held, mut offered) = (1, i64::from(first.1), first.0);
         for (more, layers) in others {
