@@ -4,10 +4,12 @@
 //! its driver's context. Of the ways to hold the same layers, the one with the fewest GPUs is taken; one GPU is the tightest that holds them, several
 //! are filled evenly. Equal ones are told apart by their ids.
 
+mod costs;
 mod packing;
 mod planner;
 
-pub(crate) use planner::{Needs, Planner, SizedPlanner};
+pub(crate) use costs::{GpuCosts, HostCosts};
+pub(crate) use planner::{MOST_TOLD_APART, Needs, Planner, SizedPlanner};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

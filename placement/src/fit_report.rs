@@ -7,9 +7,13 @@ mod considered;
 mod contexts;
 mod demand;
 mod message;
+mod runs_on;
 mod suggestions;
 
 pub(crate) use considered::{Considered, consider};
+pub(crate) use contexts::{Allowed, largest, smallest};
+pub(crate) use demand::Demand;
+pub(crate) use runs_on::RunsOn;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

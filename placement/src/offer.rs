@@ -22,8 +22,22 @@ pub fn offer(total: Bytes, used_by_others: Bytes, holdings: impl Iterator<Item =
     total.saturating_sub(used_by_others).saturating_sub(holdings).saturating_sub(margin)
 }
 
+/// The smallest GPU, in whole GiB, that offers this much where nothing else is on it. `None`: more than 64 bits hold.
+pub fn smallest_gpu(needed: Bytes) -> Option<Bytes> {
+    const GIB: u64 = 1 << 30;
+    // What is left after a margin of 2 % is 49 parts of 50.
+    let by_share = needed.0.div_ceil(49).checked_mul(50)?;
+    let size = by_share.max(needed.checked_add(SMALLEST_MARGIN)?.0).checked_next_multiple_of(GIB)?;
+    // The margin is rounded down, so a GPU of one less may just do.
+    let smaller = Bytes(size.saturating_sub(GIB));
+    let does = smaller.saturating_sub(default_margin(smaller)) >= needed;
+    Some(if does && smaller > Bytes::ZERO { smaller } else { Bytes(size) })
+}
+
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -42,5 +56,20 @@ mod tests {
     fn a_device_that_is_more_than_full_offers_nothing() {
         let holdings = [(Bytes::gib(20), Bytes::gib(1)), (Bytes::MAX, Bytes::ZERO)];
         assert_eq!(offer(Bytes::gib(24), Bytes::gib(30), holdings.into_iter(), Bytes::gib(1)), Bytes::ZERO);
+    }
+
+    proptest! {
+        #[test]
+        fn the_smallest_gpu_offers_what_is_needed_and_one_of_a_gib_less_does_not(needed in prop_oneof![1u64..1 << 38, (1u64..200).prop_map(|gib| gib << 30)]) {
+            let offered = |size: Bytes| offer(size, Bytes::ZERO, std::iter::empty(), default_margin(size));
+            let size = smallest_gpu(Bytes(needed)).unwrap();
+            prop_assert!(size.0.is_multiple_of(1 << 30) && offered(size) >= Bytes(needed));
+            prop_assert!(offered(size.saturating_sub(Bytes::gib(1))) < Bytes(needed));
+        }
+    }
+
+    #[test]
+    fn no_gpu_is_large_enough_for_more_than_64_bits_hold() {
+        assert_eq!(smallest_gpu(Bytes::MAX), None);
     }
 }

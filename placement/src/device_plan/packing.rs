@@ -35,11 +35,12 @@ pub(super) struct Packing<'a, C> {
     classes: &'a [Class],
     layers: u32,
     max_gpus: u32,
-    table: Table,
+    table: &'a Table,
 }
 
 /// For each set of GPUs, how far down the layers they reach, and which class the last of them is of.
-struct Table {
+#[derive(Clone, Debug)]
+pub(super) struct Table {
     reach: Vec<u32>,
     last: Vec<usize>,
 }
@@ -48,9 +49,8 @@ struct Table {
 const SCALE: u64 = 256;
 
 impl<'a, C: Costs> Packing<'a, C> {
-    pub fn new(costs: &'a C, classes: &'a [Class], layers: u32, max_gpus: u32) -> Packing<'a, C> {
-        let all: Vec<u32> = classes.iter().map(|class| class.members.len() as u32).collect();
-        let table = Table::fill(costs, classes, &all, layers, max_gpus, SCALE);
+    /// `table` is that of the same costs, classes and limits: [`Table::of_all`].
+    pub fn new(costs: &'a C, classes: &'a [Class], layers: u32, max_gpus: u32, table: &'a Table) -> Packing<'a, C> {
         Packing { costs, classes, layers, max_gpus, table }
     }
 
@@ -84,14 +84,15 @@ impl<'a, C: Costs> Packing<'a, C> {
         let sets = Sets::new(&others);
         let most_others = others.iter().sum::<u32>().min(self.max_gpus.saturating_sub(1));
         let above = Table::fill(self.costs, self.classes, &others, self.layers, most_others, SCALE);
-        let upwards = |class: usize, first: u32| {
-            furthest_up(first, self.layers, |end| self.costs.bytes(class, first, end) <= self.classes[class].offered)
-        };
-        let below: Vec<Table> = (0..=most_others).map(|most| Table::of(&sets, most, target, upwards, |a, b| a > b)).collect();
+        let upwards = Reaches::up(self.costs, self.classes, target, self.layers);
+        // How many may be used below depends on how many are above, unless all may.
+        let limits = if most_others < others.iter().sum() { 0..=most_others } else { most_others..=most_others };
+        let below: Vec<Table> = limits.map(|most| Table::of(&sets, most, target, &upwards, |a, b| a > b)).collect();
         let used = |set: usize| sets.counts(set).iter().sum::<u32>();
         let between = (0..sets.len).filter(|set| used(*set) <= most_others).map(|set| {
             // Those that hold nothing above, as many as may still be used.
-            let (first, end) = (below[(most_others - used(set)) as usize].reach[sets.len - 1 - set], above.reach[set]);
+            let spare = ((most_others - used(set)) as usize).min(below.len() - 1);
+            let (first, end) = (below[spare].reach[sets.len - 1 - set], above.reach[set]);
             if first < end { self.costs.bytes(class, first, end) } else { 0 }
         });
         between.min().unwrap_or(0).saturating_sub(self.classes[class].offered)
@@ -145,24 +146,33 @@ impl<'a, C: Costs> Packing<'a, C> {
 }
 
 impl Table {
-    fn fill<C: Costs>(costs: &C, classes: &[Class], counts: &[u32], layers: u32, max_gpus: u32, scale: u64) -> Table {
-        let offers: Vec<u64> = classes.iter().map(|class| scaled(class.offered, scale)).collect();
-        let reach_from = |class: usize, end: u32| furthest_down(end, |first| costs.bytes(class, first, end) <= offers[class]);
-        Table::of(&Sets::new(counts), max_gpus, layers, reach_from, |a, b| a < b)
+    /// What every set of the GPUs can do; of all that is asked of a packing, the costliest part.
+    pub fn of_all<C: Costs>(costs: &C, classes: &[Class], layers: u32, max_gpus: u32) -> Table {
+        let all: Vec<u32> = classes.iter().map(|class| class.members.len() as u32).collect();
+        Table::fill(costs, classes, &all, layers, max_gpus, SCALE)
     }
 
-    /// The best of every set, from the best of each set with one GPU less. `reach_from` says how far a GPU of a class gets from where the others
+    fn fill<C: Costs>(costs: &C, classes: &[Class], counts: &[u32], layers: u32, max_gpus: u32, scale: u64) -> Table {
+        let reaches = Reaches::down(costs, classes, counts, layers, scale);
+        Table::of(&Sets::new(counts), max_gpus, layers, &reaches, |a, b| a < b)
+    }
+
+    /// The best of every set, from the best of each set with one GPU less. `reaches` says how far a GPU of a class gets from where the others
     /// got, `better` which of two is further. A set of more than `max_gpus` does what the best of its parts does.
-    fn of(sets: &Sets, max_gpus: u32, start: u32, reach_from: impl Fn(usize, u32) -> u32, better: impl Fn(u32, u32) -> bool) -> Table {
+    fn of(sets: &Sets, max_gpus: u32, start: u32, reaches: &Reaches, better: impl Fn(u32, u32) -> bool) -> Table {
         let mut table = Table { reach: vec![start; sets.len], last: vec![0; sets.len] };
         let mut used = vec![0; sets.radices.len()];
+        let limited = sets.radices.iter().map(|radix| radix - 1).sum::<usize>() > max_gpus as usize;
         for set in 1..sets.len {
             sets.advance(&mut used);
-            let too_many = used.iter().sum::<usize>() > max_gpus as usize;
+            let too_many = limited && used.iter().sum::<usize>() > max_gpus as usize;
             let mut best: Option<(u32, usize)> = None;
-            for class in (0..used.len()).filter(|class| used[*class] > 0) {
-                let without = table.reach[set - sets.strides[class]];
-                let reached = if too_many { without } else { reach_from(class, without) };
+            for (class, stride) in sets.strides.iter().enumerate() {
+                if used[class] == 0 {
+                    continue;
+                }
+                let without = table.reach[set - stride];
+                let reached = if too_many { without } else { reaches.from(class, without) };
                 if best.is_none_or(|(furthest, _)| better(reached, furthest)) {
                     best = Some((reached, class));
                 }
@@ -177,25 +187,51 @@ fn scaled(offered: u64, scale: u64) -> u64 {
     (u128::from(offered) * u128::from(scale) / u128::from(SCALE)) as u64
 }
 
-/// The largest `end` up to `layers` for which layers `first` to `end - 1` fit; `first` where not even one does.
-fn furthest_up(first: u32, layers: u32, fits: impl Fn(u32) -> bool) -> u32 {
-    layers - furthest_down(layers - first, |mirrored| fits(layers - mirrored))
+/// How far one GPU of each class gets from every layer where it may begin.
+struct Reaches {
+    by_class: Vec<Vec<u32>>,
 }
 
-/// The smallest `first` for which layers `first` to `end - 1` fit; `end` where not even one does.
-fn furthest_down(end: u32, fits: impl Fn(u32) -> bool) -> u32 {
-    let (mut too_far, mut reached) = (None, end);
-    loop {
-        let lowest = too_far.map_or(0, |too_far: u32| too_far + 1);
-        if lowest >= reached {
-            return reached;
-        }
-        let middle = lowest + (reached - lowest) / 2;
-        if fits(middle) {
-            reached = middle;
-        } else {
-            too_far = Some(middle);
-        }
+impl Reaches {
+    /// For each `end`, the smallest `first` for which layers `first` to `end - 1` fit; `end` where not even one does. Offers are scaled.
+    ///
+    /// What begins further up never gets further down, so all ends are gone through once. Classes of which none is counted are left out.
+    fn down<C: Costs>(costs: &C, classes: &[Class], counts: &[u32], layers: u32, scale: u64) -> Reaches {
+        let of_class = |(index, class): (usize, &Class)| {
+            if counts[index] == 0 {
+                return Vec::new();
+            }
+            let offered = scaled(class.offered, scale);
+            let mut first = 0;
+            let reach = (0..=layers).map(|end| {
+                while first < end && costs.bytes(index, first, end) > offered {
+                    first += 1;
+                }
+                first
+            });
+            reach.collect()
+        };
+        Reaches { by_class: classes.iter().enumerate().map(of_class).collect() }
+    }
+
+    /// For each `first` from `target` on, the largest `end` up to `layers` for which layers `first` to `end - 1` fit; `first` where not even one does.
+    fn up<C: Costs>(costs: &C, classes: &[Class], target: u32, layers: u32) -> Reaches {
+        let of_class = |(index, class): (usize, &Class)| {
+            let mut reach = vec![layers; layers as usize + 1];
+            let mut end = layers;
+            for first in (target..layers).rev() {
+                while first < end && costs.bytes(index, first, end) > class.offered {
+                    end -= 1;
+                }
+                reach[first as usize] = end;
+            }
+            reach
+        };
+        Reaches { by_class: classes.iter().enumerate().map(of_class).collect() }
+    }
+
+    fn from(&self, class: usize, start: u32) -> u32 {
+        self.by_class[class][start as usize]
     }
 }
 
@@ -233,3 +269,6 @@ impl Sets {
         self.radices.iter().zip(&self.strides).map(|(radix, stride)| (set / stride % radix) as u32).collect()
     }
 }
+
+#[cfg(test)]
+mod tests;

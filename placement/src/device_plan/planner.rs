@@ -2,10 +2,10 @@
 
 use std::cell::OnceCell;
 
-use crate::compute::DeviceRole;
-use crate::device_plan::packing::{Class, Costs, Packing, Run};
+use crate::device_plan::costs::{GpuCosts, HostCosts};
+use crate::device_plan::packing::{Class, Costs, Packing, Run, Table};
 use crate::device_plan::{Device, DeviceAllocation, DeviceKind, DevicePlan, NodeDevices};
-use crate::footprint::{FootprintError, LayerSizes, Span, compute_bytes, input_weights};
+use crate::footprint::{FootprintError, Span};
 use crate::layout::Backend;
 use crate::model_summary::ModelSummary;
 use crate::offer::DEFAULT_OVERHEAD;
@@ -14,7 +14,10 @@ use crate::units::{Bytes, LayerCount};
 
 /// Beyond this many sets of GPUs, GPUs that offer nearly the same are taken for equal, at the smaller offer. Ten GPUs with ten different
 /// offers are still told apart.
-const MOST_SETS: usize = 1024;
+const MOST_SETS: usize = 1 << MOST_TOLD_APART;
+
+/// So many GPUs are never taken for equal where they are not.
+pub(crate) const MOST_TOLD_APART: usize = 10;
 
 /// What does not change with the request: the model and the devices, grouped.
 pub(crate) struct Planner<'a> {
@@ -22,8 +25,10 @@ pub(crate) struct Planner<'a> {
     pub gpus: Vec<&'a Device>,
     pub host: &'a Device,
     classes: Vec<Class>,
-    /// Of each class, the backend and the overhead.
-    traits: Vec<(Backend, Bytes)>,
+    /// Backend and overhead, each pair once.
+    kinds: Vec<(Backend, Bytes)>,
+    /// Of each class, the index of its kind.
+    kind_of: Vec<usize>,
     max_gpus: u32,
 }
 
@@ -37,8 +42,12 @@ impl<'a> Planner<'a> {
     ) -> Planner<'a> {
         let mut gpus: Vec<&Device> = devices.gpus.iter().filter(|gpu| usable(gpu)).collect();
         gpus.sort_by(|a, b| a.id.cmp(&b.id));
-        let (classes, traits) = classes(&gpus);
-        Planner { summary, gpus, host: &devices.host, classes, traits, max_gpus: max_gpus.unwrap_or(u32::MAX) }
+        let (classes, kinds): (Vec<Class>, Vec<(Backend, Bytes)>) = classes(&gpus).into_iter().unzip();
+        let mut distinct = kinds.clone();
+        distinct.sort_unstable();
+        distinct.dedup();
+        let kind_of = kinds.iter().filter_map(|kind| distinct.binary_search(kind).ok()).collect();
+        Planner { summary, gpus, host: &devices.host, classes, kinds: distinct, kind_of, max_gpus: max_gpus.unwrap_or(u32::MAX) }
     }
 
     /// The most GPUs that a replica may use.
@@ -50,57 +59,33 @@ impl<'a> Planner<'a> {
     pub fn sized(&self, request: &Request) -> Result<SizedPlanner<'_>, FootprintError> {
         // Without a GPU it is told what one would need, as the footprint does.
         let none = [(Backend::Cuda, DEFAULT_OVERHEAD)];
-        let traits = if self.traits.is_empty() { &none[..] } else { &self.traits };
-        let costs = traits.iter().map(|(backend, overhead)| self.class_costs(request, *backend, *overhead));
-        let host_role = |layers, output| DeviceRole { layers, output, input: true };
-        let backend = self.host.backend;
+        let kinds = if self.kinds.is_empty() { &none[..] } else { &self.kinds };
+        let costs = kinds.iter().map(|(backend, overhead)| GpuCosts::new(self.summary, request, *backend, *overhead));
         Ok(SizedPlanner {
             planner: self,
-            costs: ClassCosts(costs.collect::<Result<_, _>>()?),
-            host_sizes: LayerSizes::new(self.summary, request, backend, false)?,
-            host_input: input_weights(self.summary, request, backend)?,
-            host_compute: [
-                compute_bytes(self.summary, request, backend, host_role(false, false))?,
-                compute_bytes(self.summary, request, backend, host_role(true, false))?,
-                compute_bytes(self.summary, request, backend, host_role(true, true))?,
-            ],
-            most_gpu_layers: OnceCell::new(),
+            costs: ClassCosts { kinds: costs.collect::<Result<_, _>>()?, kind_of: &self.kind_of },
+            host: HostCosts::new(self.summary, request, self.host.backend)?,
+            table: OnceCell::new(),
         })
-    }
-
-    fn class_costs(&self, request: &Request, backend: Backend, overhead: Bytes) -> Result<GpuCosts, FootprintError> {
-        let role = |layers, output| DeviceRole { layers, output, input: false };
-        let costs = GpuCosts {
-            sizes: LayerSizes::new(self.summary, request, backend, true)?,
-            overhead,
-            compute_blocks: compute_bytes(self.summary, request, backend, role(true, false))?,
-            compute_output: compute_bytes(self.summary, request, backend, role(false, true))?,
-            compute_both: compute_bytes(self.summary, request, backend, role(true, true))?,
-        };
-        let everything = [costs.sizes.all().total(), overhead, costs.compute_both].into_iter().try_fold(Bytes::ZERO, Bytes::checked_add);
-        everything.map(|_| costs).ok_or_else(|| FootprintError::overflow("whole model", request))
     }
 }
 
 /// A planner with the sizes for one request.
 pub(crate) struct SizedPlanner<'a> {
     planner: &'a Planner<'a>,
-    costs: ClassCosts,
-    host_sizes: LayerSizes,
-    host_input: Bytes,
-    /// Scratch memory of a host that holds no layer, blocks alone, or blocks and the output layer.
-    host_compute: [Bytes; 3],
-    most_gpu_layers: OnceCell<u32>,
+    costs: ClassCosts<'a>,
+    host: HostCosts,
+    table: OnceCell<Table>,
 }
 
 impl SizedPlanner<'_> {
     pub fn total_layers(&self) -> u32 {
-        self.host_sizes.count()
+        self.host.total_layers()
     }
 
     /// The largest number of last layers that fit on the GPUs, whatever the host holds.
     pub fn most_gpu_layers(&self) -> u32 {
-        *self.most_gpu_layers.get_or_init(|| self.packing().most())
+        self.packing().most()
     }
 
     /// Whether the GPUs hold the last `gpu_layers` layers. Where their sum says so already, the ways to share them are not gone through.
@@ -115,17 +100,19 @@ impl SizedPlanner<'_> {
             return true;
         }
         let offered: Bytes = self.planner.gpus.iter().map(|gpu| gpu.offered).sum();
-        let least = self.costs.0.iter().map(|costs| costs.sizes.span(total - gpu_layers, total).total()).min();
+        let least = self.costs.kinds.iter().map(|costs| costs.sizes.span(total - gpu_layers, total).total()).min();
         least.is_some_and(|least| least <= offered) && self.most_gpu_layers() >= gpu_layers
     }
 
-    fn packing(&self) -> Packing<'_, ClassCosts> {
-        Packing::new(&self.costs, &self.planner.classes, self.total_layers(), self.planner.max_gpus)
+    fn packing(&self) -> Packing<'_, ClassCosts<'_>> {
+        let (classes, layers, max_gpus) = (&self.planner.classes, self.total_layers(), self.planner.max_gpus);
+        let table = self.table.get_or_init(|| Table::of_all(&self.costs, classes, layers, max_gpus));
+        Packing::new(&self.costs, classes, layers, max_gpus, table)
     }
 
     /// What the host needs when the last `gpu_layers` are on GPU.
     pub fn host_needs(&self, gpu_layers: u32) -> Bytes {
-        self.host_allocation(gpu_layers).total_bytes
+        self.host.needs(gpu_layers).saturating_add(self.planner.host.overhead)
     }
 
     pub fn host_fits(&self, gpu_layers: u32) -> bool {
@@ -138,13 +125,13 @@ impl SizedPlanner<'_> {
         let mut devices: Vec<DeviceAllocation> = runs.iter().map(|run| self.gpu_allocation(run)).collect();
         devices.push(self.host_allocation(gpu_layers));
         let total_layers = LayerCount(self.total_layers());
-        let processor = processor(&devices, LayerCount(gpu_layers), total_layers, self.host_input);
+        let processor = processor(&devices, LayerCount(gpu_layers), total_layers, self.host.input);
         Some(DevicePlan { processor, gpu_layers: LayerCount(gpu_layers), total_layers, devices })
     }
 
     /// What the last `gpu_layers` layers need on GPU where `gpus` GPUs share them: each pays for scratch memory and for its context.
     pub fn gpu_needs(&self, gpu_layers: u32, gpus: u64) -> Needs {
-        let Some(costs) = self.costs.0.first() else { return Needs::default() };
+        let Some(costs) = self.costs.kinds.first() else { return Needs::default() };
         let first = self.total_layers().saturating_sub(gpu_layers);
         let Span { weights, kv_cache, state, checkpoints } = costs.sizes.span(first, self.total_layers());
         // One of them holds the output layer, and may hold blocks too.
@@ -169,29 +156,23 @@ impl SizedPlanner<'_> {
     /// What layers `first` to `end - 1` take on a GPU, all included.
     #[cfg(test)]
     pub fn bytes_of_run(&self, first: u32, end: u32) -> Bytes {
-        Bytes(self.costs.bytes(0, first, end))
+        self.costs.kinds[0].bytes(first, end)
     }
 
     fn gpu_allocation(&self, run: &Run) -> DeviceAllocation {
         let gpu = self.planner.gpus[run.gpu];
-        // Its own traits, not its class's: a class may have been merged with others.
-        let class = self.planner.traits.iter().position(|(backend, _)| *backend == gpu.backend).unwrap_or_default();
-        let costs = &self.costs.0[class];
+        // Its own kind's, not its class's: a class may have been merged with others. Overhead aside, a backend's kinds are alike.
+        let kind = self.planner.kinds.iter().position(|(backend, _)| *backend == gpu.backend).unwrap_or_default();
+        let costs = &self.costs.kinds[kind];
         let span = costs.sizes.span(run.first, run.end);
         allocation(gpu, DeviceKind::Gpu, vec![[run.first, run.end - 1]], span, costs.compute(run.first, run.end), gpu.overhead)
     }
 
     fn host_allocation(&self, gpu_layers: u32) -> DeviceAllocation {
         let end = self.total_layers().saturating_sub(gpu_layers);
-        let mut span = self.host_sizes.span(0, end);
-        span.weights = span.weights.saturating_add(self.host_input);
-        let compute = match end {
-            0 => self.host_compute[0],
-            end if end < self.total_layers() => self.host_compute[1],
-            _ => self.host_compute[2],
-        };
         let ranges = if end > 0 { vec![[0, end - 1]] } else { Vec::new() };
-        allocation(self.planner.host, DeviceKind::Host, ranges, span, compute, self.planner.host.overhead)
+        let host = self.planner.host;
+        allocation(host, DeviceKind::Host, ranges, self.host.span(end), self.host.compute(end), host.overhead)
     }
 }
 
@@ -234,36 +215,19 @@ impl Needs {
     }
 }
 
-struct GpuCosts {
-    sizes: LayerSizes,
-    overhead: Bytes,
-    compute_blocks: Bytes,
-    compute_output: Bytes,
-    compute_both: Bytes,
+struct ClassCosts<'a> {
+    kinds: Vec<GpuCosts>,
+    kind_of: &'a [usize],
 }
 
-impl GpuCosts {
-    fn compute(&self, first: u32, end: u32) -> Bytes {
-        let output = self.sizes.count() - 1;
-        match (first < output, end > output) {
-            (true, true) => self.compute_both,
-            (true, false) => self.compute_blocks,
-            (false, _) => self.compute_output,
-        }
-    }
-}
-
-struct ClassCosts(Vec<GpuCosts>);
-
-impl Costs for ClassCosts {
+impl Costs for ClassCosts<'_> {
     fn bytes(&self, class: usize, first: u32, end: u32) -> u64 {
-        let costs = &self.0[class];
-        [costs.sizes.span(first, end).total(), costs.compute(first, end), costs.overhead].into_iter().sum::<Bytes>().0
+        self.kinds[self.kind_of[class]].bytes(first, end).0
     }
 }
 
 /// Groups equal GPUs, and nearly equal ones where there would be too many sets.
-fn classes(gpus: &[&Device]) -> (Vec<Class>, Vec<(Backend, Bytes)>) {
+fn classes(gpus: &[&Device]) -> Vec<(Class, (Backend, Bytes))> {
     let mut groups: Vec<(Backend, Bytes, u64, Vec<usize>)> = Vec::new();
     let mut order: Vec<usize> = (0..gpus.len()).collect();
     order.sort_by_key(|i| (gpus[*i].backend, gpus[*i].overhead, gpus[*i].offered, *i));
@@ -288,7 +252,7 @@ fn classes(gpus: &[&Device]) -> (Vec<Class>, Vec<(Backend, Bytes)>) {
         group.3.extend(members);
         group.3.sort_unstable();
     }
-    groups.into_iter().map(|(backend, overhead, offered, members)| (Class { offered, members }, (backend, overhead))).unzip()
+    groups.into_iter().map(|(backend, overhead, offered, members)| (Class { offered, members }, (backend, overhead))).collect()
 }
 
 fn sets(groups: &[(Backend, Bytes, u64, Vec<usize>)]) -> usize {

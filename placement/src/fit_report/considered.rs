@@ -1,9 +1,11 @@
 //! One request on one node: the plan and the verdict, before they are put into words.
 
-use crate::capability;
-use crate::device_plan::{Device, DevicePlan, NodeDevices, Planner, SizedPlanner};
+use std::cell::OnceCell;
+
+use crate::device_plan::{DevicePlan, NodeDevices, Planner, SizedPlanner};
 use crate::fit_report::contexts::{Contexts, Goal};
 use crate::fit_report::demand::Demand;
+use crate::fit_report::runs_on::{RunsOn, lacks};
 use crate::fit_report::{Decision, FitReport, PlanReport, Refusal, message, suggestions};
 use crate::footprint::Footprint;
 use crate::layout::Backend;
@@ -21,11 +23,11 @@ pub(crate) struct Considered<'a> {
     pub devices: &'a NodeDevices,
     pub demand: Demand,
     pub request: Request,
-    /// Where it is refused, the nearest plan that the GPUs can hold.
-    pub plan: DevicePlan,
+    runs_on: RunsOn,
+    /// Layers to put on GPU: where it is refused, the most that the GPUs can hold.
+    pub gpu_layers: u32,
+    plan: OnceCell<DevicePlan>,
     pub outcome: Outcome,
-    /// On GPU for the layers wished there; else on the host.
-    pub shortfall: Bytes,
     /// Why the engine can't use the node's GPUs for this model, where it can't.
     pub unusable: Option<String>,
 }
@@ -60,26 +62,17 @@ impl Outcome {
 pub(crate) fn consider<'a>(summary: &'a ModelSummary, asked: &'a Asked, devices: &'a NodeDevices) -> Result<Considered<'a>, Refusal> {
     let total_layers = summary.total_layers().0;
     let demand = Demand::of(asked, total_layers)?;
-    let host_lacks = lacks(summary, asked, devices.host.backend);
-    // Where nothing can run, the bytes are still told, for all GPUs.
-    let usable = |gpu: &Device| host_lacks.is_some() || lacks(summary, asked, gpu.backend).is_none();
-    let planner = Planner::new(summary, devices, usable, asked.max_devices);
+    let runs_on = RunsOn::of(summary, asked);
+    let planner = Planner::new(summary, devices, runs_on.usable(devices), asked.max_devices);
     let request = asked.with_num_ctx(Contexts { planner: &planner, asked }.resolve(demand, total_layers)?);
     let sized = planner.sized(&request)?;
     let gpu_layers = planned_layers(&sized, demand);
-    let plan = sized.plan(gpu_layers).or_else(|| sized.plan(0)).unwrap_or_default();
-    let unusable = devices.gpus.iter().find_map(|gpu| lacks(summary, asked, gpu.backend));
-    let outcome = match host_lacks {
+    let unusable = devices.gpus.iter().find(|gpu| !runs_on.backend(gpu.backend)).and_then(|gpu| lacks(summary, asked, gpu.backend));
+    let outcome = match lacks(summary, asked, devices.host.backend) {
         Some(lacking) => Outcome::CannotRun(lacking),
         None => outcome(&planner, &sized, demand, &request, gpu_layers, unusable.as_deref()),
     };
-    let shortfall = shortfall(&sized, demand, devices.host.offered);
-    Ok(Considered { summary, asked, devices, demand, request, plan, outcome, shortfall, unusable })
-}
-
-/// What the engine lacks to run this model on this backend.
-fn lacks(summary: &ModelSummary, asked: &Asked, backend: Backend) -> Option<String> {
-    capability::runs(summary, asked.kv_cache_type, backend).err()
+    Ok(Considered { summary, asked, devices, demand, request, runs_on, gpu_layers, plan: OnceCell::new(), outcome, unusable })
 }
 
 /// The layers to put on GPU: those demanded where they fit, else as many as fit.
@@ -112,19 +105,36 @@ fn outcome(
     if gpu_layers < wished { Outcome::LessOnGpu(gpu_reason) } else { Outcome::Fits }
 }
 
-fn shortfall(sized: &SizedPlanner<'_>, demand: Demand, host_offered: Bytes) -> Bytes {
-    let wished = demand.wished(sized.total_layers());
-    let on_gpu = if wished > 0 { sized.shortfall(wished) } else { Bytes::ZERO };
-    if on_gpu > Bytes::ZERO { on_gpu } else { sized.host_needs(wished).saturating_sub(host_offered) }
-}
-
 impl<'a> Considered<'a> {
     /// The GPUs that can be used for this model.
     pub fn planner(&self) -> Planner<'a> {
-        let host_lacks = lacks(self.summary, self.asked, self.devices.host.backend).is_some();
-        let (summary, asked) = (self.summary, self.asked);
-        let usable = move |gpu: &Device| host_lacks || lacks(summary, asked, gpu.backend).is_none();
-        Planner::new(self.summary, self.devices, usable, self.asked.max_devices)
+        Planner::new(self.summary, self.devices, self.runs_on.usable(self.devices), self.asked.max_devices)
+    }
+
+    /// Which layers go where. It is made when it is first asked for, which of a change that does not help it never is.
+    pub fn plan(&self) -> &DevicePlan {
+        let planned = || self.planner().sized(&self.request).ok()?.plan(self.gpu_layers);
+        // It was sized before, and the layers are as many as the GPUs hold.
+        self.plan.get_or_init(|| planned().unwrap_or_default())
+    }
+
+    /// Bytes missing on GPU for the layers wished there; where those fit or none is, bytes missing on the host.
+    pub fn shortfall(&self) -> Result<Bytes, Refusal> {
+        let planner = self.planner();
+        let sized = planner.sized(&self.request)?;
+        Ok(self.either_shortfall(&sized, self.gpu_shortfall(&sized)))
+    }
+
+    fn gpu_shortfall(&self, sized: &SizedPlanner<'_>) -> Bytes {
+        match self.demand.wished(sized.total_layers()) {
+            0 => Bytes::ZERO,
+            wished => sized.shortfall(wished),
+        }
+    }
+
+    fn either_shortfall(&self, sized: &SizedPlanner<'_>, on_gpu: Bytes) -> Bytes {
+        let on_host = || sized.host_needs(self.demand.wished(sized.total_layers())).saturating_sub(self.devices.host.offered);
+        if on_gpu > Bytes::ZERO { on_gpu } else { on_host() }
     }
 
     /// The report on it.
@@ -136,12 +146,14 @@ impl<'a> Considered<'a> {
             on_gpu: if planner.gpus.is_empty() { Tokens(0) } else { contexts.largest_trained(Goal::OnGpu(total_layers))? },
             anywhere: contexts.largest_trained(Goal::Anywhere)?,
         };
-        let message = message::of(self, &planner, limits)?;
+        let sized = planner.sized(&self.request)?;
+        let missing = self.gpu_shortfall(&sized);
+        let message = message::of(self, &planner, &sized, limits, missing);
         let fit = FitReport {
             fits: self.outcome == Outcome::Fits,
             reason: self.outcome.reason(),
             message: message.clone(),
-            shortfall_bytes: self.shortfall,
+            shortfall_bytes: self.either_shortfall(&sized, missing),
             max_num_ctx_on_gpu: limits.on_gpu,
             max_num_ctx: limits.anywhere,
             suggestions: suggestions::of(self, limits),
@@ -149,21 +161,23 @@ impl<'a> Considered<'a> {
         let report = PlanReport {
             model: self.summary.describe(),
             request: self.request.clone(),
-            footprint: self.footprint(&planner)?,
-            plan: self.plan.clone(),
+            footprint: self.footprint()?,
+            plan: self.plan().clone(),
             fit,
         };
         let verdict = if self.outcome.is_placed() { Ok(()) } else { Err(Refusal::new(self.outcome.reason(), message)) };
         Ok(Decision { report, verdict })
     }
 
-    /// All layers on one GPU: of the kind that the node has, else of the kind that a node can have.
-    fn footprint(&self, planner: &Planner<'_>) -> Result<Footprint, Refusal> {
-        let (backend, overhead) = match planner.gpus.first() {
-            Some(gpu) => (gpu.backend, gpu.overhead),
-            None => (Backend::Cuda, DEFAULT_OVERHEAD),
-        };
+    /// All layers on one GPU.
+    fn footprint(&self) -> Result<Footprint, Refusal> {
+        let (backend, overhead) = self.gpu_kind();
         Ok(Footprint::new(self.summary, &self.request, backend, overhead, self.devices.host.backend)?)
+    }
+
+    /// Backend and overhead of the GPUs that the node has for this model, else of those that a node can have.
+    pub fn gpu_kind(&self) -> (Backend, Bytes) {
+        self.planner().gpus.first().map_or((Backend::Cuda, DEFAULT_OVERHEAD), |gpu| (gpu.backend, gpu.overhead))
     }
 }
 

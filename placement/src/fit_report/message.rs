@@ -1,36 +1,35 @@
 //! The report in words, for someone who has never heard of a KV cache: what it needs, what there is, what is missing, and how long a context may be.
 
 use crate::device_plan::{Needs, Planner, SizedPlanner};
-use crate::fit_report::Refusal;
 use crate::fit_report::considered::{Considered, Limits, Outcome};
 use crate::fit_report::demand::Demand;
 use crate::reason::Reason;
 use crate::units::Bytes;
 
-pub(super) fn of(considered: &Considered<'_>, planner: &Planner<'_>, limits: Limits) -> Result<String, Refusal> {
-    let sized = planner.sized(&considered.request)?;
+/// `missing`: bytes missing on GPU for the layers wished there.
+pub(super) fn of(considered: &Considered<'_>, planner: &Planner<'_>, sized: &SizedPlanner<'_>, limits: Limits, missing: Bytes) -> String {
     let sentences = match &considered.outcome {
         Outcome::Fits => vec![fitting(considered)],
         Outcome::CannotRun(lacking) => vec![format!("The engine can't run it: {lacking}.")],
         Outcome::Refused(Reason::ContextBeyondTrained) => vec![beyond_trained(considered, limits)],
         Outcome::Refused(Reason::InsufficientMemory) => {
-            let mut sentences = missing_on_gpu(considered, planner, &sized);
-            sentences.push(missing_on_host(considered, &sized));
+            let mut sentences = missing_on_gpu(considered, planner, sized, missing);
+            sentences.push(missing_on_host(considered, sized));
             sentences.extend(largest_anywhere(considered, limits));
             sentences
         }
         Outcome::Refused(_) | Outcome::LessOnGpu(_) => {
-            let mut sentences = missing_on_gpu(considered, planner, &sized);
+            let mut sentences = missing_on_gpu(considered, planner, sized, missing);
             sentences.extend(largest_on_gpu(considered, planner, limits));
             sentences.push(consequence(considered));
             sentences
         }
     };
-    Ok(sentences.join(" "))
+    sentences.join(" ")
 }
 
 fn fitting(considered: &Considered<'_>) -> String {
-    let plan = &considered.plan;
+    let plan = considered.plan();
     let on_gpu: Vec<&str> = plan.devices.iter().filter(|d| d.id != crate::device_plan::HOST).map(|d| d.id.as_str()).collect();
     match (on_gpu.len(), plan.gpu_layers == plan.total_layers) {
         (0, _) => format!("num_ctx {} runs on CPU, as asked.", considered.request.num_ctx),
@@ -55,7 +54,7 @@ fn beyond_trained(considered: &Considered<'_>, limits: Limits) -> String {
 }
 
 /// "num_ctx 131072 needs 29.1 GiB of GPU memory (…); the GPU offers 23.0 GiB: 6.1 GiB are missing."
-fn missing_on_gpu(considered: &Considered<'_>, planner: &Planner<'_>, sized: &SizedPlanner<'_>) -> Vec<String> {
+fn missing_on_gpu(considered: &Considered<'_>, planner: &Planner<'_>, sized: &SizedPlanner<'_>, missing: Bytes) -> Vec<String> {
     let wished = considered.demand.wished(sized.total_layers());
     if planner.gpus.is_empty() && wished > 0 {
         let needs = sized.gpu_needs(wished, 1);
@@ -71,7 +70,6 @@ fn missing_on_gpu(considered: &Considered<'_>, planner: &Planner<'_>, sized: &Si
             None => vec!["There is no GPU that the engine can use.".into(), whole],
         };
     }
-    let missing = sized.shortfall(wished);
     if missing == Bytes::ZERO {
         return Vec::new();
     }
@@ -118,10 +116,10 @@ fn parts(considered: &Considered<'_>, needs: Needs, gpus: usize) -> String {
 }
 
 fn missing_on_host(considered: &Considered<'_>, sized: &SizedPlanner<'_>) -> String {
-    let needs = sized.host_needs(considered.plan.gpu_layers.0);
+    let needs = sized.host_needs(considered.plan().gpu_layers.0);
     let offered = considered.devices.host.offered;
     let missing = needs.saturating_sub(offered);
-    let what = match considered.plan.gpu_layers.0 {
+    let what = match considered.plan().gpu_layers.0 {
         0 => "On CPU, it".to_owned(),
         gpu_layers if gpu_layers == sized.total_layers() => "What stays in host memory".to_owned(),
         gpu_layers => format!("With {gpu_layers} of {} layers on GPU, the rest", sized.total_layers()),
@@ -147,7 +145,7 @@ fn largest_anywhere(considered: &Considered<'_>, limits: Limits) -> Option<Strin
 }
 
 fn consequence(considered: &Considered<'_>) -> String {
-    let plan = &considered.plan;
+    let plan = considered.plan();
     match (&considered.outcome, considered.demand) {
         (Outcome::LessOnGpu(_), _) if plan.gpu_layers.0 == 0 => "It runs on CPU.".into(),
         (Outcome::LessOnGpu(_), _) => {

@@ -2,11 +2,12 @@
 
 use proptest::prelude::*;
 
-use crate::device_plan::NodeDevices;
-use crate::fit_report::{Decision, Refusal, decide};
+use crate::device_plan::{Device, NodeDevices};
+use crate::fit_report::{Decision, PlanReport, Refusal, decide};
 use crate::gguf::GgmlType;
 use crate::layout::Backend;
 use crate::model_summary::ModelSummary;
+use crate::offer::{DEFAULT_OVERHEAD, default_margin};
 use crate::reason::Reason;
 use crate::request::{Asked, ContextPolicy, KvCacheType, PlacementPolicy};
 use crate::testing::{DEEPSEEK_R1_32B, LLAMA_3_8B, SMOLLM2_135M, Shape, devices};
@@ -218,6 +219,61 @@ fn a_plan_from_a_summary_that_went_through_json_is_the_plan_from_the_file() {
     assert_eq!(decide(&summary, &ASKED, &one_gpu(5000)), decide(&through_json, &ASKED, &one_gpu(5000)));
 }
 
+/// What a GPU of `--gpu VALUE` offers where nothing else is on it.
+fn offered_by(value: &str) -> Bytes {
+    let size = Bytes::gib(value.strip_suffix("GiB").unwrap().parse().unwrap());
+    size.saturating_sub(default_margin(size))
+}
+
+/// One GPU of the kind that the node has, or else of the kind that nodes have.
+fn only_gpu(node: &NodeDevices, offered: Bytes) -> NodeDevices {
+    let usual = Device { id: "gpu0".into(), backend: Backend::Cuda, offered, overhead: DEFAULT_OVERHEAD };
+    let gpu = node.gpus.first().map_or(usual, |gpu| Device { offered, ..gpu.clone() });
+    NodeDevices { gpus: vec![gpu], host: node.host.clone() }
+}
+
+fn suggested<'a>(report: &'a PlanReport, change: &str) -> Option<&'a str> {
+    let found = report.fit.suggestions.iter().find(|suggestion| suggestion.change == change);
+    found.map(|suggestion| suggestion.value.as_str())
+}
+
+#[test]
+fn the_largest_batch_and_the_most_sequences_that_fit_are_suggested() {
+    let asked = Asked { parallel: 4, num_ctx: Some(Tokens(2048)), ..ASKED };
+    let report = decided(&LLAMA_3_8B, &asked, &one_gpu(4900)).report;
+    assert_eq!(suggested(&report, "parallel"), Some("3"));
+    assert_eq!(suggested(&report, "numBatch"), None);
+    let report = decided(&LLAMA_3_8B, &Asked { num_batch: 2048, ..asked }, &one_gpu(5300)).report;
+    assert_eq!(suggested(&report, "numBatch"), Some("1024"));
+}
+
+#[test]
+fn the_size_of_gpu_that_would_do_is_suggested_last_and_without_any_gpu_too() {
+    for node in [one_gpu(3000), devices(&[Bytes::mib(1000); 2], HOST), devices(&[], HOST)] {
+        let report = decided(&LLAMA_3_8B, &ASKED, &node).report;
+        let last = report.fit.suggestions.last().unwrap();
+        assert_eq!((last.change.as_str(), last.processor.as_str()), ("device", "100% GPU"));
+        assert!(last.value == "6GiB" && last.message.contains("one GPU of 6 GiB"), "{last:?}");
+    }
+    let on_cpu = decided(&LLAMA_3_8B, &Asked { num_gpu: 0, ..ASKED }, &devices(&[], Bytes::gib(1)));
+    assert_eq!(suggested(&on_cpu.report, "device"), None);
+}
+
+#[test]
+fn a_cache_that_the_engine_lacks_is_told_with_one_that_it_has() {
+    let report = decided(&LLAMA_3_8B, &Asked { kv_cache_type: KvCacheType::Q8_0, ..ASKED }, &one_gpu(9000)).report;
+    assert_eq!(report.fit.reason, Reason::EngineCannotRun);
+    assert_eq!(suggested(&report, "kvCacheType"), Some("f16"));
+}
+
+#[test]
+fn where_the_host_is_too_small_as_well_the_longest_context_that_runs_at_all_is_suggested() {
+    let asked = Asked { parallel: 8, ..ASKED };
+    let report = decided(&LLAMA_3_8B, &asked, &devices(&[Bytes::mib(1000)], Bytes::gib(8))).report;
+    assert_eq!(report.fit.reason, Reason::InsufficientMemory);
+    assert_eq!(suggested(&report, "numCtx"), Some(report.fit.max_num_ctx.to_string().as_str()));
+}
+
 fn cases() -> impl Strategy<Value = (Shape, Asked, Vec<Bytes>)> {
     let shape = (1u32..9, 1u64..5, 1u64..6, any::<bool>(), 1u32..20_000).prop_map(|(blocks, width, ff, tied_output, trained_context)| {
         let weights = if ff % 2 == 0 { GgmlType::F16 } else { GgmlType::Q8_0 };
@@ -262,6 +318,32 @@ proptest! {
     }
 
     #[test]
+    fn the_largest_context_anywhere_is_placed_and_the_next_is_not((shape, asked, offers) in cases(), host in 0u64..16 << 20) {
+        let node = devices(&offers, Bytes(host));
+        let asked = Asked { num_gpu: -1, ..asked };
+        let limit = decided(&shape, &asked, &node).report.fit.max_num_ctx;
+        let placed = |num_ctx: u64| decided(&shape, &Asked { num_ctx: Some(Tokens(num_ctx)), ..asked.clone() }, &node).verdict.is_ok();
+        let trained = u64::from(shape.trained_context);
+        prop_assert!(limit.0 == 0 || placed(limit.0));
+        let next = if limit.0 == 0 { trained.min(256) } else { limit.0 + 256 };
+        prop_assert!(next > trained || !placed(next), "{next} is placed too, limit {limit}");
+    }
+
+    #[test]
+    fn a_context_left_out_or_shrunk_is_a_multiple_of_256_that_is_placed_as_far_as_any_is((shape, asked, offers) in cases(), least in 1u64..3000) {
+        let node = devices(&offers, HOST);
+        let trained = u64::from(shape.trained_context);
+        let omitted = decided(&shape, &Asked { num_ctx: None, ..asked.clone() }, &node).report.request.num_ctx;
+        prop_assert!(omitted.0.is_multiple_of(256) || omitted.0 == trained, "{omitted}");
+        prop_assert!(omitted.0 <= trained.min(32768));
+        let most = asked.num_ctx.map_or(least, |num_ctx| num_ctx.0.max(least));
+        let shrinking = Asked { num_ctx: Some(Tokens(most)), context_policy: ContextPolicy::ShrinkToFit, min_context: Some(Tokens(least)), ..asked };
+        let shrunk = decided(&shape, &shrinking, &node).report.request.num_ctx.0;
+        prop_assert!(least <= shrunk && shrunk <= most);
+        prop_assert!(shrunk.is_multiple_of(256) || shrunk == least || shrunk == most, "{shrunk}");
+    }
+
+    #[test]
     fn a_placed_plan_exceeds_nothing_and_a_refused_one_is_short_of_something((shape, asked, offers) in cases(), host in 0u64..16 << 20) {
         let decision = decided(&shape, &asked, &devices(&offers, Bytes(host)));
         let fit = &decision.report.fit;
@@ -279,18 +361,20 @@ proptest! {
     #[test]
     fn every_suggestion_applied_gives_what_it_says((shape, asked, offers) in cases()) {
         let node = devices(&offers, HOST);
-        let report = decided(&shape, &asked, &node).report;
+        let Decision { report, verdict } = decided(&shape, &asked, &node);
         for suggestion in &report.fit.suggestions {
+            let mut node = node.clone();
             let mut changed = Asked { num_ctx: Some(report.request.num_ctx), ..asked.clone() };
             match suggestion.change.as_str() {
                 "numCtx" => changed.num_ctx = Some(Tokens(suggestion.value.parse().unwrap())),
                 "numBatch" => changed.num_batch = suggestion.value.parse().unwrap(),
                 "numGpu" => changed.num_gpu = suggestion.value.parse().unwrap(),
                 "parallel" => changed.parallel = suggestion.value.parse().unwrap(),
+                "device" => node = only_gpu(&node, offered_by(&suggestion.value)),
                 other => prop_assert!(false, "{other} is not expected here"),
             }
-            let applied = decided(&shape, &changed, &node).report;
-            prop_assert!(applied.fit.fits);
+            let Decision { report: applied, verdict: then } = decided(&shape, &changed, &node);
+            prop_assert!(applied.fit.fits || verdict.is_err() && then.is_ok(), "{suggestion:?}");
             prop_assert_eq!(&applied.plan.processor, &suggestion.processor);
         }
     }

@@ -52,6 +52,8 @@ pub(crate) struct LayerSizes {
     layers: Vec<Span>,
     /// `sums[i]` is the sum of the layers before `i`.
     sums: Vec<Span>,
+    /// The same, all kinds together.
+    totals: Vec<Bytes>,
 }
 
 impl LayerSizes {
@@ -87,7 +89,8 @@ impl LayerSizes {
             sum = sum.checked_add(*layer)?;
             sums.push(sum);
         }
-        Some(LayerSizes { layers, sums })
+        let totals = sums.iter().map(|sum| sum.total()).collect();
+        Some(LayerSizes { layers, sums, totals })
     }
 
     /// Blocks and the output layer.
@@ -98,6 +101,11 @@ impl LayerSizes {
     /// Bytes of layers `first` to `end - 1`.
     pub fn span(&self, first: u32, end: u32) -> Span {
         self.sums[end as usize].minus(self.sums[first as usize])
+    }
+
+    /// All bytes of layers `first` to `end - 1`.
+    pub fn bytes(&self, first: u32, end: u32) -> Bytes {
+        self.totals[end as usize].saturating_sub(self.totals[first as usize])
     }
 
     pub fn all(&self) -> Span {

@@ -1,8 +1,19 @@
 //! Which node is chosen, and what is said of the others.
 
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use crate::device_plan::{Device, NodeDevices};
+use crate::fit_report::consider;
+use crate::gguf::GgmlType;
+use crate::layout::Backend;
+use crate::model_summary::ModelSummary;
+use crate::node_choice::figures::Figures;
+use crate::node_choice::refusal::{Nearest, refuse};
 use crate::node_choice::{Choice, Node, choose};
 use crate::reason::Reason;
-use crate::request::{Asked, PlacementPolicy};
+use crate::request::{Asked, ContextPolicy, KvCacheType, PlacementPolicy};
 use crate::testing::{LLAMA_3_8B, SMOLLM2_135M, Shape, devices};
 use crate::units::{Bytes, Tokens};
 
@@ -110,4 +121,112 @@ fn a_placed_report_carries_the_resolved_request() {
     let nodes = [node("a", &[9000])];
     let Choice::Placed { report, .. } = choose(&SMOLLM2_135M.summary(), &Asked::default(), &nodes) else { panic!("refused") };
     assert_eq!(report.request.num_ctx, Tokens(8192));
+}
+
+/// The choice as it is made by planning every node.
+fn by_planning_all(summary: &ModelSummary, asked: &Asked, nodes: &[Node]) -> Choice {
+    let (mut placed, mut refused, mut filtered) = (Vec::new(), BTreeMap::<Reason, Vec<(Bytes, &str, usize)>>::new(), Vec::new());
+    for (index, node) in nodes.iter().enumerate() {
+        if let Some(reason) = super::filtered(node) {
+            filtered.push(reason);
+            continue;
+        }
+        match consider(summary, asked, &node.devices) {
+            Err(refusal) => return Choice::Refused { refusal, best: None },
+            Ok(considered) if considered.outcome.is_placed() => {
+                placed.push((Figures::of(&considered).rank(node.has_model_file, &node.name), index));
+            }
+            Ok(considered) => {
+                let entry = (considered.shortfall().unwrap(), node.name.as_str(), index);
+                refused.entry(considered.outcome.reason()).or_default().push(entry);
+            }
+        }
+    }
+    let report = |index: usize| consider(summary, asked, &nodes[index].devices).unwrap().decision().unwrap().report;
+    if let Some((_, node)) = placed.into_iter().min() {
+        return Choice::Placed { node, report: report(node) };
+    }
+    let nearest = |(reason, found): (&Reason, &Vec<(Bytes, &str, usize)>)| {
+        let (shortfall, _, index) = found.iter().min().copied().unwrap();
+        Nearest { reason: *reason, count: found.len(), index, shortfall }
+    };
+    let best = refused.values().flatten().min().map(|(_, _, index)| (*index, report(*index)));
+    refuse(nodes, &filtered, &refused.iter().map(nearest).collect::<Vec<_>>(), best)
+}
+
+/// GPUs of several kinds, some of them full.
+fn gpus(most: usize) -> impl Strategy<Value = Vec<Device>> {
+    let offered = prop_oneof![0u64..8 << 20, (0u64..5).prop_map(|mib| mib << 20)];
+    let backend = prop_oneof![8 => Just(Backend::Cuda), 1 => Just(Backend::SimulatedGpu)];
+    let overhead = prop_oneof![4 => Just(0u64), 1 => 0u64..1 << 20];
+    proptest::collection::vec((offered, backend, overhead), 0..most).prop_map(|gpus| {
+        let gpu = |(index, (offered, backend, overhead)): (usize, (u64, Backend, u64))| Device {
+            id: format!("gpu{index}"),
+            backend,
+            offered: Bytes(offered),
+            overhead: Bytes(overhead),
+        };
+        gpus.into_iter().enumerate().map(gpu).collect()
+    })
+}
+
+/// Nodes of up to twelve GPUs, beside hosts of all sizes.
+fn fleets() -> impl Strategy<Value = Vec<Node>> {
+    let host = prop_oneof![3 => Just(1u64 << 30), 1 => 0u64..10 << 20];
+    let one = (prop_oneof![gpus(4), gpus(13)], host, proptest::bool::weighted(0.9), proptest::bool::weighted(0.3), 60u32..66);
+    let one = one.prop_map(|(gpus, host, ready, has_model_file, assignments)| {
+        let devices = NodeDevices::new(gpus, Bytes(host));
+        Node { ready, has_model_file, assignments, devices, ..node("", &[]) }
+    });
+    proptest::collection::vec(one, 0..12).prop_map(|nodes| {
+        let named = |(index, node): (usize, Node)| Node { name: format!("node{}", index * 7 % 12), ..node };
+        nodes.into_iter().enumerate().map(named).collect()
+    })
+}
+
+fn requests() -> impl Strategy<Value = Asked> {
+    let num_ctx = proptest::option::of(1u64..12_000);
+    let policy =
+        prop_oneof![4 => Just(PlacementPolicy::PreferGPU), 2 => Just(PlacementPolicy::RequireGPU), 1 => Just(PlacementPolicy::RequireCPU)];
+    let num_gpu = prop_oneof![4 => Just(-1i64), 1 => -1i64..12];
+    let cache = prop_oneof![9 => Just(KvCacheType::F16), 1 => Just(KvCacheType::Q8_0)];
+    let rest = (proptest::option::of(1u64..11_000), proptest::option::of(0u32..6), 1u32..3, cache);
+    (num_ctx, policy, num_gpu, rest).prop_map(|(num_ctx, policy, num_gpu, (min_context, max_devices, parallel, kv_cache_type))| Asked {
+        num_ctx: num_ctx.map(Tokens),
+        policy,
+        num_gpu,
+        parallel,
+        kv_cache_type,
+        max_devices,
+        min_context: min_context.map(Tokens),
+        context_policy: if min_context.is_some() { ContextPolicy::ShrinkToFit } else { ContextPolicy::Exact },
+        num_batch: 32,
+    })
+}
+
+fn small_models() -> impl Strategy<Value = ModelSummary> {
+    (1u32..9, 1u64..5, 1u64..6, any::<bool>(), 1u32..20_000).prop_map(|(blocks, width, ff, tied_output, trained_context)| {
+        let sizes = Shape { blocks, embedding: width * 64, heads: 2, kv_heads: 1, feed_forward: ff * 64, vocabulary: 640, ..SMOLLM2_135M };
+        Shape { weights: GgmlType::Q8_0, tied_output, trained_context, ..sizes }.summary()
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_choice_is_the_one_that_planning_every_node_gives(summary in small_models(), asked in requests(), nodes in fleets()) {
+        prop_assert_eq!(choose(&summary, &asked, &nodes), by_planning_all(&summary, &asked, &nodes));
+    }
+
+    #[test]
+    fn the_order_of_the_nodes_does_not_matter(summary in small_models(), asked in requests(), nodes in fleets(), turn in 0usize..12) {
+        let mut turned = nodes.clone();
+        turned.rotate_left(turn.min(nodes.len()));
+        let said = |nodes: &[Node]| match choose(&summary, &asked, nodes) {
+            Choice::Placed { node, report } => (Some(nodes[node].name.clone()), None, Some(report)),
+            Choice::Refused { refusal, best } => (best.as_ref().map(|(node, _)| nodes[*node].name.clone()), Some(refusal), best.map(|(_, report)| report)),
+        };
+        prop_assert_eq!(said(&nodes), said(&turned));
+    }
 }

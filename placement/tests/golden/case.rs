@@ -21,8 +21,15 @@ pub struct Input {
     pub quantization: Quantization,
     pub config: Config,
     pub requests: Vec<Asked>,
-    /// Sizes of GPUs in GiB: a large one and a small one.
-    pub gpus: [u64; 2],
+    /// GPUs of which each is planned for alone, in GiB: a large one and a small one.
+    #[serde(default)]
+    pub gpus: Vec<u64>,
+    /// Nodes with these GPUs, in GiB with nothing on them, for which all is told: what the report says, and what it suggests.
+    #[serde(default)]
+    pub nodes: Vec<Vec<u64>>,
+    /// A family that the engine runs, as which those nodes are planned: the bytes are the model's own, but what can't be run gets no suggestions.
+    #[serde(default)]
+    pub plan_nodes_as: Option<String>,
     /// What others say of the same file.
     #[serde(default)]
     pub published: Option<Published>,

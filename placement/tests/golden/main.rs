@@ -71,7 +71,7 @@ fn a_summary_takes_at_most_4_kib_and_the_plan_from_it_is_the_plan_from_the_file(
         assert!(json.len() <= 4096, "{}: {} bytes: {json}", case.path.display(), json.len());
         let through_json: ModelSummary = serde_json::from_str(&json).unwrap();
         assert_eq!(through_json, summary);
-        for (asked, gpu) in case.input.requests.iter().flat_map(|asked| case.input.gpus.map(|gpu| (asked, gpu))) {
+        for (asked, gpu) in case.input.requests.iter().flat_map(|asked| case.input.gpus.iter().map(move |gpu| (asked, *gpu))) {
             let (asked, node) = (report::asked(&asked.request()), report::node(stowage_placement::Bytes::gib(gpu)));
             assert_eq!(decide(&through_json, &asked, &node), decide(&summary, &asked, &node));
         }

@@ -6,8 +6,8 @@ use std::fmt::Write;
 use serde_json::json;
 use stowage_placement::layout::Backend;
 use stowage_placement::{
-    Asked, Bytes, Device, DeviceAllocation, Footprint, KvCacheType, LayerFootprint, ModelSummary, NodeDevices, Request, capability, decide,
-    offer, testing,
+    Asked, Bytes, Device, DeviceAllocation, Footprint, KvCacheType, LayerFootprint, ModelSummary, NodeDevices, PlanReport, Request,
+    Suggestion, capability, decide, offer, testing,
 };
 
 use crate::case::Case;
@@ -34,6 +34,7 @@ pub fn of(case: &Case) -> String {
     line(&mut text, "requests:");
     for asked in &case.input.requests {
         request(&mut text, &summary, &asked.request(), &case.input.gpus);
+        nodes(&mut text, case, &asked.request());
     }
     text
 }
@@ -62,7 +63,9 @@ fn request(text: &mut String, summary: &ModelSummary, request: &Request, gpus: &
     for (sizes, layers) in by_size(&footprint.layers) {
         line(text, &format!("    \"{layers}\": {}", json!(sizes)));
     }
-    line(text, "  plans:");
+    if !gpus.is_empty() {
+        line(text, "  plans:");
+    }
     for gpu in gpus {
         plan(text, summary, request, Bytes::gib(*gpu));
     }
@@ -122,9 +125,13 @@ fn shown(ranges: &[[u32; 2]]) -> String {
     ranges.iter().map(range).collect::<Vec<_>>().join(" ")
 }
 
-/// A node with one GPU of this size.
+/// A node with one GPU that offers this much.
 pub fn node(gpu: Bytes) -> NodeDevices {
-    NodeDevices::new(vec![Device { id: "gpu0".into(), backend: Backend::Cuda, offered: gpu, overhead: OVERHEAD }], HOST)
+    NodeDevices::new(vec![device(0, gpu)], HOST)
+}
+
+fn device(index: usize, offered: Bytes) -> Device {
+    Device { id: format!("gpu{index}"), backend: Backend::Cuda, offered, overhead: OVERHEAD }
 }
 
 pub fn asked(request: &Request) -> Asked {
@@ -156,4 +163,38 @@ fn allocation(device: &DeviceAllocation) -> String {
     ];
     let sizes = sizes.map(|(name, bytes)| format!("{name}: {}", bytes.0)).join(", ");
     format!("{{layers: \"{}\", {sizes}}}", shown(&device.layer_ranges))
+}
+
+/// What becomes of it on whole nodes, their margins taken off.
+fn nodes(text: &mut String, case: &Case, request: &Request) {
+    let mut summary = case.summary();
+    if let Some(family) = &case.input.plan_nodes_as {
+        summary.architecture.clone_from(family);
+    }
+    if !case.input.nodes.is_empty() {
+        line(text, "  nodes:");
+    }
+    for gpus in &case.input.nodes {
+        let offered = |gib: u64| Bytes::gib(gib).saturating_sub(offer::default_margin(Bytes::gib(gib)));
+        let devices = gpus.iter().enumerate().map(|(index, gib)| device(index, offered(*gib))).collect();
+        let report = decide(&summary, &asked(request), &NodeDevices::new(devices, HOST)).unwrap().report;
+        line(text, &format!("  - gpus: {} of {} GiB", gpus.len(), gpus[0]));
+        told(text, &report);
+    }
+}
+
+fn told(text: &mut String, report: &PlanReport) {
+    let PlanReport { plan, fit, .. } = report;
+    let fits = format!("reason: {}, processor: {}, layers: {}/{}", fit.reason, plan.processor, plan.gpu_layers, plan.total_layers);
+    line(text, &format!("    fits: {{{fits}}}"));
+    line(text, &format!("    shortfall: {} # {}", fit.shortfall_bytes.0, fit.shortfall_bytes));
+    line(text, &format!("    maxNumCtx: {{onGpu: {}, anywhere: {}}}", fit.max_num_ctx_on_gpu, fit.max_num_ctx));
+    line(text, &format!("    message: {}", json!(fit.message)));
+    for device in &plan.devices {
+        line(text, &format!("    {}: {}", device.id, allocation(device)));
+    }
+    line(text, if fit.suggestions.is_empty() { "    suggestions: []" } else { "    suggestions:" });
+    for Suggestion { change, value, processor, message } in &fit.suggestions {
+        line(text, &format!("    - {{{change}: {value}, processor: {processor}, message: {}}}", json!(message)));
+    }
 }

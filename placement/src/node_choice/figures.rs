@@ -1,0 +1,55 @@
+//! By what nodes are told apart.
+
+use std::cmp::Reverse;
+
+use crate::device_plan::{DeviceAllocation, DeviceKind};
+use crate::fit_report::Considered;
+use crate::units::{Bytes, Tokens};
+
+/// What a node makes of the request; what is smaller is better.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Figures {
+    tier: Tier,
+    layers: Reverse<u32>,
+    num_ctx: Reverse<Tokens>,
+    gpus: usize,
+    /// What the devices that take part have left.
+    left: Bytes,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Tier {
+    WhollyOnGpu,
+    Split,
+    Cpu,
+}
+
+/// The order of nodes: the node that has the file comes before the tightest fit, and names tell equal ones apart.
+pub(super) type Rank<'a> = (Tier, Reverse<u32>, Reverse<Tokens>, bool, usize, Bytes, &'a str);
+
+impl Figures {
+    pub fn new(layers: u32, total_layers: u32, num_ctx: Tokens, gpus: usize, left: Bytes) -> Figures {
+        let tier = match layers {
+            0 => Tier::Cpu,
+            layers if layers == total_layers => Tier::WhollyOnGpu,
+            _ => Tier::Split,
+        };
+        Figures { tier, layers: Reverse(layers), num_ctx: Reverse(num_ctx), gpus, left }
+    }
+
+    pub fn of(considered: &Considered<'_>) -> Figures {
+        let plan = considered.plan();
+        let gpus = plan.devices.iter().filter(|device| device.kind == DeviceKind::Gpu);
+        let left_over = |device: &DeviceAllocation| device.free_bytes.saturating_sub(device.total_bytes);
+        let left = match plan.gpu_layers.0 {
+            0 => plan.devices.iter().map(left_over).sum(),
+            _ => gpus.clone().map(left_over).sum(),
+        };
+        Figures::new(plan.gpu_layers.0, plan.total_layers.0, considered.request.num_ctx, gpus.count(), left)
+    }
+
+    pub fn rank(self, has_model_file: bool, name: &str) -> Rank<'_> {
+        let Figures { tier, layers, num_ctx, gpus, left } = self;
+        (tier, layers, num_ctx, !has_model_file, gpus, left, name)
+    }
+}
