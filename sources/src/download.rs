@@ -12,7 +12,7 @@ use url::Url;
 use crate::address_policy::AddressPolicy;
 use crate::client::{checked_url, request_error, shown};
 use crate::error::SourceError;
-use crate::part_file::PartFile;
+use crate::part_file::{PartFile, free_disk, still_needed};
 use crate::response::{ByteRange, Given, get, strong_etag};
 
 /// Tries in a row that bring no byte.
@@ -150,9 +150,8 @@ impl<P: FnMut(Progress) + Send> Running<'_, P> {
 
     fn check_disk(&self) -> Result<(), SourceError> {
         let Some(total) = self.total else { return Ok(()) };
-        // What was reserved before is not free any more, and not needed any more.
-        let needed = Bytes(total.saturating_sub(self.part.length().max(self.part.allocated()?)));
-        let free = self.part.free_disk()?;
+        let directory = self.wanted.destination.parent().unwrap_or(Path::new("."));
+        let (needed, free) = (still_needed(self.wanted.destination, Bytes(total)), free_disk(directory)?);
         if needed <= free {
             match self.part.reserve(total) {
                 Ok(()) => return Ok(()),
@@ -162,8 +161,7 @@ impl<P: FnMut(Progress) + Send> Running<'_, P> {
             }
         }
         self.part.discard()?;
-        let directory = self.wanted.destination.parent().unwrap_or(Path::new(".")).to_owned();
-        Err(SourceError::InsufficientDisk { url: shown(&self.url), directory, needed, free })
+        Err(SourceError::InsufficientDisk { url: shown(&self.url), directory: directory.to_owned(), needed, free })
     }
 
     async fn receive(&mut self, mut response: Response) -> Result<(), SourceError> {

@@ -22,3 +22,4 @@ pub use client::client;
 pub use download::{Download, Downloaded, Progress, download};
 pub use error::SourceError;
 pub use header::{RemoteFile, RemoteHeader, header, header_alone};
+pub use part_file::{free_disk, still_needed};

@@ -105,12 +105,6 @@ impl PartFile {
         &self.path
     }
 
-    /// What it takes of the disk: more than its length where room was reserved.
-    pub fn allocated(&self) -> Result<u64, SourceError> {
-        let metadata = self.file.metadata().map_err(SourceError::disk("asking for the size of", &self.path))?;
-        Ok(metadata.blocks().saturating_mul(BLOCK))
-    }
-
     /// Has the disk keep room for the whole file, so that the last of it is not counted on by two downloads. Not every file system can.
     pub fn reserve(&self, total: u64) -> io::Result<()> {
         match fallocate(&self.file, FallocateFlags::KEEP_SIZE, 0, total) {
@@ -118,13 +112,20 @@ impl PartFile {
             Err(error) => Err(error.into()),
         }
     }
+}
 
-    /// What the disk has free for it.
-    pub fn free_disk(&self) -> Result<Bytes, SourceError> {
-        let directory = self.destination.parent().unwrap_or(Path::new("."));
-        let disk = statvfs(directory).map_err(|error| SourceError::disk("asking for free disk of", directory)(error.into()))?;
-        Ok(Bytes(disk.f_bavail.saturating_mul(disk.f_frsize)))
-    }
+/// What the disk has free in this directory.
+pub fn free_disk(directory: &Path) -> Result<Bytes, SourceError> {
+    let disk = statvfs(directory).map_err(|error| SourceError::disk("asking for free disk of", directory)(error.into()))?;
+    Ok(Bytes(disk.f_bavail.saturating_mul(disk.f_frsize)))
+}
+
+/// What the disk must still find for a file of `total` bytes at `destination`: what an earlier download left of it, or had reserved for it, is not free
+/// any more and not needed any more.
+pub fn still_needed(destination: &Path, total: Bytes) -> Bytes {
+    let taken = |part: fs::Metadata| Bytes(part.len().max(part.blocks().saturating_mul(BLOCK)));
+    // Where nothing is left, all is needed.
+    total.saturating_sub(fs::metadata(beside(destination, ".part")).map(taken).unwrap_or_default())
 }
 
 impl Drop for PartFile {
@@ -158,4 +159,26 @@ fn hash_of(file: &mut File) -> io::Result<(Sha256, u64)> {
 
 fn hexadecimal(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_earlier_download_left_or_reserved_is_not_needed_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let destination = directory.path().join("m.gguf");
+        let total = Bytes::mib(4);
+        assert_eq!(still_needed(&destination, total), total);
+        let mut part = PartFile::open(&destination).unwrap();
+        part.append(&vec![1; 1 << 20]).unwrap();
+        assert!(still_needed(&destination, total) <= Bytes::mib(3));
+        part.reserve(total.0).unwrap();
+        if fs::metadata(beside(&destination, ".part")).unwrap().blocks() * BLOCK >= total.0 {
+            assert_eq!(still_needed(&destination, total), Bytes::ZERO);
+        }
+        part.discard().unwrap();
+        assert_eq!(still_needed(&destination, total), total);
+    }
 }

@@ -71,9 +71,10 @@ impl Scanner {
     pub fn scan(&mut self) -> Models {
         let mut found = BTreeMap::new();
         let listed = self.directory.canonicalize().and_then(|root| list(&root, &root, 0, &mut found));
+        let found = without_parts(found);
         let message = self.complaint(listed.err(), found.len());
         let mut seen = BTreeMap::new();
-        for (path, stamp) in without_parts(found).into_iter().take(MAX_MODELS) {
+        for (path, stamp) in found.into_iter().take(MAX_MODELS) {
             let known = self.seen.remove(&path).filter(|(before, _)| *before == stamp);
             let entry = known.unwrap_or_else(|| (stamp, self.describe(&path, stamp)));
             seen.insert(path, entry);

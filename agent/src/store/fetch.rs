@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use stowage_placement::Bytes;
 use stowage_placement::gguf::split::PartName;
-use stowage_sources::{AddressPolicy, Download, Progress, RemoteHeader, SourceError};
+use stowage_sources::{AddressPolicy, Download, Progress, RemoteHeader, SourceError, free_disk, still_needed};
 
 use super::Remote;
 
@@ -52,9 +52,9 @@ fn check_disk(files: &[ToFetch]) -> Result<(), SourceError> {
     let [first, _, ..] = files else { return Ok(()) };
     let directory = first.destination.parent().unwrap_or(Path::new("."));
     // A directory that is not there yet is made by the first download.
-    let Ok(disk) = rustix::fs::statvfs(directory) else { return Ok(()) };
-    let free = Bytes(disk.f_bavail.saturating_mul(disk.f_frsize));
-    let needed: Bytes = files.iter().filter(|file| !file.is_there()).filter_map(|file| file.size).sum();
+    let Ok(free) = free_disk(directory) else { return Ok(()) };
+    let missing = files.iter().filter(|file| !file.is_there());
+    let needed: Bytes = missing.filter_map(|file| Some(still_needed(&file.destination, file.size?))).sum();
     if needed <= free {
         return Ok(());
     }

@@ -14,8 +14,6 @@ use crate::model_header;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LoadedFile {
-    /// Of a split model, its first part's.
-    pub path: PathBuf,
     parts: Vec<Part>,
 }
 
@@ -31,8 +29,7 @@ struct Part {
 
 impl LoadedFile {
     pub fn now(path: &Path) -> io::Result<LoadedFile> {
-        let parts = model_header::files(path).iter().map(|part| Part::now(part)).collect::<io::Result<Vec<Part>>>()?;
-        Ok(LoadedFile { path: path.to_owned(), parts })
+        Ok(LoadedFile { parts: model_header::files(path).iter().map(|part| Part::now(part)).collect::<io::Result<_>>()? })
     }
 
     /// What became of it since; `None` where it is as it was. Blocks for as long as its disk does.

@@ -4,7 +4,6 @@ use anyhow::{Context, Result};
 use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::Value;
-use stowage_crds::model_deployment::ReplicaState;
 use stowage_crds::model_node::{Assignment, ReplicaStatus};
 use stowage_crds::{ModelDeployment, ModelNode};
 
@@ -49,10 +48,4 @@ pub fn replica<'a>(node: &'a ModelNode, uid: &str) -> Option<&'a ReplicaStatus> 
 /// Whether the agent has reported the node's devices and models.
 pub fn reports(node: &ModelNode) -> bool {
     node.status.as_ref().is_some_and(|status| status.system.is_some() && !status.models.is_empty())
-}
-
-/// Whether nothing is promised or held there any more.
-pub fn is_empty(node: &ModelNode) -> bool {
-    let replicas = node.status.iter().flat_map(|status| &status.replicas);
-    node.spec.assignments.is_empty() && replicas.into_iter().all(|replica| replica.state == ReplicaState::Gone)
 }

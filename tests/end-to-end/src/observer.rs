@@ -59,33 +59,30 @@ impl Notes {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Each kind of violation once, however long it lasts.
-    fn violations(&self, found: Vec<String>) {
-        let mut inner = self.lock();
-        for violation in found {
-            if inner.known.insert(violation.clone()) {
-                eprintln!("observer: {violation}");
-                inner.violations.push(violation);
-            }
-        }
-    }
-
     fn take_in_node(&self, event: Event<ModelNode>) {
-        let found = {
-            let mut inner = self.lock();
-            inner.seen.model_nodes += 1;
-            inner.ledger.take_in_node(event)
-        };
-        self.violations(found);
+        let mut inner = self.lock();
+        inner.seen.model_nodes += 1;
+        let found = inner.ledger.take_in_node(event);
+        inner.note(found);
     }
 
     fn take_in_deployment(&self, event: Event<ModelDeployment>) {
-        let found = {
-            let mut inner = self.lock();
-            inner.seen.deployments += 1;
-            inner.ledger.take_in_deployment(event)
-        };
-        self.violations(found);
+        let mut inner = self.lock();
+        inner.seen.deployments += 1;
+        let found = inner.ledger.take_in_deployment(event);
+        inner.note(found);
+    }
+}
+
+impl Inner {
+    /// Each kind of violation once, however long it lasts.
+    fn note(&mut self, found: Vec<String>) {
+        for violation in found {
+            if self.known.insert(violation.clone()) {
+                eprintln!("observer: {violation}");
+                self.violations.push(violation);
+            }
+        }
     }
 }
 

@@ -4,6 +4,7 @@ use std::fmt::Debug;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::runtime::wait::await_condition;
 use kube::{Api, Client, Resource};
 use serde::Serialize;
@@ -55,10 +56,13 @@ pub async fn until(what: &str, mut holds: impl FnMut() -> bool) -> Result<()> {
 
 /// Whether the status speaks of the present spec and the condition is `status`.
 pub fn is(object: &ModelDeployment, condition: ConditionType, status: &str) -> bool {
-    let Some(found) = &object.status else { return false };
-    found.observed_generation == object.metadata.generation
-        && conditions::find(&found.conditions, condition)
-            .is_some_and(|c| c.status == status && c.observed_generation == object.metadata.generation)
+    let generation = object.metadata.generation;
+    object.status.as_ref().is_some_and(|found| found.observed_generation == generation)
+        && found(object, condition).is_some_and(|c| c.status == status && c.observed_generation == generation)
+}
+
+fn found(object: &ModelDeployment, condition: ConditionType) -> Option<&Condition> {
+    conditions::find(&object.status.as_ref()?.conditions, condition)
 }
 
 pub fn is_ready(object: &ModelDeployment) -> bool {
@@ -67,8 +71,7 @@ pub fn is_ready(object: &ModelDeployment) -> bool {
 
 /// The message of a condition, empty where it isn't there.
 pub fn message(object: &ModelDeployment, condition: ConditionType) -> String {
-    let conditions = object.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
-    conditions::find(conditions, condition).map(|c| c.message.clone()).unwrap_or_default()
+    found(object, condition).map(|c| c.message.clone()).unwrap_or_default()
 }
 
 /// The column of `kubectl get mdl` named by `pick`.
@@ -78,8 +81,7 @@ pub fn processor(object: &ModelDeployment) -> String {
 
 /// The reason of a condition, empty where it isn't there.
 pub fn reason(object: &ModelDeployment, condition: ConditionType) -> String {
-    let conditions = object.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
-    conditions::find(conditions, condition).map(|c| c.reason.clone()).unwrap_or_default()
+    found(object, condition).map(|c| c.reason.clone()).unwrap_or_default()
 }
 
 /// Uids of the assignments that its placements claim.

@@ -59,15 +59,13 @@ impl Drop for Machines {
 }
 
 fn look(machines: &[SimulatedMachine], folder: &Path, notes: &Notes) {
-    let found: Vec<String> = machines.iter().flat_map(overfull).collect();
+    let mut found: Vec<String> = machines.iter().flat_map(overfull).collect();
     let workers = workers::running(folder);
-    {
-        let seen = &mut notes.lock().seen;
-        seen.devices += machines.len() as u64;
-        seen.processes += workers.len() as u64;
-    }
-    notes.violations(found);
-    notes.violations(twice(workers));
+    let mut inner = notes.lock();
+    inner.seen.devices += machines.len() as u64;
+    inner.seen.processes += workers.len() as u64;
+    found.extend(twice(workers));
+    inner.note(found);
 }
 
 /// GPUs on which more is in use than they have.
