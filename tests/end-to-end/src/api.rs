@@ -1,13 +1,15 @@
 //! The cluster's objects, as tests make, change and remove them.
 
 use anyhow::{Context, Result};
+use k8s_openapi::api::events::v1::Event;
 use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::Value;
 use stowage_crds::model_node::{Assignment, ReplicaStatus};
 use stowage_crds::{ModelDeployment, ModelNode};
+use stowage_placement::Reason;
 
-use crate::Cluster;
+use crate::{Cluster, watch};
 
 impl Cluster {
     pub fn deployments(&self) -> Api<ModelDeployment> {
@@ -27,6 +29,17 @@ impl Cluster {
     pub async fn change(&self, name: &str, spec: Value) -> Result<ModelDeployment> {
         let patch = Patch::Merge(serde_json::json!({"spec": spec}));
         self.deployments().patch(name, &PatchParams::default(), &patch).await.with_context(|| format!("changing ModelDeployment {name}"))
+    }
+
+    /// What the first Event of this reason says of the ModelDeployment, once there is one. A state that lasts for a moment leaves its Event behind.
+    pub async fn told(&self, name: &str, reason: Reason) -> Result<String> {
+        let events: Api<Event> = Api::namespaced(self.client.clone(), "default");
+        let is_it = |event: &Event| {
+            let about = event.regarding.as_ref().and_then(|regarding| regarding.name.as_deref());
+            about == Some(name) && event.reason.as_deref() == Some(reason.as_str())
+        };
+        let event = watch::first(events, is_it).await.with_context(|| format!("waiting for an Event {reason}\n{}", self.logs()))?;
+        Ok(event.note.unwrap_or_default())
     }
 
     pub async fn delete(&self, name: &str) -> Result<()> {

@@ -4,8 +4,11 @@ use std::fmt::Debug;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use futures::StreamExt;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::runtime::WatchStreamExt;
 use kube::runtime::wait::await_condition;
+use kube::runtime::watcher::{self, watcher};
 use kube::{Api, Client, Resource};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -46,6 +49,17 @@ where
             bail!("after {} s {kind} {name} was: {}", DEADLINE.as_secs(), found.unwrap_or_else(|| "not there".to_owned()))
         }
     }
+}
+
+/// The first object, of those there are and those that come, for which `holds` says yes.
+pub async fn first<K>(api: Api<K>, holds: impl Fn(&K) -> bool + Send) -> Result<K>
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
+{
+    let objects = watcher(api, watcher::Config::default()).default_backoff().applied_objects();
+    let mut wanted = std::pin::pin!(objects.filter_map(async |object| object.ok().filter(&holds)));
+    let found = tokio::time::timeout(DEADLINE, wanted.next()).await;
+    found.ok().flatten().with_context(|| format!("none came in {} s", DEADLINE.as_secs()))
 }
 
 /// Waits until `holds`, which nothing announces: a file of a process, a process's end.

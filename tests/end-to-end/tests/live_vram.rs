@@ -6,7 +6,6 @@ use std::process::{Child, Command};
 use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
 use stowage_crds::conditions::ConditionType;
-use stowage_crds::model_deployment::ReplicaState;
 use stowage_crds::{ModelDeployment, ModelNode};
 use stowage_end_to_end::{Agent, Cluster, Settings, manifest, watch};
 use stowage_placement::{Bytes, Reason};
@@ -75,17 +74,12 @@ async fn a_plan_made_on_figures_that_no_longer_hold_is_refused_with_what_was_see
     cluster.agents[0].process.signal(Signal::STOP);
     takes(&mut cluster.agents[0], &stranger, Bytes::mib(900))?;
     cluster.create(&manifest::on_gpu("m")).await?;
-    let promised = cluster.until_node("node-a", |node| !node.spec.assignments.is_empty()).await?;
-    let uid = promised.spec.assignments[0].uid.clone();
+    cluster.until_node("node-a", |node| !node.spec.assignments.is_empty()).await?;
     cluster.agents[0].process.signal(Signal::CONT);
-    let refused = |node: &ModelNode| {
-        let replica = stowage_end_to_end::api::replica(node, &uid);
-        replica.is_some_and(|replica| replica.state == ReplicaState::Refused && replica.reason == Some(Reason::DeviceChanged))
-    };
-    let node = cluster.until_node("node-a", refused).await?;
-    let message = stowage_end_to_end::api::replica(&node, &uid).unwrap().message.clone();
+    let message = cluster.told("m", Reason::DeviceChanged).await?;
     println!("{message}");
     ensure!(message.contains(&format!("sleep (process {}) holds 900.0 MiB", stranger.0.id())), "{message}");
+    let node = cluster.model_nodes().get("node-a").await?;
     ensure!(used_by_others(&node) == Bytes::mib(900), "what was seen is published with the refusal: {:?}", node.status);
     let ready = cluster.until("m", watch::is_ready).await?;
     ensure!(ready.status.as_ref().unwrap().placements[0].node == "node-b", "{:?}", ready.status);
