@@ -3,7 +3,6 @@
 //! It reads a header, asks `placement`, and prints; what it prints is what a ModelDeployment's status would say.
 
 mod curve;
-mod size;
 mod source;
 mod table;
 
@@ -16,10 +15,11 @@ use stowage_crds::ledger::Ledger;
 use stowage_crds::model_node::Assignment;
 use stowage_crds::{ModelDeployment, ModelNode};
 use stowage_placement::layout::Backend;
-use stowage_placement::offer::{DEFAULT_OVERHEAD, default_margin, offer};
-use stowage_placement::{Asked, Bytes, Device, KvCacheType, NodeDevices, PlanReport, Tokens, decide};
+use stowage_placement::{Asked, Bytes, Defaults, Device, HOST, KvCacheType, NodeDevices, PlanReport, Tokens, decide};
 
 use stowage_sources::hugging_face;
+
+use crate::devices::device;
 
 pub use curve::Curve;
 pub use source::PlanError;
@@ -56,10 +56,10 @@ pub struct PlanArgs {
     #[arg(long, value_name = "FILE", conflicts_with_all = ["gpus", "memory"])]
     pub node: Option<PathBuf>,
     /// A GPU with this much free, such as 24GiB. Once for each; none: the machine's own.
-    #[arg(long = "gpu", value_name = "FREE", value_parser = size::parse)]
+    #[arg(long = "gpu", value_name = "FREE", value_parser = clap::value_parser!(Bytes))]
     pub gpus: Vec<Bytes>,
     /// Free host memory. Omitted: the machine's own.
-    #[arg(long, value_name = "FREE", value_parser = size::parse)]
+    #[arg(long, value_name = "FREE", value_parser = clap::value_parser!(Bytes))]
     pub memory: Option<Bytes>,
     /// Address of the Hugging Face hub, for a ModelDeployment that names a repository there; HF_ENDPOINT, where it is set.
     #[arg(long, value_name = "URL", default_value_t = hugging_face::endpoint())]
@@ -94,18 +94,18 @@ impl PlanArgs {
     }
 
     fn devices(&self, machine: &Machine) -> NodeDevices {
-        let mut devices = machine.devices.clone();
+        let (mut devices, defaults) = (machine.devices.clone(), machine.devices.defaults);
         if !self.gpus.is_empty() {
             let gpu = |(index, free): (usize, &Bytes)| Device {
-                id: format!("gpu{index}"),
                 backend: machine.gpu_backend,
-                offered: offered(*free),
-                overhead: DEFAULT_OVERHEAD,
+                overhead: defaults.overhead_bytes,
+                uncertainty: defaults.uncertainty(),
+                ..device(&format!("gpu{index}"), *free, Bytes::ZERO, defaults)
             };
             devices.gpus = self.gpus.iter().enumerate().map(gpu).collect();
         }
         if let Some(free) = self.memory {
-            devices.host.offered = offered(free);
+            devices.host = device(HOST, free, Bytes::ZERO, defaults);
         }
         devices
     }
@@ -132,12 +132,7 @@ fn on_node(node: &ModelNode, deployment: Option<&ModelDeployment>) -> NodeDevice
         own.as_ref().is_some_and(|(namespace, name)| (namespace, name) == (&owner.namespace, &owner.name))
     };
     let selector = deployment.map(|deployment| deployment.spec.placement.device_selector.clone()).unwrap_or_default();
-    Ledger::without(node, is_own).devices(&selector)
-}
-
-/// A device with this much free offers it less its margin, as it would in a cluster.
-fn offered(free: Bytes) -> Bytes {
-    offer(free, Bytes::ZERO, std::iter::empty(), default_margin(free))
+    Ledger::without(node, Defaults::default(), is_own).devices(&selector)
 }
 
 fn cache_type(text: &str) -> Result<KvCacheType, String> {

@@ -5,29 +5,31 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use stowage_placement::layout::Backend;
-use stowage_placement::offer::{DEFAULT_OVERHEAD, default_margin, offer};
-use stowage_placement::{Bytes, Device, HOST, NodeDevices};
+use stowage_placement::offer::offer;
+use stowage_placement::{Bytes, Defaults, Device, HOST, Holder, NodeDevices, Who};
 
 use crate::ModelNode;
 use crate::model_deployment::{DeviceSelector, ReplicaState};
-use crate::model_node::{Assignment, DeviceBackend, DeviceStatus, ReplicaStatus};
+use crate::model_node::{Assignment, DeviceBackend, DeviceProcess, DeviceStatus, ReplicaStatus};
 
 /// One node's account.
 pub struct Ledger<'a> {
     node: &'a ModelNode,
     /// Uids of assignments that are counted as if they had been given back.
     given_back: BTreeSet<&'a str>,
+    /// What is assumed of devices of which neither admin nor agent says otherwise.
+    defaults: Defaults,
 }
 
 impl<'a> Ledger<'a> {
-    pub fn new(node: &'a ModelNode) -> Ledger<'a> {
-        Ledger { node, given_back: BTreeSet::new() }
+    pub fn new(node: &'a ModelNode, defaults: Defaults) -> Ledger<'a> {
+        Ledger { node, given_back: BTreeSet::new(), defaults }
     }
 
     /// The account as it will be once these are gone.
-    pub fn without(node: &'a ModelNode, given_back: impl Fn(&'a Assignment) -> bool) -> Ledger<'a> {
+    pub fn without(node: &'a ModelNode, defaults: Defaults, given_back: impl Fn(&'a Assignment) -> bool) -> Ledger<'a> {
         let given_back = node.spec.assignments.iter().filter(|assignment| given_back(assignment));
-        Ledger { node, given_back: given_back.map(|assignment| assignment.uid.as_str()).collect() }
+        Ledger { node, given_back: given_back.map(|assignment| assignment.uid.as_str()).collect(), defaults }
     }
 
     /// Assignments of this node, in its spec or held by a worker.
@@ -37,9 +39,9 @@ impl<'a> Ledger<'a> {
 
     /// What the node offers to one more replica, of the GPUs that the engine can use and the selector matches.
     pub fn devices(&self, selector: &DeviceSelector) -> NodeDevices {
-        let Some(status) = &self.node.status else { return NodeDevices::new(Vec::new(), Bytes::ZERO) };
-        let gpus = status.devices.iter().filter(|gpu| matches(selector, gpu)).filter_map(|gpu| self.gpu(gpu));
-        NodeDevices::new(gpus.collect(), self.host_offer())
+        let gpus = self.node.status.iter().flat_map(|status| &status.devices);
+        let gpus = gpus.filter(|gpu| matches(selector, gpu)).filter_map(|gpu| self.gpu(gpu));
+        NodeDevices { gpus: gpus.collect(), host: self.host(), defaults: self.defaults }
     }
 
     /// Promised and held bytes on a device, one entry a replica.
@@ -60,17 +62,41 @@ impl<'a> Ledger<'a> {
         if policy.is_some_and(|policy| !policy.managed) {
             return None;
         }
-        let margin = default_margin(gpu.total_bytes);
+        let margin = self.defaults.margin(gpu.total_bytes);
         let margin = policy.and_then(|policy| policy.margin_bytes).map_or(margin, |asked| asked.max(margin));
-        let overhead = if gpu.overhead_bytes == Bytes::ZERO { DEFAULT_OVERHEAD } else { gpu.overhead_bytes };
+        let (overhead, uncertainty) = match &gpu.calibration {
+            Some(calibration) => (calibration.overhead_bytes, calibration.uncertainty_bytes),
+            None => (self.defaults.overhead_bytes, self.defaults.uncertainty()),
+        };
         let offered = offer(gpu.total_bytes, gpu.used_by_others_bytes, self.holdings(&gpu.uuid).into_iter(), margin);
-        Some(Device { id: gpu.uuid.clone(), backend, offered, overhead })
+        Some(Device { id: gpu.uuid.clone(), backend, offered, margin, overhead, uncertainty, holders: self.holders(gpu) })
     }
 
-    fn host_offer(&self) -> Bytes {
-        let Some(system) = self.node.status.as_ref().and_then(|status| status.system.as_ref()) else { return Bytes::ZERO };
-        let (total, others) = (system.memory_bytes, system.memory_used_by_others_bytes);
-        offer(total, others, self.holdings(HOST).into_iter(), default_margin(total))
+    fn host(&self) -> Device {
+        let (total, others) = match self.node.status.as_ref().and_then(|status| status.system.as_ref()) {
+            Some(system) => (system.memory_bytes, system.memory_used_by_others_bytes),
+            None => (Bytes::ZERO, Bytes::ZERO),
+        };
+        let margin = self.defaults.margin(total);
+        let offered = offer(total, others, self.holdings(HOST).into_iter(), margin);
+        Device { id: HOST.into(), offered, margin, ..Device::default() }
+    }
+
+    /// Who holds the GPU: replicas, with what they were promised or hold, and processes of others, as far as the agent saw them.
+    fn holders(&self, gpu: &DeviceStatus) -> Vec<Holder> {
+        let replica = |(promised, held): (Option<&Assignment>, Option<&ReplicaStatus>)| {
+            // Of a worker whose assignment is gone nobody knows any more whose it was; it ends by itself.
+            let assignment = promised?;
+            let held = held.map_or(Bytes::ZERO, |replica| held_on(replica, true, &gpu.uuid));
+            let bytes = promised_on(assignment, &gpu.uuid).max(held);
+            let owner = &assignment.model_deployment;
+            let (namespace, deployment) = (owner.namespace.clone(), owner.name.clone());
+            let who = Who::Replica { namespace, deployment, replica: assignment.replica.clone() };
+            (bytes > Bytes::ZERO).then_some(Holder { who, bytes })
+        };
+        let process =
+            |process: &DeviceProcess| Holder { who: Who::Process { pid: process.pid, name: process.name.clone() }, bytes: process.bytes };
+        self.replicas().into_values().filter_map(replica).chain(gpu.used_by.iter().map(process)).collect()
     }
 
     /// The union of what spec promises and status reports, by uid.

@@ -198,9 +198,28 @@ pub struct DeviceStatus {
     pub compute_capability: String,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub driver: String,
-    /// What a replica takes of this kind of device beside its plan; measured, or the default.
+    /// What loads on this kind of GPU showed. Missing until one was measured; then the operator's default counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calibration: Option<Calibration>,
+}
+
+/// What was learnt from the loads on one kind of GPU: how much a replica takes beside what the engine allocates for it, which is the driver's
+/// context and libraries, and how well that was predicted.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Calibration {
+    /// Loads that it was learnt from.
+    #[serde(default)]
+    pub loads: u32,
+    /// What a replica is taken to need beside its allocations: the most that any of them took.
     #[serde(default)]
     pub overhead_bytes: Bytes,
+    /// How far a prediction with it may be off, up or down.
+    #[serde(default)]
+    pub uncertainty_bytes: Bytes,
+    /// Of the last load: what was measured, less what had been predicted. Negative: less was taken.
+    #[serde(default)]
+    pub last_error_bytes: i64,
 }
 
 /// How the engine of this node computes on the device.

@@ -22,20 +22,19 @@ mod tests {
     use stowage_crds::ModelNode;
     use stowage_crds::model_deployment::{DeviceSelector, ReplicaState};
     use stowage_crds::model_node::DeviceBackend;
-    use stowage_placement::Bytes;
-    use stowage_placement::offer::default_margin;
+    use stowage_placement::{Bytes, Defaults};
 
     use super::*;
     use crate::testing::{assignment, gpu_node, replica_status};
 
     fn offered(node: &ModelNode) -> Bytes {
-        Ledger::new(node).devices(&DeviceSelector::default()).gpus[0].offered
+        Ledger::new(node, Defaults::default()).devices(&DeviceSelector::default()).gpus[0].offered
     }
 
     #[test]
     fn a_node_offers_what_is_neither_promised_nor_held_nor_used_by_others() {
         let mut node = gpu_node("n1", Bytes::gib(24));
-        assert_eq!(offered(&node), Bytes(Bytes::gib(24).0 - default_margin(Bytes::gib(24)).0));
+        assert_eq!(offered(&node), Defaults::default().offered_by(Bytes::gib(24)));
         let all = offered(&node);
         node.spec.assignments = vec![assignment("a", Bytes::gib(4))];
         assert_eq!(offered(&node), all.saturating_sub(Bytes::gib(4)));
@@ -62,7 +61,7 @@ mod tests {
         node.spec.assignments = vec![Assignment { state: AssignmentState::Release, ..assignment("a", Bytes::gib(4)) }];
         node.status.as_mut().unwrap().replicas = vec![replica_status("a", ReplicaState::Gone, None)];
         assert_eq!(offered(&node), all.saturating_sub(Bytes::gib(4)));
-        let later = Ledger::without(&node, |assignment| assignment.uid == "a").devices(&DeviceSelector::default());
+        let later = Ledger::without(&node, Defaults::default(), |assignment| assignment.uid == "a").devices(&DeviceSelector::default());
         assert_eq!(later.gpus[0].offered, all);
     }
 
@@ -70,11 +69,11 @@ mod tests {
     fn a_gpu_that_is_unmanaged_or_without_a_backend_or_not_selected_is_not_on_offer() {
         let mut node = gpu_node("n1", Bytes::gib(24));
         let selector = DeviceSelector { product: "h100".into(), ..DeviceSelector::default() };
-        assert!(Ledger::new(&node).devices(&selector).gpus.is_empty());
+        assert!(Ledger::new(&node, Defaults::default()).devices(&selector).gpus.is_empty());
         node.spec.devices = vec![stowage_crds::model_node::DevicePolicy { uuid: "GPU-n1".into(), managed: false, margin_bytes: None }];
-        assert!(Ledger::new(&node).devices(&DeviceSelector::default()).gpus.is_empty());
+        assert!(Ledger::new(&node, Defaults::default()).devices(&DeviceSelector::default()).gpus.is_empty());
         node.spec.devices.clear();
         node.status.as_mut().unwrap().devices[0].backend = DeviceBackend::None;
-        assert!(Ledger::new(&node).devices(&DeviceSelector::default()).gpus.is_empty());
+        assert!(Ledger::new(&node, Defaults::default()).devices(&DeviceSelector::default()).gpus.is_empty());
     }
 }

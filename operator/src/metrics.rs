@@ -47,7 +47,7 @@ impl Metrics {
         self.promised.clear();
         self.offered.clear();
         for (key, node) in state.model_nodes.iter() {
-            let ledger = Ledger::new(node);
+            let ledger = Ledger::new(node, state.defaults);
             let devices = ledger.devices(&DeviceSelector::default());
             for device in devices.gpus.iter().chain([&devices.host]) {
                 let labels = vec![("node", key.name.clone()), ("device", device.id.clone())];

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use stowage_crds::names;
+use stowage_placement::{Bytes, Defaults};
 
 use crate::leader::Periods;
 
@@ -34,6 +35,15 @@ pub struct Options {
     /// Address to serve /metrics, /healthz and /readyz on, such as 0.0.0.0:9090. Without it they are not served.
     #[arg(long)]
     pub metrics_address: Option<SocketAddr>,
+    /// Percent of each device that is left free.
+    #[arg(long, value_name = "PERCENT", default_value_t = Defaults::default().margin_percent, value_parser = clap::value_parser!(u32).range(2..=90))]
+    pub margin_percent: u32,
+    /// At least so much of each device is left free; not less than 256MiB, by which published figures may lag behind.
+    #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = least_margin)]
+    pub least_margin: Bytes,
+    /// What a GPU's driver and libraries take for one replica, until an agent has measured it on that kind of GPU.
+    #[arg(long, value_name = "SIZE", default_value = "512MiB")]
+    pub overhead: Bytes,
     /// A range of addresses (10.0.0.0/8, 127.0.0.1/32) that models may be read from although it is not public; may be given more than once.
     #[arg(long = "allow-source-address", value_name = "CIDR")]
     pub allow_source_addresses: Vec<String>,
@@ -42,7 +52,17 @@ pub struct Options {
     pub log_json: bool,
 }
 
+fn least_margin(text: &str) -> Result<Bytes, String> {
+    let (asked, least) = (text.parse::<Bytes>()?, Defaults::default().least_margin_bytes);
+    if asked < least { Err(format!("{asked} is less than {least}")) } else { Ok(asked) }
+}
+
 impl Options {
+    /// What is assumed of devices of which neither admin nor agent says otherwise.
+    pub fn defaults(&self) -> Defaults {
+        Defaults { margin_percent: self.margin_percent, least_margin_bytes: self.least_margin, overhead_bytes: self.overhead }
+    }
+
     /// The periods of the election, or why they can't work.
     pub fn periods(&self) -> Result<Periods, String> {
         let (lease, deadline, retry) = (self.lease_duration, self.renew_deadline, self.retry_period);
@@ -58,6 +78,17 @@ impl Options {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_assumed_of_devices_can_be_set_and_margins_only_upwards() {
+        assert_eq!(Options::parse_from(["stowage-operator"]).defaults(), Defaults::default());
+        let set = Options::parse_from(["stowage-operator", "--margin-percent", "5", "--least-margin", "1GiB", "--overhead", "300MiB"]);
+        let expected = Defaults { margin_percent: 5, least_margin_bytes: Bytes::gib(1), overhead_bytes: Bytes::mib(300) };
+        assert_eq!(set.defaults(), expected);
+        for wrong in [["--margin-percent", "1"], ["--least-margin", "255MiB"], ["--overhead", "much"]] {
+            assert!(Options::try_parse_from(["stowage-operator", wrong[0], wrong[1]]).is_err(), "{wrong:?}");
+        }
+    }
 
     #[test]
     fn the_leader_stops_before_another_begins() {

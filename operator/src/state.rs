@@ -10,7 +10,7 @@ use k8s_openapi::jiff::Timestamp;
 use stowage_crds::model_deployment::ResolvedSource;
 use stowage_crds::model_node::ModelDeploymentReference;
 use stowage_crds::{ModelDeployment, ModelNode, names};
-use stowage_placement::{ModelSummary, Refusal};
+use stowage_placement::{Defaults, ModelSummary, Refusal};
 
 use crate::cache::{Cache, Key};
 use crate::heartbeats::Heartbeats;
@@ -41,6 +41,8 @@ pub struct State {
     /// Of models that are read from elsewhere than a node's disk.
     pub headers: BTreeMap<Origin, HeaderRead>,
     pub system_namespace: String,
+    /// What is assumed of devices of which neither admin nor agent says otherwise.
+    pub defaults: Defaults,
     /// What this leader remembers beside what is written down; losing it costs time, never correctness.
     pub memory: Memory,
 }

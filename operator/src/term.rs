@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use kube::Client;
+use stowage_placement::Defaults;
 use tokio::sync::{mpsc, watch};
 
 use crate::clock::Clock;
@@ -22,6 +23,7 @@ pub struct Terms {
     pub client: Client,
     pub clock: Arc<dyn Clock>,
     pub system_namespace: String,
+    pub defaults: Defaults,
     pub reader: Arc<dyn ReadHeader>,
     pub notices: mpsc::UnboundedSender<Notice>,
     pub metrics: Arc<Metrics>,
@@ -61,7 +63,7 @@ impl Terms {
             client: self.client.clone(),
             clock: self.clock.clone(),
             leadership,
-            state: State { system_namespace: self.system_namespace.clone(), ..State::default() },
+            state: State { system_namespace: self.system_namespace.clone(), defaults: self.defaults, ..State::default() },
             notices: self.notices.clone(),
             headers,
             metrics: self.metrics.clone(),

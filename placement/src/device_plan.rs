@@ -15,6 +15,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::layout::Backend;
+use crate::offer::Defaults;
 use crate::units::{Bytes, LayerCount};
 
 /// The plan for one replica on one node: one allocation a device that takes part, the host always among them and last.
@@ -55,12 +56,18 @@ pub struct DeviceAllocation {
     pub compute_bytes: Bytes,
     pub overhead_bytes: Bytes,
     pub total_bytes: Bytes,
+    /// How far `totalBytes` may be off, up or down: what is known of this kind of GPU's overhead. 0 for the host.
+    #[serde(default)]
+    pub uncertainty_bytes: Bytes,
     /// What the device offered when the plan was made, its margin already taken off.
     pub free_bytes: Bytes,
+    /// What is left free beside that.
+    #[serde(default)]
+    pub margin_bytes: Bytes,
 }
 
 /// One device of a node, as the planner sees it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Device {
     /// A GPU's UUID; its name in the plan. The host's is [`HOST`].
     pub id: String,
@@ -68,8 +75,31 @@ pub struct Device {
     pub backend: Backend,
     /// What it offers to a new replica, as [`crate::offer::offer`] gives it: margin and everybody else's bytes already taken off.
     pub offered: Bytes,
+    /// What is left free of it beside that. It decides nothing here; plans show it.
+    pub margin: Bytes,
     /// What the driver's context and libraries take there for one replica; 0 for the host.
     pub overhead: Bytes,
+    /// How far the overhead may be off. It decides nothing here: the margin is wide enough for it; plans show it.
+    pub uncertainty: Bytes,
+    /// Who holds what of the device, as far as that is known.
+    pub holders: Vec<Holder>,
+}
+
+/// Somebody who holds bytes of a device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holder {
+    pub who: Who,
+    /// What the device would offer more without them.
+    pub bytes: Bytes,
+}
+
+/// Who holds bytes of a device.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Who {
+    /// A replica, by its ModelDeployment.
+    Replica { namespace: String, deployment: String, replica: String },
+    /// A process that is none of ours.
+    Process { pid: u32, name: String },
 }
 
 /// The host's id in plans.
@@ -80,12 +110,15 @@ pub const HOST: &str = "host";
 pub struct NodeDevices {
     pub gpus: Vec<Device>,
     pub host: Device,
+    /// With which the offers were made.
+    pub defaults: Defaults,
 }
 
 impl NodeDevices {
     /// A host with this much memory on offer, and GPUs.
     pub fn new(gpus: Vec<Device>, host_offered: Bytes) -> NodeDevices {
-        NodeDevices { gpus, host: Device { id: HOST.into(), backend: Backend::Cpu, offered: host_offered, overhead: Bytes::ZERO } }
+        let host = Device { id: HOST.into(), backend: Backend::Cpu, offered: host_offered, ..Device::default() };
+        NodeDevices { gpus, host, defaults: Defaults::default() }
     }
 }
 

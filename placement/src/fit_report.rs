@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use crate::device_plan::{DevicePlan, NodeDevices};
 use crate::footprint::{Footprint, FootprintError};
 use crate::model_summary::ModelSummary;
+use crate::offer::Defaults;
 use crate::reason::Reason;
 use crate::request::{Asked, Request};
 use crate::units::{Bytes, LayerCount, Tokens};
@@ -33,6 +34,9 @@ pub struct PlanReport {
     pub request: Request,
     pub footprint: Footprint,
     pub plan: DevicePlan,
+    /// With which the devices' offers were made.
+    #[serde(default)]
+    pub defaults: Defaults,
     pub fit: FitReport,
 }
 

@@ -24,11 +24,12 @@ pub mod request;
 pub mod testing;
 pub mod units;
 
-pub use device_plan::{Device, DeviceAllocation, DeviceKind, DevicePlan, HOST, NodeDevices};
+pub use device_plan::{Device, DeviceAllocation, DeviceKind, DevicePlan, HOST, Holder, NodeDevices, Who};
 pub use fit_report::{Decision, FitReport, PlanReport, Refusal, Suggestion, decide};
 pub use footprint::{Footprint, LayerFootprint};
 pub use model_summary::{ModelSummary, SummaryError};
 pub use node_choice::{Choice, Node, choose};
+pub use offer::Defaults;
 pub use reason::Reason;
 pub use request::{Asked, ContextPolicy, KvCacheType, PlacementPolicy, Request};
 pub use units::{Bytes, LayerCount, Tokens};

@@ -1,16 +1,59 @@
 //! What a device offers to the next replica. The operator's ledger and the agent's check use this one function.
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
 use crate::units::Bytes;
 
-/// What a GPU's driver and libraries take for one replica until an agent has measured it. The host has none.
-pub const DEFAULT_OVERHEAD: Bytes = Bytes::mib(512);
+/// What is assumed of devices of which nobody says otherwise. Every report shows it, so that its numbers can be had again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Defaults {
+    /// Percent of a device that is left free.
+    pub margin_percent: u32,
+    /// At least so much is left free.
+    pub least_margin_bytes: Bytes,
+    /// What a GPU's driver and libraries take for one replica, until an agent has measured it on that kind of GPU.
+    pub overhead_bytes: Bytes,
+}
 
-/// Smallest margin; also the movement of free VRAM below which an agent publishes nothing, so a margin is never below it.
-const SMALLEST_MARGIN: Bytes = Bytes::mib(256);
+/// 2 % and at least 256 MiB are left free; 512 MiB for driver and libraries. The margin is also the movement of free VRAM below which an agent
+/// publishes nothing, so it is never set lower.
+impl Default for Defaults {
+    fn default() -> Defaults {
+        Defaults { margin_percent: 2, least_margin_bytes: Bytes::mib(256), overhead_bytes: Bytes::mib(512) }
+    }
+}
 
-/// What is left free on a device of this size: 2 %, at least 256 MiB.
-pub fn default_margin(total: Bytes) -> Bytes {
-    SMALLEST_MARGIN.max(Bytes(total.0 / 50))
+impl Defaults {
+    /// What is left free on a device of this size.
+    pub fn margin(&self, total: Bytes) -> Bytes {
+        let share = u128::from(total.0) * u128::from(self.margin_percent) / 100;
+        self.least_margin_bytes.max(Bytes(u64::try_from(share).unwrap_or(u64::MAX)))
+    }
+
+    /// How far an overhead that nobody has measured may be off, up or down. CUDA contexts with their libraries were seen to take between a half and
+    /// the whole of the default.
+    pub fn uncertainty(&self) -> Bytes {
+        Bytes(self.overhead_bytes.0 / 2)
+    }
+
+    /// What a device of this size offers where nothing else is on it.
+    pub fn offered_by(&self, total: Bytes) -> Bytes {
+        total.saturating_sub(self.margin(total))
+    }
+
+    /// The smallest GPU, in whole GiB, that offers this much where nothing else is on it. `None`: there is none that 64 bits can count.
+    pub fn smallest_gpu(&self, needed: Bytes) -> Option<Bytes> {
+        const GIB: u64 = 1 << 30;
+        let kept = u64::from(100u32.checked_sub(self.margin_percent).filter(|kept| *kept > 0)?);
+        let by_share = u64::try_from((u128::from(needed.0) * 100).div_ceil(u128::from(kept))).ok()?;
+        let size = by_share.max(needed.checked_add(self.least_margin_bytes)?.0).checked_next_multiple_of(GIB)?;
+        // The margin is rounded down, so a GPU of one less may just do.
+        let smaller = Bytes(size.saturating_sub(GIB));
+        let does = smaller > Bytes::ZERO && self.offered_by(smaller) >= needed;
+        Some(if does { smaller } else { Bytes(size) })
+    }
 }
 
 /// `total - used by others - sum over replicas of max(promised, held) - margin`, at least 0.
@@ -22,18 +65,6 @@ pub fn offer(total: Bytes, used_by_others: Bytes, holdings: impl Iterator<Item =
     total.saturating_sub(used_by_others).saturating_sub(holdings).saturating_sub(margin)
 }
 
-/// The smallest GPU, in whole GiB, that offers this much where nothing else is on it. `None`: more than 64 bits hold.
-pub fn smallest_gpu(needed: Bytes) -> Option<Bytes> {
-    const GIB: u64 = 1 << 30;
-    // What is left after a margin of 2 % is 49 parts of 50.
-    let by_share = needed.0.div_ceil(49).checked_mul(50)?;
-    let size = by_share.max(needed.checked_add(SMALLEST_MARGIN)?.0).checked_next_multiple_of(GIB)?;
-    // The margin is rounded down, so a GPU of one less may just do.
-    let smaller = Bytes(size.saturating_sub(GIB));
-    let does = smaller.saturating_sub(default_margin(smaller)) >= needed;
-    Some(if does && smaller > Bytes::ZERO { smaller } else { Bytes(size) })
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -42,8 +73,8 @@ mod tests {
 
     #[test]
     fn the_margin_is_two_percent_and_at_least_256_mib() {
-        assert_eq!(default_margin(Bytes::gib(8)), Bytes::mib(256));
-        assert_eq!(default_margin(Bytes::gib(100)), Bytes::gib(2));
+        assert_eq!(Defaults::default().margin(Bytes::gib(8)), Bytes::mib(256));
+        assert_eq!(Defaults::default().margin(Bytes::gib(100)), Bytes::gib(2));
     }
 
     #[test]
@@ -60,16 +91,21 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_smallest_gpu_offers_what_is_needed_and_one_of_a_gib_less_does_not(needed in prop_oneof![1u64..1 << 38, (1u64..200).prop_map(|gib| gib << 30)]) {
-            let offered = |size: Bytes| offer(size, Bytes::ZERO, std::iter::empty(), default_margin(size));
-            let size = smallest_gpu(Bytes(needed)).unwrap();
-            prop_assert!(size.0.is_multiple_of(1 << 30) && offered(size) >= Bytes(needed));
-            prop_assert!(offered(size.saturating_sub(Bytes::gib(1))) < Bytes(needed));
+        fn the_smallest_gpu_offers_what_is_needed_and_one_of_a_gib_less_does_not(
+            needed in prop_oneof![1u64..1 << 38, (1u64..200).prop_map(|gib| gib << 30)],
+            margin_percent in 0u32..100,
+            least_mib in 0u64..2000,
+        ) {
+            let defaults = Defaults { margin_percent, least_margin_bytes: Bytes::mib(least_mib), ..Defaults::default() };
+            let size = defaults.smallest_gpu(Bytes(needed)).unwrap();
+            prop_assert!(size.0.is_multiple_of(1 << 30) && defaults.offered_by(size) >= Bytes(needed));
+            prop_assert!(defaults.offered_by(size.saturating_sub(Bytes::gib(1))) < Bytes(needed));
         }
     }
 
     #[test]
-    fn no_gpu_is_large_enough_for_more_than_64_bits_hold() {
-        assert_eq!(smallest_gpu(Bytes::MAX), None);
+    fn no_gpu_is_large_enough_for_more_than_64_bits_hold_or_where_everything_is_left_free() {
+        assert_eq!(Defaults::default().smallest_gpu(Bytes::MAX), None);
+        assert_eq!(Defaults { margin_percent: 100, ..Defaults::default() }.smallest_gpu(Bytes(1)), None);
     }
 }

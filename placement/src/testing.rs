@@ -141,7 +141,7 @@ pub fn devices(gpus: &[Bytes], host: Bytes) -> NodeDevices {
         id: format!("gpu{index}"),
         backend: Backend::SimulatedGpu,
         offered: *offered,
-        overhead: Bytes::ZERO,
+        ..Device::default()
     };
     NodeDevices::new(gpus.iter().enumerate().map(gpu).collect(), host)
 }

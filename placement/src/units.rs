@@ -1,5 +1,7 @@
 //! Quantities that carry their unit, so that bytes, tokens and layers can't be taken for one another.
 
+mod size;
+
 use std::borrow::Cow;
 use std::fmt;
 use std::iter::Sum;

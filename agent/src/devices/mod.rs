@@ -13,7 +13,7 @@ use stowage_placement::Bytes;
 
 pub use host::{HostReader, HostReading};
 pub use nvml::Nvml;
-pub use offers::offers;
+pub use offers::{device, offers};
 
 /// Everything that was seen of the node's devices at one moment.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -2,29 +2,38 @@
 
 use stowage_crds::model_node::DeviceBackend;
 use stowage_placement::layout::Backend;
-use stowage_placement::offer::{DEFAULT_OVERHEAD, default_margin, offer};
-use stowage_placement::{Bytes, Device, NodeDevices};
+use stowage_placement::offer::offer;
+use stowage_placement::{Bytes, Defaults, Device, HOST, Holder, NodeDevices, Who};
 
-use super::{Gpu, Reading};
+use super::{Gpu, GpuProcess, Reading};
 
 /// The GPUs that the engine can use, and the host.
-pub fn offers(reading: &Reading) -> NodeDevices {
-    let host = available(reading.host.memory, reading.host.unreclaimable);
-    NodeDevices::new(reading.gpus.iter().filter_map(gpu).collect(), host)
+pub fn offers(reading: &Reading, defaults: Defaults) -> NodeDevices {
+    let gpus = reading.gpus.iter().filter_map(|gpu| offered_gpu(gpu, defaults));
+    let host = &reading.host;
+    NodeDevices { gpus: gpus.collect(), host: device(HOST, host.memory, host.unreclaimable, defaults), defaults }
 }
 
-fn gpu(gpu: &Gpu) -> Option<Device> {
+fn offered_gpu(gpu: &Gpu, defaults: Defaults) -> Option<Device> {
     let backend = match gpu.backend {
         DeviceBackend::None => return None,
         DeviceBackend::Cuda => Backend::Cuda,
         DeviceBackend::Simulated => Backend::SimulatedGpu,
     };
-    let offered = available(gpu.total, gpu.total.saturating_sub(gpu.free));
-    Some(Device { id: gpu.uuid.clone(), backend, offered, overhead: DEFAULT_OVERHEAD })
+    let holder = |process: &GpuProcess| {
+        let who = Who::Process { pid: process.pid, name: process.name.clone() };
+        process.bytes.map(|bytes| Holder { who, bytes })
+    };
+    let holders = gpu.processes.iter().filter_map(holder).collect();
+    let (overhead, uncertainty) = (defaults.overhead_bytes, defaults.uncertainty());
+    let device = device(&gpu.uuid, gpu.total, gpu.total.saturating_sub(gpu.free), defaults);
+    Some(Device { backend, overhead, uncertainty, holders, ..device })
 }
 
-fn available(total: Bytes, used: Bytes) -> Bytes {
-    offer(total, used, std::iter::empty(), default_margin(total))
+/// A device of `total` bytes of which `used` are in use.
+pub fn device(id: &str, total: Bytes, used: Bytes, defaults: Defaults) -> Device {
+    let margin = defaults.margin(total);
+    Device { id: id.to_owned(), offered: offer(total, used, std::iter::empty(), margin), margin, ..Device::default() }
 }
 
 #[cfg(test)]
@@ -36,7 +45,7 @@ mod tests {
         let gpu = |uuid: &str, backend| Gpu { uuid: uuid.into(), backend, total: Bytes::gib(8), free: Bytes::gib(5), ..Gpu::default() };
         let reading =
             Reading { gpus: vec![gpu("GPU-a", DeviceBackend::None), gpu("GPU-b", DeviceBackend::Simulated)], ..Reading::default() };
-        let devices = offers(&reading);
+        let devices = offers(&reading, Defaults::default());
         assert_eq!(devices.gpus.len(), 1);
         assert_eq!((devices.gpus[0].id.as_str(), devices.gpus[0].offered), ("GPU-b", Bytes(Bytes::gib(5).0 - Bytes::mib(256).0)));
     }

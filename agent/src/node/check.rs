@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use stowage_crds::model_node::{Assignment, DeviceBackend, DevicePolicy, DeviceProcess};
-use stowage_placement::offer::{default_margin, offer};
-use stowage_placement::{Bytes, DeviceAllocation, DeviceKind, Reason};
+use stowage_placement::offer::offer;
+use stowage_placement::{Bytes, Defaults, DeviceAllocation, DeviceKind, Reason};
 
 use super::account::{Account, DeviceAccount, Holding};
 use crate::devices::Reading;
@@ -51,7 +51,7 @@ fn check_device(assignment: &Assignment, allocation: &DeviceAllocation, live: &L
 /// only what an admin asked for beyond that counts here.
 fn offered(device: &DeviceAccount, uid: &str, live: &Live<'_>) -> Bytes {
     let policy = live.policies.iter().find(|policy| policy.uuid == device.id);
-    let lag = default_margin(device.total);
+    let lag = Defaults::default().margin(device.total);
     let margin = policy.and_then(|policy| policy.margin_bytes).unwrap_or_default().saturating_sub(lag);
     let others = live.holdings.iter().filter(|holding| holding.uid != uid);
     let holdings = others.map(|holding| (promised(&holding.promised, &device.id), live.account.held(&holding.uid, &device.id)));

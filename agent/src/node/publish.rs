@@ -6,9 +6,8 @@
 use std::time::{Duration, Instant};
 
 use stowage_crds::model_deployment::ReplicaState;
-use stowage_crds::model_node::{DeviceBackend, DeviceStatus, MAX_MODELS, ModelNodeStatus, ReplicaStatus, SystemStatus};
-use stowage_placement::offer::{DEFAULT_OVERHEAD, default_margin};
-use stowage_placement::{Bytes, HOST};
+use stowage_crds::model_node::{DeviceStatus, MAX_MODELS, ModelNodeStatus, ReplicaStatus, SystemStatus};
+use stowage_placement::{Bytes, Defaults, HOST};
 
 use super::account::{Account, DeviceAccount};
 use crate::devices::{Gpu, Reading};
@@ -67,7 +66,7 @@ fn device_status(gpu: &Gpu, account: Option<&DeviceAccount>) -> DeviceStatus {
         used_by: account.map(|account| account.used_by.clone()).unwrap_or_default(),
         compute_capability: compute_capability.clone(),
         driver: driver.clone(),
-        overhead_bytes: if *backend == DeviceBackend::None { Bytes::ZERO } else { DEFAULT_OVERHEAD },
+        calibration: None,
     }
 }
 
@@ -151,11 +150,11 @@ fn without_movement(mut status: ModelNodeStatus) -> ModelNodeStatus {
 /// Whether any figure moved so far that the operator's margin no longer covers it.
 fn figures_moved(last: &ModelNodeStatus, live: &ModelNodeStatus) -> bool {
     let devices = last.devices.iter().zip(&live.devices).any(|(last, live)| {
-        let threshold = default_margin(live.total_bytes);
+        let threshold = Defaults::default().margin(live.total_bytes);
         distance(last.free_bytes, live.free_bytes) > threshold || distance(last.used_by_others_bytes, live.used_by_others_bytes) > threshold
     });
     let memory = last.system.iter().zip(&live.system).any(|(last, live)| {
-        distance(last.memory_used_by_others_bytes, live.memory_used_by_others_bytes) > default_margin(live.memory_bytes)
+        distance(last.memory_used_by_others_bytes, live.memory_used_by_others_bytes) > Defaults::default().margin(live.memory_bytes)
     });
     let measured = measured(last).zip(measured(live)).any(|(last, live)| distance(last, live) > HELD_THRESHOLD);
     devices || memory || measured

@@ -40,7 +40,7 @@ pub fn candidate(
     given_back: &dyn Fn(&Assignment) -> bool,
 ) -> Node {
     let name = node.name_any();
-    let ledger = Ledger::without(node, given_back);
+    let ledger = Ledger::without(node, state.defaults, given_back);
     let of_cluster = state.node(&name);
     Node {
         ready: state.is_ready(&name, now),

@@ -3,8 +3,7 @@
 use stowage_crds::ModelNode;
 use stowage_crds::model_deployment::{DeviceBytes, ReplicaState};
 use stowage_crds::model_node::{Assignment, AssignmentState, ModelNodeStatus, ReplicaStatus};
-use stowage_placement::offer::default_margin;
-use stowage_placement::{Bytes, HOST, Reason};
+use stowage_placement::{Bytes, Defaults, HOST, Reason};
 
 pub const GONE: ReplicaState = ReplicaState::Gone;
 
@@ -54,7 +53,7 @@ impl Agent {
         }
         let acted = self.end_orphan(node) || self.go_on(node, refuses);
         let published = node.status.as_ref().and_then(|status| status.devices.first()).map(|device| device.used_by_others_bytes);
-        let moved = published.is_none_or(|published| published.0.abs_diff(self.others.0) > default_margin(self.total).0);
+        let moved = published.is_none_or(|published| published.0.abs_diff(self.others.0) > Defaults::default().margin(self.total).0);
         if acted || moved {
             node.status = Some(self.status());
         }

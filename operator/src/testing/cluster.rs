@@ -9,7 +9,7 @@ use kube::runtime::watcher::Event;
 use stowage_crds::model_deployment::PlacementState;
 use stowage_crds::model_node::{Assignment, AssignmentState};
 use stowage_crds::{ModelDeployment, ModelNode, ModelNodeSpec};
-use stowage_placement::Bytes;
+use stowage_placement::{Bytes, Defaults};
 
 use crate::cache::Key;
 use crate::ledger::{Ledger, replica};
@@ -225,7 +225,7 @@ impl Cluster {
         let mut places: BTreeMap<(&str, &str), &str> = BTreeMap::new();
         for (key, node) in &self.model_nodes.objects {
             let (name, agent) = (key.name.as_str(), &self.agents[&key.name]);
-            let holdings = Ledger::new(node).holdings(&super::gpu(name));
+            let holdings = Ledger::new(node, Defaults::default()).holdings(&super::gpu(name));
             let sum: Bytes = holdings.into_iter().map(|(promised, held)| promised.max(held)).sum();
             assert!(sum <= agent.total, "{name} has {} and {sum} are promised or held", agent.total);
             let used = agent.used();

@@ -8,7 +8,6 @@ use crate::device_plan::{Device, DeviceAllocation, DeviceKind, DevicePlan, NodeD
 use crate::footprint::{FootprintError, Span};
 use crate::layout::Backend;
 use crate::model_summary::ModelSummary;
-use crate::offer::DEFAULT_OVERHEAD;
 use crate::request::Request;
 use crate::units::{Bytes, LayerCount};
 
@@ -30,6 +29,8 @@ pub(crate) struct Planner<'a> {
     /// Of each class, the index of its kind.
     kind_of: Vec<usize>,
     max_gpus: u32,
+    /// What a GPU would need where there is none.
+    default_overhead: Bytes,
 }
 
 impl<'a> Planner<'a> {
@@ -47,7 +48,8 @@ impl<'a> Planner<'a> {
         distinct.sort_unstable();
         distinct.dedup();
         let kind_of = kinds.iter().filter_map(|kind| distinct.binary_search(kind).ok()).collect();
-        Planner { summary, gpus, host: &devices.host, classes, kinds: distinct, kind_of, max_gpus: max_gpus.unwrap_or(u32::MAX) }
+        let (max_gpus, default_overhead) = (max_gpus.unwrap_or(u32::MAX), devices.defaults.overhead_bytes);
+        Planner { summary, gpus, host: &devices.host, classes, kinds: distinct, kind_of, max_gpus, default_overhead }
     }
 
     /// The most GPUs that a replica may use.
@@ -58,7 +60,7 @@ impl<'a> Planner<'a> {
     /// Sizes everything for one request.
     pub fn sized(&self, request: &Request) -> Result<SizedPlanner<'_>, FootprintError> {
         // Without a GPU it is told what one would need, as the footprint does.
-        let none = [(Backend::Cuda, DEFAULT_OVERHEAD)];
+        let none = [(Backend::Cuda, self.default_overhead)];
         let kinds = if self.kinds.is_empty() { &none[..] } else { &self.kinds };
         let costs = kinds.iter().map(|(backend, overhead)| GpuCosts::new(self.summary, request, *backend, *overhead));
         Ok(SizedPlanner {
@@ -196,7 +198,9 @@ fn allocation(
         compute_bytes,
         overhead_bytes,
         total_bytes: [span.total(), compute_bytes, overhead_bytes].into_iter().sum(),
+        uncertainty_bytes: device.uncertainty,
         free_bytes: device.offered,
+        margin_bytes: device.margin,
     }
 }
 

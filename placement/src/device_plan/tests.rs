@@ -205,7 +205,7 @@ proptest! {
         let node = devices(&offers, HOST);
         let mut shuffled: Vec<Device> = node.gpus.clone();
         shuffled.sort_by_key(|gpu| gpu.id.bytes().fold(order, |hash, byte| hash.rotate_left(7).wrapping_mul(u64::from(byte) | 1)));
-        let shuffled = NodeDevices { gpus: shuffled, host: node.host.clone() };
+        let shuffled = NodeDevices { gpus: shuffled, ..node.clone() };
         prop_assert_eq!(most_on_gpu(&summary, &node, &request), most_on_gpu(&summary, &shuffled, &request));
     }
 }

@@ -10,7 +10,6 @@ use crate::fit_report::{Decision, FitReport, PlanReport, Refusal, message, sugge
 use crate::footprint::Footprint;
 use crate::layout::Backend;
 use crate::model_summary::ModelSummary;
-use crate::offer::DEFAULT_OVERHEAD;
 use crate::reason::Reason;
 use crate::request::{Asked, Request};
 use crate::units::{Bytes, Tokens};
@@ -163,6 +162,7 @@ impl<'a> Considered<'a> {
             request: self.request.clone(),
             footprint: self.footprint()?,
             plan: self.plan().clone(),
+            defaults: self.devices.defaults,
             fit,
         };
         let verdict = if self.outcome.is_placed() { Ok(()) } else { Err(Refusal::new(self.outcome.reason(), message)) };
@@ -177,7 +177,7 @@ impl<'a> Considered<'a> {
 
     /// Backend and overhead of the GPUs that the node has for this model, else of those that a node can have.
     pub fn gpu_kind(&self) -> (Backend, Bytes) {
-        self.planner().gpus.first().map_or((Backend::Cuda, DEFAULT_OVERHEAD), |gpu| (gpu.backend, gpu.overhead))
+        self.planner().gpus.first().map_or((Backend::Cuda, self.devices.defaults.overhead_bytes), |gpu| (gpu.backend, gpu.overhead))
     }
 }
 

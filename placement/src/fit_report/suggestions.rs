@@ -4,7 +4,6 @@ use crate::device_plan::{Device, NodeDevices, Planner};
 use crate::fit_report::Suggestion;
 use crate::fit_report::considered::{Considered, Limits, Outcome, consider};
 use crate::fit_report::demand::Demand;
-use crate::offer::{default_margin, smallest_gpu};
 use crate::request::{Asked, ContextPolicy, KvCacheType, PlacementPolicy};
 use crate::units::{Bytes, Tokens};
 
@@ -127,15 +126,17 @@ fn device(considered: &Considered<'_>) -> Option<Suggestion> {
     if wished == 0 {
         return None;
     }
+    let NodeDevices { gpus: _, host, defaults } = considered.devices;
     let node = |offered| NodeDevices {
-        gpus: vec![Device { id: "gpu0".into(), backend, offered, overhead }],
-        host: considered.devices.host.clone(),
+        gpus: vec![Device { id: "gpu0".into(), backend, offered, overhead, ..Device::default() }],
+        host: host.clone(),
+        defaults: *defaults,
     };
     let (asked, unlimited) = (resolved(considered), node(Bytes::MAX));
     let planner = Planner::new(considered.summary, &unlimited, |_| true, asked.max_devices);
     let needed = planner.sized(&considered.request).ok()?.gpu_needs(wished, 1).total();
-    let size = smallest_gpu(needed)?;
-    let larger = node(size.saturating_sub(default_margin(size)));
+    let size = defaults.smallest_gpu(needed)?;
+    let larger = node(defaults.offered_by(size));
     let changed = consider(considered.summary, &asked, &larger).ok()?;
     let gib = size.0 >> 30;
     let message = format!("one GPU of {gib} GiB with nothing else on it holds the {needed} that this needs there");

@@ -7,7 +7,7 @@ use crate::fit_report::{Decision, PlanReport, Refusal, decide};
 use crate::gguf::GgmlType;
 use crate::layout::Backend;
 use crate::model_summary::ModelSummary;
-use crate::offer::{DEFAULT_OVERHEAD, default_margin};
+use crate::offer::Defaults;
 use crate::reason::Reason;
 use crate::request::{Asked, ContextPolicy, KvCacheType, PlacementPolicy};
 use crate::testing::{DEEPSEEK_R1_32B, LLAMA_3_8B, SMOLLM2_135M, Shape, devices};
@@ -222,14 +222,14 @@ fn a_plan_from_a_summary_that_went_through_json_is_the_plan_from_the_file() {
 /// What a GPU of `--gpu VALUE` offers where nothing else is on it.
 fn offered_by(value: &str) -> Bytes {
     let size = Bytes::gib(value.strip_suffix("GiB").unwrap().parse().unwrap());
-    size.saturating_sub(default_margin(size))
+    Defaults::default().offered_by(size)
 }
 
 /// One GPU of the kind that the node has, or else of the kind that nodes have.
 fn only_gpu(node: &NodeDevices, offered: Bytes) -> NodeDevices {
-    let usual = Device { id: "gpu0".into(), backend: Backend::Cuda, offered, overhead: DEFAULT_OVERHEAD };
+    let usual = Device { id: "gpu0".into(), backend: Backend::Cuda, offered, overhead: node.defaults.overhead_bytes, ..Device::default() };
     let gpu = node.gpus.first().map_or(usual, |gpu| Device { offered, ..gpu.clone() });
-    NodeDevices { gpus: vec![gpu], host: node.host.clone() }
+    NodeDevices { gpus: vec![gpu], ..node.clone() }
 }
 
 fn suggested<'a>(report: &'a PlanReport, change: &str) -> Option<&'a str> {

@@ -125,7 +125,9 @@ fn offers(devices: &NodeDevices) -> Vec<u64> {
     let mut gpus: Vec<[u64; 3]> = devices.gpus.iter().map(figures).collect();
     gpus.sort_unstable();
     gpus.push(figures(&devices.host));
-    gpus.concat()
+    let mut offers = gpus.concat();
+    offers.push(devices.defaults.overhead_bytes.0);
+    offers
 }
 
 /// The least of all, by `exact`, which is asked of as few as can be: `at_best` is never more. `None` from `exact`: it does not count.

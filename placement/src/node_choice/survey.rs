@@ -15,7 +15,6 @@ use crate::model_summary::ModelSummary;
 use crate::node_choice::Node;
 use crate::node_choice::figures::Figures;
 use crate::node_choice::runs::Runs;
-use crate::offer::DEFAULT_OVERHEAD;
 use crate::reason::Reason;
 use crate::request::Asked;
 use crate::units::{Bytes, Tokens};
@@ -180,7 +179,7 @@ impl<'a> Survey<'a> {
             return Ok(self.host_needs(node, num_ctx, 0)?.saturating_sub(node.devices.host.offered));
         }
         let Some(kind) = self.kind(node, num_ctx)? else {
-            return Ok(self.gpu(num_ctx, Backend::Cuda, DEFAULT_OVERHEAD)?.whole());
+            return Ok(self.gpu(num_ctx, Backend::Cuda, node.devices.defaults.overhead_bytes)?.whole());
         };
         if !kind.only || self.max_gpus == 0 {
             return Ok(Bytes::ZERO);

@@ -165,6 +165,7 @@ fn gpus(most: usize) -> impl Strategy<Value = Vec<Device>> {
             backend,
             offered: Bytes(offered),
             overhead: Bytes(overhead),
+            ..Device::default()
         };
         gpus.into_iter().enumerate().map(gpu).collect()
     })

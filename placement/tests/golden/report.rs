@@ -6,15 +6,14 @@ use std::fmt::Write;
 use serde_json::json;
 use stowage_placement::layout::Backend;
 use stowage_placement::{
-    Asked, Bytes, Device, DeviceAllocation, Footprint, KvCacheType, LayerFootprint, ModelSummary, NodeDevices, PlanReport, Request,
-    Suggestion, capability, decide, offer, testing,
+    Asked, Bytes, Defaults, Device, DeviceAllocation, Footprint, KvCacheType, LayerFootprint, ModelSummary, NodeDevices, PlanReport,
+    Request, Suggestion, capability, decide, testing,
 };
 
 use crate::case::Case;
 
 /// Memory of the host, more than any of these models needs.
 const HOST: Bytes = Bytes::gib(2048);
-const OVERHEAD: Bytes = offer::DEFAULT_OVERHEAD;
 
 /// The whole output of a case.
 pub fn of(case: &Case) -> String {
@@ -56,7 +55,7 @@ fn request(text: &mut String, summary: &ModelSummary, request: &Request, gpus: &
     let Request { num_ctx, num_gpu: _, kv_cache_type, parallel, num_batch } = request;
     let numbers = format!("numCtx: {num_ctx}, kvCacheType: {kv_cache_type}, parallel: {parallel}, numBatch: {num_batch}");
     line(text, &format!("- request: {{{numbers}}}"));
-    let footprint = Footprint::new(summary, request, Backend::Cuda, OVERHEAD, Backend::Cpu).unwrap();
+    let footprint = Footprint::new(summary, request, Backend::Cuda, Defaults::default().overhead_bytes, Backend::Cpu).unwrap();
     by_kind(text, &footprint);
     line(text, "  # layers: [weights, KV cache, state, checkpoints] in bytes");
     line(text, "  layers:");
@@ -131,7 +130,7 @@ pub fn node(gpu: Bytes) -> NodeDevices {
 }
 
 fn device(index: usize, offered: Bytes) -> Device {
-    Device { id: format!("gpu{index}"), backend: Backend::Cuda, offered, overhead: OVERHEAD }
+    Device { id: format!("gpu{index}"), backend: Backend::Cuda, offered, overhead: Defaults::default().overhead_bytes, ..Device::default() }
 }
 
 pub fn asked(request: &Request) -> Asked {
@@ -175,7 +174,7 @@ fn nodes(text: &mut String, case: &Case, request: &Request) {
         line(text, "  nodes:");
     }
     for gpus in &case.input.nodes {
-        let offered = |gib: u64| Bytes::gib(gib).saturating_sub(offer::default_margin(Bytes::gib(gib)));
+        let offered = |gib: u64| Defaults::default().offered_by(Bytes::gib(gib));
         let devices = gpus.iter().enumerate().map(|(index, gib)| device(index, offered(*gib))).collect();
         let report = decide(&summary, &asked(request), &NodeDevices::new(devices, HOST)).unwrap().report;
         line(text, &format!("  - gpus: {} of {} GiB", gpus.len(), gpus[0]));

@@ -13,7 +13,7 @@ use kube::{Api, ResourceExt};
 use stowage_crds::{ModelNode, names};
 use stowage_end_to_end::{Cluster, Settings, manifest, watch};
 use stowage_placement::Bytes;
-use stowage_placement::offer::default_margin;
+use stowage_placement::Defaults;
 
 /// Writes that the API server was ever asked for, Leases left out, by verb and resource.
 async fn writes(cluster: &Cluster) -> Result<BTreeMap<String, u64>> {
@@ -62,7 +62,8 @@ impl MemoryMoved {
     fn take_in(&mut self, node: ModelNode) {
         let Some(before) = self.nodes.insert(node.name_any(), node.clone()) else { return };
         let (moved, rest_is_same) = (memory(&before).0.abs_diff(memory(&node).0), without_memory(before) == without_memory(node.clone()));
-        let threshold = default_margin(node.status.and_then(|status| status.system).map(|system| system.memory_bytes).unwrap_or_default());
+        let threshold =
+            Defaults::default().margin(node.status.and_then(|status| status.system).map(|system| system.memory_bytes).unwrap_or_default());
         self.times += u64::from(rest_is_same && moved > threshold.0);
     }
 }

@@ -242,7 +242,8 @@ mod with_simulated_gpus {
     fn split(path: &Path, parallel: u32, gpu_layers: i64, each: Bytes) -> LoadRequest {
         let file = ModelFile::open(path).unwrap();
         let summary = ModelSummary::from_header(file.header(), Bytes(std::fs::metadata(path).unwrap().len())).unwrap();
-        let gpu = |id: &str| Device { id: id.into(), backend: Backend::SimulatedGpu, offered: each, overhead: Bytes(1000) };
+        let gpu =
+            |id: &str| Device { id: id.into(), backend: Backend::SimulatedGpu, offered: each, overhead: Bytes(1000), ..Device::default() };
         let devices = NodeDevices::new(vec![gpu("GPU-1"), gpu("GPU-2")], Bytes::gib(64));
         let asked = Asked { num_ctx: Some(Tokens(300)), num_gpu: gpu_layers, parallel, num_batch: 16, ..Asked::default() };
         let decision = decide(&summary, &asked, &devices).unwrap();
