@@ -51,10 +51,14 @@ pub struct PlanArgs {
     /// Type of the KV cache: f16, q8_0 or q4_0.
     #[arg(long, value_name = "T", value_parser = cache_type)]
     pub kv_cache_type: Option<KvCacheType>,
-    /// A ModelNode's YAML: plan for that node as the operator would, on the figures that its agent published (`kubectl get modelnode NAME -o yaml`). What
-    /// the ModelDeployment of SOURCE has there already counts as free.
+    /// A ModelNode's YAML: plan for that node as the operator would (`kubectl get modelnode NAME -o yaml`). Where SOURCE is a ModelDeployment whose
+    /// status says on which of the node's figures it was decided, those are taken, so that the decision comes out again; else what the agent
+    /// published last, with what the ModelDeployment has there already counting as free.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["gpus", "memory"])]
     pub node: Option<PathBuf>,
+    /// With --node: take what the agent published last in any case.
+    #[arg(long, requires = "node")]
+    pub now: bool,
     /// A GPU with this much free, such as 24GiB. Once for each; none: the machine's own.
     #[arg(long = "gpu", value_name = "FREE", value_parser = clap::value_parser!(Bytes))]
     pub gpus: Vec<Bytes>,
@@ -123,6 +127,12 @@ impl PlanArgs {
     }
 }
 
+/// On what the ModelDeployment was decided, where that was on this node.
+fn recorded(node: &ModelNode, deployment: Option<&ModelDeployment>) -> Option<NodeDevices> {
+    let record = deployment?.status.as_ref()?.decision.as_ref()?;
+    (record.node == node.name_any() && Some(&record.model_node_uid) == node.uid().as_ref()).then(|| record.offered.clone())
+}
+
 /// What the node offers to a replica of this ModelDeployment, as if none of its own were there.
 fn on_node(node: &ModelNode, deployment: Option<&ModelDeployment>) -> NodeDevices {
     let key = |deployment: &ModelDeployment| (deployment.namespace().unwrap_or_else(|| "default".to_owned()), deployment.name_any());
@@ -169,7 +179,14 @@ pub struct Planned {
 pub async fn plan(args: &PlanArgs, machine: &Machine) -> Result<Planned, PlanError> {
     let node = args.node.as_deref().map(source::model_node).transpose()?;
     let source::Model { summary, asked, deployment } = source::read(&args.source, &args.hf_endpoint, node.as_ref()).await?;
-    let (asked, devices) = (args.over(asked), node.map_or_else(|| args.devices(machine), |node| on_node(&node, deployment.as_ref())));
+    let devices = match node {
+        None => args.devices(machine),
+        Some(node) => {
+            let decided_on = recorded(&node, deployment.as_ref()).filter(|_| !args.now);
+            decided_on.unwrap_or_else(|| on_node(&node, deployment.as_ref()))
+        }
+    };
+    let asked = args.over(asked);
     let report = decide(&summary, &asked, &devices)?.report;
     let curve = Curve::new(&summary, &asked, report.request.num_ctx, &devices);
     Ok(Planned { report, curve })

@@ -58,6 +58,7 @@ pub async fn run(args: RunArgs) -> Result<()> {
         models: store.models(),
         gate,
         routes: routes_sender,
+        calibration: cache_dir(&args).join("calibration.json"),
     });
     tasks.spawn(controller.run(stop.clone()));
     tokio::spawn(async move { store.watch(SCAN_EVERY).await });
@@ -94,9 +95,14 @@ async fn client(args: &RunArgs) -> Result<kube::Client> {
     kube::Client::try_from(config).context("connecting to the cluster")
 }
 
+/// Where downloads are kept, and what the agent learns.
+fn cache_dir(args: &RunArgs) -> PathBuf {
+    args.cache_dir.clone().unwrap_or_else(|| args.model_dir.clone())
+}
+
 fn store(args: &RunArgs) -> Result<Store> {
     let addresses = AddressPolicy::parse(&args.allow_source_addresses).context("reading --allow-source-address")?;
-    let cache_dir = args.cache_dir.clone().unwrap_or_else(|| args.model_dir.clone());
+    let cache_dir = cache_dir(args);
     for directory in [&args.model_dir, &cache_dir] {
         std::fs::create_dir_all(directory).with_context(|| format!("creating {}", directory.display()))?;
     }

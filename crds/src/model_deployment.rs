@@ -8,12 +8,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 pub use stowage_placement::ContextPolicy;
 use stowage_placement::fit_report::ModelDescription;
-use stowage_placement::{Bytes, KvCacheType, PlacementPolicy, PlanReport, Tokens};
+use stowage_placement::{Bytes, KvCacheType, NodeDevices, PlacementPolicy, PlanReport, Tokens};
 
 mod asked;
 mod status;
 pub use status::{
-    DeviceBytes, MAX_PLACEMENTS, ModelDeploymentStatus, PlacementState, PlacementStatus, ReplicaState, Resolved, ResolvedSource, Summary,
+    DecisionRecord, DeviceBytes, MAX_PLACEMENTS, ModelDeploymentStatus, PlacementState, PlacementStatus, ReplicaState, Resolved,
+    ResolvedSource, Summary,
 };
 
 /// A language model to run: which one, with which parameters, how many replicas of it, and on which devices.

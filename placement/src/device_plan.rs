@@ -67,26 +67,33 @@ pub struct DeviceAllocation {
 }
 
 /// One device of a node, as the planner sees it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
 pub struct Device {
     /// A GPU's UUID; its name in the plan. The host's is [`HOST`].
     pub id: String,
     /// What computes there: decides how tensors are laid out, and what can run.
     pub backend: Backend,
     /// What it offers to a new replica, as [`crate::offer::offer`] gives it: margin and everybody else's bytes already taken off.
+    #[serde(rename = "offeredBytes")]
     pub offered: Bytes,
     /// What is left free of it beside that. It decides nothing here; plans show it.
+    #[serde(rename = "marginBytes", default)]
     pub margin: Bytes,
     /// What the driver's context and libraries take there for one replica; 0 for the host.
+    #[serde(rename = "overheadBytes", default)]
     pub overhead: Bytes,
     /// How far the overhead may be off. It decides nothing here: the margin is wide enough for it; plans show it.
+    #[serde(rename = "uncertaintyBytes", default)]
     pub uncertainty: Bytes,
     /// Who holds what of the device, as far as that is known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub holders: Vec<Holder>,
 }
 
 /// Somebody who holds bytes of a device.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
 pub struct Holder {
     pub who: Who,
     /// What the device would offer more without them.
@@ -94,7 +101,8 @@ pub struct Holder {
 }
 
 /// Who holds bytes of a device.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
 pub enum Who {
     /// A replica, by its ModelDeployment.
     Replica { namespace: String, deployment: String, replica: String },
@@ -106,8 +114,10 @@ pub enum Who {
 pub const HOST: &str = "host";
 
 /// What one node has for a replica. GPUs that the engine has no backend for, or that the deviceSelector does not match, are left out by whoever builds this.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
 pub struct NodeDevices {
+    #[serde(default)]
     pub gpus: Vec<Device>,
     pub host: Device,
     /// With which the offers were made.

@@ -51,7 +51,9 @@ impl LoadedModel {
         #[cfg(feature = "simulated-gpu")]
         let charge = {
             let gpus = request.plan.devices.iter().filter(|device| device.kind == DeviceKind::Gpu);
-            crate::backend::simulated_gpu::Charge::new(gpus.map(|gpu| (gpu.id.clone(), gpu.total_bytes)).collect())?
+            crate::backend::simulated_gpu::Charge::new(
+                gpus.map(|gpu| (gpu.id.clone(), gpu.total_bytes.saturating_sub(gpu.overhead_bytes))).collect(),
+            )?
         };
         let Parts { parts, hidden } = load::parts(&file, &graph, request, isa, progress)?;
         let missing = || EngineError::new(Reason::LoadFailed, "the plan leaves out the input or the output layer");

@@ -2,6 +2,7 @@
 //! question at the gate, or just time, it reads the devices, does what is to be done, and publishes what is new.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::account::account;
 use super::assignments::{Action, Known, actions};
+use super::calibration::Calibrations;
 use super::check::{Live, check};
 use super::events::{event, happenings};
 use super::publish::{Publisher, Seen, status};
@@ -51,6 +53,8 @@ pub struct Parts<W> {
     pub gate: mpsc::Receiver<GateRequest>,
     /// Where the node's door leads.
     pub routes: watch::Sender<Vec<Route>>,
+    /// Where it is kept what loads taught of the GPUs.
+    pub calibration: PathBuf,
 }
 
 pub struct Controller<W> {
@@ -62,6 +66,7 @@ pub struct Controller<W> {
     object: Option<ModelNode>,
     replicas: Replicas,
     publisher: Publisher,
+    calibrations: Calibrations,
     /// Whether the last write failed, so that it is said once and not every time.
     failing: bool,
 }
@@ -76,6 +81,7 @@ impl<W: Workers> Controller<W> {
             object: None,
             replicas: Replicas::default(),
             publisher: Publisher::new(ModelNodeStatus::default()),
+            calibrations: known_calibrations(&parts.calibration),
             failing: false,
             parts,
         }
@@ -132,6 +138,7 @@ impl<W: Workers> Controller<W> {
         self.replicas.observe(&views);
         let reading = self.read().await;
         self.act(&reading);
+        self.learn(&reading);
         self.open_door();
         self.publish(&reading).await;
     }
@@ -142,6 +149,17 @@ impl<W: Workers> Controller<W> {
             Ok(reading) => reading,
             // Not answering is better than answering with a node that has nothing.
             Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+        }
+    }
+
+    /// Learns from replicas that have loaded since.
+    fn learn(&mut self, reading: &Reading) {
+        if !self.calibrations.learn(reading, &self.replicas.loaded()) {
+            return;
+        }
+        let path = &self.parts.calibration;
+        if let Err(error) = self.calibrations.write(path) {
+            tracing::warn!(%error, path = %path.display(), "keeping what a load taught failed; it is known until this agent ends");
         }
     }
 
@@ -259,6 +277,7 @@ impl<W: Workers> Controller<W> {
             account: &account,
             replicas: self.replicas.statuses(&account),
             models: &self.parts.models.borrow(),
+            calibrations: &self.calibrations,
             address: &self.parts.address,
         })
     }
@@ -301,6 +320,14 @@ impl<W: Workers> Controller<W> {
             }
         });
     }
+}
+
+/// What earlier agents learnt. Where that can't be read, it is learnt anew.
+fn known_calibrations(path: &Path) -> Calibrations {
+    Calibrations::read(path).unwrap_or_else(|error| {
+        tracing::warn!(%error, path = %path.display(), "reading what earlier loads taught failed; learning it anew");
+        Calibrations::default()
+    })
 }
 
 #[cfg(test)]

@@ -1,10 +1,12 @@
 //! This node in the cluster: what the operator assigned to it, and what is reported back.
 //!
 //! [`controller`] watches, reads the devices and writes; between those two ends everything is arithmetic: [`account`] says whose the bytes are,
-//! [`check`] whether a plan holds, [`assignments`] what is to be done, [`replicas`] and [`publish`] what is to be said, [`events`] what happened.
+//! [`calibration`] what loads
+//! taught of the GPUs, [`check`] whether a plan holds, [`assignments`] what is to be done, [`replicas`] and [`publish`] what is to be said, [`events`] what happened.
 
 pub mod account;
 pub mod assignments;
+pub mod calibration;
 pub mod check;
 pub mod controller;
 pub mod events;

@@ -10,6 +10,7 @@ use stowage_crds::model_node::{DeviceStatus, MAX_MODELS, ModelNodeStatus, Replic
 use stowage_placement::{Bytes, Defaults, HOST};
 
 use super::account::{Account, DeviceAccount};
+use super::calibration::Calibrations;
 use crate::devices::{Gpu, Reading};
 use crate::store::Models;
 
@@ -29,17 +30,18 @@ pub struct Seen<'a> {
     pub account: &'a Account,
     pub replicas: Vec<ReplicaStatus>,
     pub models: &'a Models,
+    pub calibrations: &'a Calibrations,
     pub address: &'a str,
 }
 
 /// The whole status, with live figures.
 pub fn status(seen: Seen<'_>) -> ModelNodeStatus {
-    let Seen { generation, reading, account, mut replicas, models, address } = seen;
+    let Seen { generation, reading, account, mut replicas, models, calibrations, address } = seen;
     replicas.truncate(MAX_REPLICAS);
     let free: Bytes = reading.gpus.iter().map(|gpu| gpu.free).sum();
     ModelNodeStatus {
         observed_generation: generation,
-        devices: reading.gpus.iter().map(|gpu| device_status(gpu, account.device(&gpu.uuid))).collect(),
+        devices: reading.gpus.iter().map(|gpu| device_status(gpu, account.device(&gpu.uuid), calibrations)).collect(),
         gpu_count: reading.gpus.len() as u32,
         free_vram: if reading.gpus.is_empty() { String::new() } else { free.to_string() },
         gpu_message: reading.gpu_message.clone(),
@@ -53,7 +55,7 @@ pub fn status(seen: Seen<'_>) -> ModelNodeStatus {
     }
 }
 
-fn device_status(gpu: &Gpu, account: Option<&DeviceAccount>) -> DeviceStatus {
+fn device_status(gpu: &Gpu, account: Option<&DeviceAccount>, calibrations: &Calibrations) -> DeviceStatus {
     let Gpu { uuid, name, backend, message, total, free, processes: _, own_process_ids: _, compute_capability, driver } = gpu;
     DeviceStatus {
         uuid: uuid.clone(),
@@ -66,7 +68,7 @@ fn device_status(gpu: &Gpu, account: Option<&DeviceAccount>) -> DeviceStatus {
         used_by: account.map(|account| account.used_by.clone()).unwrap_or_default(),
         compute_capability: compute_capability.clone(),
         driver: driver.clone(),
-        calibration: None,
+        calibration: calibrations.of(gpu),
     }
 }
 
@@ -207,7 +209,15 @@ mod tests {
 
     fn of(reading: &Reading, replicas: Vec<ReplicaStatus>) -> ModelNodeStatus {
         let account = account(reading, &[]);
-        status(Seen { generation: Some(1), reading, account: &account, replicas, models: &Models::default(), address: "192.0.2.1" })
+        status(Seen {
+            generation: Some(1),
+            reading,
+            account: &account,
+            replicas,
+            models: &Models::default(),
+            calibrations: &Calibrations::default(),
+            address: "192.0.2.1",
+        })
     }
 
     fn replica(state: ReplicaState, percent: u32) -> ReplicaStatus {

@@ -8,6 +8,7 @@ use stowage_placement::{Bytes, DevicePlan, Reason};
 
 use super::account::{Account, Holding};
 use super::assignments::Known;
+use super::calibration::Loaded;
 use crate::devices::host::process_memory;
 use crate::serve::{ModelNames, Route};
 use crate::worker::Refusal;
@@ -133,6 +134,12 @@ impl Replicas {
             percent: loading.and_then(|view| view.status.percent).unwrap_or_default(),
             resident: pid.and_then(process_memory).unwrap_or_default(),
         }
+    }
+
+    /// Those that have loaded, with their processes.
+    pub fn loaded(&self) -> Vec<Loaded<'_>> {
+        let ready = self.views.iter().filter(|(_, view)| view.is_ready());
+        ready.filter_map(|(uid, view)| Some(Loaded { assignment: self.assignment(uid)?, pid: view.pid? })).collect()
     }
 
     /// What is said of each, in the order of their uids.

@@ -36,6 +36,9 @@ pub struct ModelDeploymentStatus {
     /// The fit report for the best node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fit: Option<PlanReport>,
+    /// On what the fit report was decided: `agent plan --node` comes to the same report from it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decision: Option<DecisionRecord>,
     #[schemars(length(max = 32))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["replica".to_owned()]))]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -43,6 +46,24 @@ pub struct ModelDeploymentStatus {
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".to_owned()]))]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,
+}
+
+/// The figures that a decision was made on.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DecisionRecord {
+    /// Nodes that it was chosen from.
+    #[serde(default)]
+    pub nodes: u32,
+    /// The node that was chosen, or where none was, the one that came nearest.
+    pub node: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub model_node_uid: String,
+    /// Of the ModelNode, when it was decided.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub resource_version: String,
+    /// What its devices offered to this ModelDeployment, what it has there already and may give back included.
+    pub offered: NodeDevices,
 }
 
 /// What was settled for a revision, and stays settled as long as the revision does.
@@ -125,6 +146,9 @@ pub struct PlacementStatus {
     pub devices: Vec<DeviceBytes>,
     #[serde(default)]
     pub predicted_bytes: Bytes,
+    /// How far the prediction may be off, up or down: what is known of these kinds of GPU.
+    #[serde(default)]
+    pub uncertainty_bytes: Bytes,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub measured_bytes: Option<Bytes>,
     /// Percent of the present step (download or load) that is done.

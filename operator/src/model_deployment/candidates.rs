@@ -3,13 +3,35 @@
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use stowage_crds::ModelNode;
+use stowage_crds::model_deployment::DecisionRecord;
 use stowage_crds::model_node::Assignment;
-use stowage_placement::{Asked, Choice, Node, PlacementPolicy, choose};
+use stowage_placement::{Asked, Choice, Node, PlacementPolicy, PlanReport, Refusal, choose};
 
 use crate::ledger::{Ledger, matches};
 use crate::model_deployment::models::Found;
 use crate::model_deployment::validate::Wanted;
 use crate::state::State;
+
+/// How a replica fits on the node that was chosen, or on the one that came nearest.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Decided {
+    pub report: PlanReport,
+    pub record: DecisionRecord,
+}
+
+impl Decided {
+    pub fn node(&self) -> &str {
+        &self.record.node
+    }
+
+    /// As it stands in a status.
+    pub fn without_layers(self) -> Decided {
+        Decided { report: self.report.without_layers(), ..self }
+    }
+}
+
+/// No, and how near it came.
+pub type Refused = (Refusal, Option<Box<Decided>>);
 
 /// Chooses a place for one replica, counting assignments for which `given_back` holds as gone.
 pub fn choose_place(
@@ -19,10 +41,24 @@ pub fn choose_place(
     asked: &Asked,
     now: Timestamp,
     given_back: &dyn Fn(&Assignment) -> bool,
-) -> (Choice, Vec<String>) {
-    let nodes: Vec<Node> = candidates(state, found).map(|node| candidate(state, wanted, found, now, node, given_back)).collect();
-    let names = nodes.iter().map(|node| node.name.clone()).collect();
-    (choose(&found.summary, asked, &nodes), names)
+) -> Result<Decided, Refused> {
+    let mut nodes: Vec<Node> = candidates(state, found).map(|node| candidate(state, wanted, found, now, node, given_back)).collect();
+    let count = u32::try_from(nodes.len()).unwrap_or(u32::MAX);
+    let choice = choose(&found.summary, asked, &nodes);
+    let mut decided = |index: usize, report| Decided { report, record: record(state, nodes.swap_remove(index), count) };
+    match choice {
+        Choice::Placed { node, report } => Ok(decided(node, report)),
+        Choice::Refused { refusal, best } => Err((refusal, best.map(|(node, report)| Box::new(decided(node, report))))),
+    }
+}
+
+/// On what it was decided, enough to decide it again.
+fn record(state: &State, node: Node, nodes: u32) -> DecisionRecord {
+    let Node { name, devices: offered, .. } = node;
+    let object = state.model_node(&name);
+    let model_node_uid = object.and_then(|object| object.uid()).unwrap_or_default();
+    let resource_version = object.and_then(|object| object.resource_version()).unwrap_or_default();
+    DecisionRecord { nodes, node: name, model_node_uid, resource_version, offered }
 }
 
 fn candidates<'a>(state: &'a State, found: &'a Found) -> impl Iterator<Item = &'a ModelNode> {

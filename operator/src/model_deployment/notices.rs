@@ -5,6 +5,7 @@ use stowage_crds::conditions::{ConditionType, find};
 use stowage_crds::model_deployment::{PlacementState, PlacementStatus};
 use stowage_placement::Reason;
 
+use crate::model_deployment::slots::predicted;
 use crate::model_deployment::validate::Wanted;
 use crate::step::Notice;
 
@@ -37,7 +38,7 @@ pub fn between(wanted: &Wanted, old: &ModelDeploymentStatus, new: &ModelDeployme
 fn of_placement(before: Option<&PlacementStatus>, now: &PlacementStatus) -> Option<(bool, Reason, String)> {
     let PlacementStatus { replica, node, processor, num_ctx, .. } = now;
     let Some(before) = before else {
-        let message = format!("{replica} is placed on {node}: {processor}, num_ctx {num_ctx}, {} predicted", now.predicted_bytes);
+        let message = format!("{replica} is placed on {node}: {processor}, num_ctx {num_ctx}, {} predicted", predicted(now));
         return Some((false, Reason::Assigned, message));
     };
     match (before.state, now.state) {

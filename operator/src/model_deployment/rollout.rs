@@ -6,10 +6,10 @@ use k8s_openapi::jiff::Timestamp;
 use stowage_crds::ModelDeployment;
 use stowage_crds::model_deployment::{MAX_PLACEMENTS, PlacementState, WhenNoRoom};
 use stowage_crds::model_node::Assignment;
-use stowage_placement::{Asked, Choice, PlanReport, Reason, Refusal, Tokens};
+use stowage_placement::{Asked, PlanReport, Reason, Refusal, Tokens};
 
 use crate::ledger::freed_by;
-use crate::model_deployment::candidates::choose_place;
+use crate::model_deployment::candidates::{Decided, Refused, choose_place};
 use crate::model_deployment::models::Found;
 use crate::model_deployment::slots::{Slot, Slots, claim};
 use crate::model_deployment::validate::Wanted;
@@ -32,7 +32,7 @@ pub struct Outcome {
     /// Why a replica of the newest revision has no place, or what it waits for.
     pub obstacle: Option<Refusal>,
     /// How it fits, where that was looked into.
-    pub fit: Option<PlanReport>,
+    pub fit: Option<Decided>,
     /// The context of this revision.
     pub num_ctx: Option<Tokens>,
     pub refusals: Vec<RefusalSeen>,
@@ -68,12 +68,6 @@ pub fn advance(situation: &Situation<'_>, observed: Slots) -> Outcome {
         None => {}
     }
     outcome
-}
-
-/// A place that was chosen.
-struct Place {
-    node: String,
-    report: PlanReport,
 }
 
 /// Whether the first place serves the user no worse than the second.
@@ -158,13 +152,13 @@ impl Situation<'_> {
             Ok(later) => self.place_there(outcome, found, &asked, later),
             Err((refusal, fit)) => {
                 outcome.obstacle = Some(refusal);
-                outcome.fit = fit.map(PlanReport::without_layers);
+                outcome.fit = fit.map(|fit| fit.without_layers());
             }
         }
     }
 
     /// `later` is the best place once all that may go for it is gone.
-    fn place_there(&self, outcome: &mut Outcome, found: &Found, asked: &Asked, later: Place) {
+    fn place_there(&self, outcome: &mut Outcome, found: &Found, asked: &Asked, later: Decided) {
         let live = outcome.live().count();
         let may_surge = live < self.wanted.replicas.saturating_add(self.wanted.max_surge);
         let now = match may_surge {
@@ -175,24 +169,16 @@ impl Situation<'_> {
         match now {
             Some(now) if is_as_good(&now.report, &later.report) => self.claim(outcome, now),
             _ if !may_surge => self.make_way_within_budget(outcome, &later),
-            Some(now) if waits && self.old_on(outcome, &later.node).next().is_some() => self.claim(outcome, now),
+            Some(now) if waits && self.old_on(outcome, later.node()).next().is_some() => self.claim(outcome, now),
             _ => self.make_way(outcome, found, asked, &later, waits),
         }
         if outcome.fit.is_none() {
-            outcome.fit = Some(later.report.without_layers());
+            outcome.fit = Some(later.without_layers());
         }
     }
 
-    // A refusal carries the whole report of the best node, which is what status then shows.
-    #[allow(clippy::result_large_err)]
     /// Chooses as if everything were gone that may go for this replica (`None`), or only these of our own replicas and nothing else.
-    fn choose(
-        &self,
-        found: &Found,
-        asked: &Asked,
-        outcome: &Outcome,
-        only: Option<&[&str]>,
-    ) -> Result<Place, (Refusal, Option<PlanReport>)> {
+    fn choose(&self, found: &Found, asked: &Asked, outcome: &Outcome, only: Option<&[&str]>) -> Result<Decided, Refused> {
         let going: Vec<&str> = match only {
             Some(uids) => uids.to_vec(),
             None => {
@@ -202,33 +188,29 @@ impl Situation<'_> {
         };
         let soon_free = |assignment: &Assignment| only.is_none() && freed_by(assignment).is_some_and(|by| self.now < by);
         let given_back = |assignment: &Assignment| going.contains(&assignment.uid.as_str()) || soon_free(assignment);
-        let (choice, names) = choose_place(self.state, self.wanted, found, asked, self.now, &given_back);
-        match choice {
-            Choice::Placed { node, report } => Ok(Place { node: names[node].clone(), report }),
-            Choice::Refused { refusal, best } => Err((refusal, best.map(|(_, report)| report))),
-        }
+        choose_place(self.state, self.wanted, found, asked, self.now, &given_back)
     }
 
     fn old_on<'o>(&self, outcome: &'o Outcome, node: &'o str) -> impl Iterator<Item = &'o Slot> {
         outcome.live().filter(move |slot| !slot.is_current && slot.placement.node == node)
     }
 
-    fn claim(&self, outcome: &mut Outcome, place: Place) {
+    fn claim(&self, outcome: &mut Outcome, place: Decided) {
         let taken = |name: &String| outcome.slots.iter().any(|slot| &slot.placement.replica == name);
         let index = (0..).find(|index| !taken(&self.wanted.replica_name(*index))).unwrap_or_default();
         // It was chosen among these just now.
-        let Some(node) = self.state.model_node(&place.node) else { return };
+        let Some(node) = self.state.model_node(place.node()) else { return };
         let placement = claim(self.deployment, self.wanted, index, node, &place.report);
         outcome.num_ctx = Some(place.report.request.num_ctx);
-        outcome.fit = Some(place.report.without_layers());
+        outcome.fit = Some(place.without_layers());
         outcome.slots.push(Slot { placement, is_current: true, refused: None });
     }
 
     /// No replica more may be made; an old one goes first where one may be missing.
-    fn make_way_within_budget(&self, outcome: &mut Outcome, later: &Place) {
+    fn make_way_within_budget(&self, outcome: &mut Outcome, later: &Decided) {
         let least = self.wanted.replicas.saturating_sub(self.wanted.max_unavailable);
         let may_miss = outcome.ready() > least;
-        let node = later.node.as_str();
+        let node = later.node();
         let old = outcome.slots.iter_mut().filter(|slot| !slot.is_current && !slot.is_releasing() && (may_miss || !slot.is_ready()));
         // `false` comes first: not serving, then on the node that is wanted.
         if let Some(slot) = old.min_by_key(|slot| (slot.is_ready(), slot.placement.node != node)) {
@@ -237,9 +219,9 @@ impl Situation<'_> {
     }
 
     /// There is no room for old and new at once.
-    fn make_way(&self, outcome: &mut Outcome, found: &Found, asked: &Asked, later: &Place, waits: bool) {
+    fn make_way(&self, outcome: &mut Outcome, found: &Found, asked: &Asked, later: &Decided, waits: bool) {
         let fit = &later.report.fit.message;
-        let in_the_way: Vec<&str> = self.old_on(outcome, &later.node).map(|slot| slot.placement.assignment_uid.as_str()).collect();
+        let in_the_way: Vec<&str> = self.old_on(outcome, later.node()).map(|slot| slot.placement.assignment_uid.as_str()).collect();
         let on_the_move = outcome.slots.iter().any(|slot| slot.is_releasing() || (slot.is_current && !slot.is_ready()));
         let replaced = outcome.slots.iter().map(|slot| &slot.placement).find(|placement| placement.reason == Reason::ReplacingForRoom);
         if let Some(replaced) = replaced.filter(|placement| placement.state == PlacementState::Releasing) {
@@ -247,7 +229,7 @@ impl Situation<'_> {
             return;
         }
         if in_the_way.is_empty() || on_the_move || waits {
-            let message = format!("Bytes on {} are not free yet. When they are: {fit}", later.node);
+            let message = format!("Bytes on {} are not free yet. When they are: {fit}", later.node());
             outcome.obstacle = Some(Refusal { reason: Reason::WaitingForRoom, message });
             return;
         }
@@ -260,7 +242,7 @@ impl Situation<'_> {
             None => in_the_way.iter().map(|uid| (*uid).to_owned()).collect(),
         };
         let message =
-            format!("Node {} has no room for the old and the new revision at once, so the old one goes first. Then: {fit}", later.node);
+            format!("Node {} has no room for the old and the new revision at once, so the old one goes first. Then: {fit}", later.node());
         for slot in outcome.slots.iter_mut().filter(|slot| going.contains(&slot.placement.assignment_uid)) {
             slot.release(Reason::ReplacingForRoom, message.clone());
         }

@@ -125,6 +125,7 @@ fn update(
         total_layers: plan.total_layers.0,
         devices: devices(assignment, replica),
         predicted_bytes: plan.devices.iter().map(|on| on.total_bytes).sum(),
+        uncertainty_bytes: plan.devices.iter().map(|on| on.uncertainty_bytes).sum(),
         measured_bytes: measured(replica),
         percent: replica
             .filter(|_| !matches!(state, PlacementState::Ready | PlacementState::Releasing))
@@ -193,6 +194,14 @@ pub fn vram(placement: &PlacementStatus) -> Bytes {
     gpus.map(|on| on.measured_bytes.unwrap_or(on.predicted_bytes)).sum()
 }
 
+/// "658.0 MiB ± 256.0 MiB": what it was predicted to take, and how far that may be off.
+pub fn predicted(placement: &PlacementStatus) -> String {
+    match placement.uncertainty_bytes {
+        Bytes::ZERO => placement.predicted_bytes.to_string(),
+        uncertainty => format!("{} ± {uncertainty}", placement.predicted_bytes),
+    }
+}
+
 /// A fresh claim.
 pub fn claim(
     deployment: &ModelDeployment,
@@ -217,6 +226,7 @@ pub fn claim(
         total_layers: plan.total_layers.0,
         devices: devices.map(|on| DeviceBytes { id: on.id.clone(), predicted_bytes: on.total_bytes, measured_bytes: None }).collect(),
         predicted_bytes: plan.devices.iter().map(|on| on.total_bytes).sum(),
+        uncertainty_bytes: plan.devices.iter().map(|on| on.uncertainty_bytes).sum(),
         measured_bytes: None,
         percent: None,
         reason: Reason::Assigned,

@@ -3,15 +3,16 @@
 mod conditions;
 
 use k8s_openapi::jiff::Timestamp;
-use stowage_crds::model_deployment::{ModelDeploymentStatus, PlacementState, PlacementStatus, Resolved, Summary};
+use stowage_crds::model_deployment::{DecisionRecord, ModelDeploymentStatus, PlacementState, PlacementStatus, Resolved, Summary};
 use stowage_crds::{ModelDeployment, names};
 use stowage_placement::fit_report::ModelDescription;
 use stowage_placement::{PlanReport, Reason, Refusal};
 
 use crate::clock::whole_seconds;
+use crate::model_deployment::candidates::Decided;
 use crate::model_deployment::models::Found;
 use crate::model_deployment::rollout::Outcome;
-use crate::model_deployment::slots::{Slot, vram};
+use crate::model_deployment::slots::{Slot, predicted, vram};
 use crate::model_deployment::validate::Wanted;
 
 /// All that a status is made of.
@@ -33,7 +34,7 @@ pub fn compute(
 ) -> ModelDeploymentStatus {
     let previous = deployment.status.clone().unwrap_or_default();
     let same_revision = wanted.settled(deployment).is_some();
-    let fit = outcome.fit.clone().or_else(|| previous.fit.clone().filter(|_| same_revision));
+    let (fit, decision) = decided(outcome, &previous, same_revision);
     let standing = Standing { deployment, wanted, found, outcome, fit };
     let mut conditions = previous.conditions;
     stowage_crds::conditions::set(&mut conditions, &standing.observations(), deployment.metadata.generation, whole_seconds(now));
@@ -48,8 +49,22 @@ pub fn compute(
         resolved: Some(standing.resolved()),
         summary: Some(standing.summary()),
         fit: standing.fit.clone(),
+        decision,
         placements: standing.placements(),
         conditions,
+    }
+}
+
+/// The fit report and what it stands on. Where it comes out the same again, what it was first decided on stays: a node's version changes with
+/// whatever is said of it.
+fn decided(outcome: &Outcome, previous: &ModelDeploymentStatus, same_revision: bool) -> (Option<PlanReport>, Option<DecisionRecord>) {
+    match &outcome.fit {
+        Some(Decided { report, .. }) if previous.fit.as_ref() == Some(report) && previous.decision.is_some() => {
+            (previous.fit.clone(), previous.decision.clone())
+        }
+        Some(Decided { report, record }) => (Some(report.clone()), Some(record.clone())),
+        None if same_revision => (previous.fit.clone(), previous.decision.clone()),
+        None => (None, None),
     }
 }
 
@@ -130,7 +145,7 @@ impl Standing<'_> {
             vram: vram(placement).to_string(),
             node: placement.node.clone(),
             reason,
-            predicted: placement.predicted_bytes.to_string(),
+            predicted: predicted(placement),
             measured: placement.measured_bytes.map(|bytes| bytes.to_string()).unwrap_or_default(),
             max_num_ctx_on_gpu,
         }

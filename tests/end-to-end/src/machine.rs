@@ -4,12 +4,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use stowage_placement::Bytes;
+use stowage_placement::{Bytes, Defaults};
 
 #[derive(Clone, Debug)]
 pub struct SimulatedGpu {
     pub uuid: String,
     pub total: Bytes,
+    /// What the driver's context would take in each worker.
+    pub context: Bytes,
     /// Processes that are no workers: id and bytes.
     pub foreign: Vec<(u32, Bytes)>,
 }
@@ -17,7 +19,7 @@ pub struct SimulatedGpu {
 impl SimulatedGpu {
     /// The `index`-th GPU of `node`.
     pub fn new(node: &str, index: usize, total: Bytes) -> SimulatedGpu {
-        SimulatedGpu { uuid: format!("GPU-{node}-{index}"), total, foreign: Vec::new() }
+        SimulatedGpu { uuid: format!("GPU-{node}-{index}"), total, context: Defaults::default().overhead_bytes, foreign: Vec::new() }
     }
 }
 
@@ -50,5 +52,12 @@ impl SimulatedMachine {
 fn device(gpu: &SimulatedGpu) -> serde_json::Value {
     let processes: Vec<_> =
         gpu.foreign.iter().map(|(pid, bytes)| serde_json::json!({"pid": pid, "name": "someone else", "usedBytes": bytes})).collect();
-    serde_json::json!({"uuid": gpu.uuid, "name": "Simulated GPU", "totalBytes": gpu.total, "computeCapability": "9.0", "processes": processes})
+    serde_json::json!({
+        "uuid": gpu.uuid,
+        "name": "Simulated GPU",
+        "totalBytes": gpu.total,
+        "contextBytes": gpu.context,
+        "computeCapability": "9.0",
+        "processes": processes,
+    })
 }

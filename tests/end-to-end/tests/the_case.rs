@@ -5,7 +5,7 @@ use stowage_crds::ModelDeployment;
 use stowage_crds::conditions::ConditionType;
 use stowage_end_to_end::cluster::program;
 use stowage_end_to_end::{Cluster, Settings, models, watch};
-use stowage_placement::{Bytes, DeviceKind, PlanReport, Reason, Tokens};
+use stowage_placement::{Bytes, PlanReport, Reason, Tokens};
 
 const NAME: &str = "smollm2";
 
@@ -48,7 +48,7 @@ async fn refused(cluster: &Cluster) -> String {
     }
 }
 
-/// What was decided can be told again from the objects alone, by who has nothing but their YAML.
+/// What was decided can be told again from the objects alone, by who has nothing but their YAML, whatever the node's figures are by now.
 fn replayed(cluster: &Cluster, decided: &ModelDeployment) {
     let save = |kind: &str, name: &str| {
         let path = cluster.folder().join(format!("{kind}.yaml"));
@@ -61,10 +61,7 @@ fn replayed(cluster: &Cluster, decided: &ModelDeployment) {
     assert_eq!(output.status.code(), Some(3), "{}", String::from_utf8_lossy(&output.stderr));
     let replayed: PlanReport = serde_json::from_slice(&output.stdout).unwrap();
     let fit = decided.status.as_ref().unwrap().fit.as_ref().unwrap();
-    let on_gpu = |report: &PlanReport| report.plan.devices.iter().find(|device| device.kind == DeviceKind::Gpu).cloned();
-    assert_eq!(on_gpu(&replayed), on_gpu(fit));
-    assert_eq!((&replayed.request, &replayed.plan.processor), (&fit.request, &fit.plan.processor));
-    assert_eq!((replayed.fit.shortfall_bytes, replayed.fit.max_num_ctx_on_gpu), (fit.fit.shortfall_bytes, fit.fit.max_num_ctx_on_gpu));
+    assert_eq!(&replayed.without_layers(), fit);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -36,6 +36,9 @@ pub struct Device {
     pub reserved_bytes: u64,
     #[serde(default = "default_capability")]
     pub compute_capability: String,
+    /// What the driver's context and libraries take in each process that simulates GPU layers.
+    #[serde(default)]
+    pub context_bytes: u64,
     /// Processes that hold memory of the device; those that simulate GPU layers come on top of these.
     #[serde(default)]
     pub processes: Vec<Process>,
@@ -103,7 +106,8 @@ impl Machine {
             let (name, charges) = parse_charges(&text);
             for device in &mut self.devices {
                 if let Some(used_bytes) = charges.get(device.uuid.as_str()) {
-                    device.processes.push(Process { pid, name: name.to_owned(), used_bytes: *used_bytes });
+                    let used_bytes = used_bytes.saturating_add(device.context_bytes);
+                    device.processes.push(Process { pid, name: name.to_owned(), used_bytes });
                 }
             }
         }
@@ -159,11 +163,11 @@ mod tests {
         fs::write(folder.path().join(format!("{}.charges", std::process::id())), "worker a\nGPU-1 100\nGPU-2 7\n").unwrap();
         // Linux gives out no process id above 2^22.
         fs::write(folder.path().join("4194305.charges"), "gone\nGPU-1 1000\n").unwrap();
-        let device = Device { uuid: "GPU-1".into(), total_bytes: 1000, reserved_bytes: 10, ..Device::default() };
+        let device = Device { uuid: "GPU-1".into(), total_bytes: 1000, reserved_bytes: 10, context_bytes: 5, ..Device::default() };
         let mut machine = Machine { devices: vec![device], ..Machine::default() };
         machine.charge(folder.path());
-        assert_eq!(machine.devices[0].used_bytes(), 100);
-        assert_eq!(machine.devices[0].free_bytes(), 890);
+        assert_eq!(machine.devices[0].used_bytes(), 105);
+        assert_eq!(machine.devices[0].free_bytes(), 885);
         assert_eq!(machine.devices[0].processes[0].name, "worker a");
     }
 

@@ -1,7 +1,7 @@
 //! What a replica takes of GPUs that aren't there, told to the NVML that isn't there.
 //!
 //! A file for each process in the directory that `STOWAGE_SIMULATED_GPU_DIR` names: the process's name, then a line `UUID BYTES` for each device. The
-//! NVML of the tests adds up those of processes that live.
+//! NVML of the tests adds up those of processes that live, with what a driver's context would take in each.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;

@@ -60,6 +60,7 @@ struct Scene {
     written: Log<Value>,
     views: watch::Sender<Views>,
     reading: Arc<Mutex<Reading>>,
+    _folder: tempfile::TempDir,
 }
 
 impl Scene {
@@ -68,7 +69,9 @@ impl Scene {
         let reading = Arc::new(Mutex::new(reading));
         let seen = reading.clone();
         let views = watch::Sender::new(Views::new());
+        let folder = tempfile::tempdir().unwrap();
         let controller = Controller::new(Parts {
+            calibration: folder.path().join("calibration.json"),
             client: recording_client(Arc::clone(&written)),
             node: "n1".into(),
             address: "192.0.2.1".into(),
@@ -78,7 +81,7 @@ impl Scene {
             gate: mpsc::channel(1).1,
             routes: watch::Sender::new(Vec::new()),
         });
-        Scene { controller, told, written, views, reading }
+        Scene { controller, told, written, views, reading, _folder: folder }
     }
 
     /// The ModelNode is this now, and the controller takes one step.
