@@ -2,9 +2,11 @@
 //!
 //! It reads a header, asks `placement`, and prints; what it prints is what a ModelDeployment's status would say.
 
+mod bars;
 mod curve;
 mod source;
 mod table;
+mod text;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -21,7 +23,7 @@ use stowage_sources::hugging_face;
 
 use crate::devices::device;
 
-pub use curve::Curve;
+pub use curve::Chart;
 pub use source::PlanError;
 
 /// It fits as asked.
@@ -172,7 +174,7 @@ pub async fn run(args: &PlanArgs, machine: &Machine) -> ExitCode {
 #[derive(Clone, Debug)]
 pub struct Planned {
     pub report: PlanReport,
-    pub curve: Curve,
+    pub chart: Chart,
 }
 
 /// The plan for the devices that the flags name, or the machine's own.
@@ -188,14 +190,14 @@ pub async fn plan(args: &PlanArgs, machine: &Machine) -> Result<Planned, PlanErr
     };
     let asked = args.over(asked);
     let report = decide(&summary, &asked, &devices)?.report;
-    let curve = Curve::new(&summary, &asked, report.request.num_ctx, &devices);
-    Ok(Planned { report, curve })
+    let chart = Chart::new(&summary, &asked, &devices, std::slice::from_ref(&report));
+    Ok(Planned { report, chart })
 }
 
 fn print(planned: &Planned, args: &PlanArgs) -> Result<String, PlanError> {
-    let Planned { report, curve } = planned;
+    let Planned { report, chart } = planned;
     match args.format {
-        Format::Table => Ok(table::render(report, curve, args.layers)),
+        Format::Table => Ok(table::render(report, chart, args.layers)),
         Format::Json => Ok(serde_json::to_string_pretty(report)? + "\n"),
         Format::Yaml => Ok(stowage_crds::yaml::to_string(report)?),
     }
