@@ -3,6 +3,8 @@
 //! It reads a header, asks `placement`, and prints; what it prints is what a ModelDeployment's status would say.
 
 mod bars;
+mod cache_types;
+mod comparison;
 mod curve;
 mod source;
 mod table;
@@ -13,27 +15,31 @@ use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 use kube::ResourceExt;
+use serde::Serialize;
 use stowage_crds::ledger::Ledger;
 use stowage_crds::model_node::Assignment;
 use stowage_crds::{ModelDeployment, ModelNode};
 use stowage_placement::layout::Backend;
-use stowage_placement::{Asked, Bytes, Defaults, Device, HOST, KvCacheType, NodeDevices, PlanReport, Tokens, decide};
+use stowage_placement::{Asked, Bytes, Defaults, Device, HOST, KvCacheType, NodeDevices, PlanReport, Refusal, Tokens, decide};
 
 use stowage_sources::hugging_face;
 
 use crate::devices::device;
 
+pub use cache_types::CacheTypes;
+use cache_types::cache_type;
 pub use curve::Chart;
 pub use source::PlanError;
 
-/// It fits as asked.
+/// It fits as asked, or with one of the types of cache that are compared.
 const FITS: u8 = 0;
 /// Bad input: nothing can be said.
 const BAD_INPUT: u8 = 2;
 /// It does not fit as asked.
 const DOES_NOT_FIT: u8 = 3;
 
-/// Say where a model's bytes would go, without a cluster. Exit status: 0 it fits as asked, 3 it does not, 2 bad input.
+/// Say where a model's bytes would go, without a cluster. Exit status: 0 it fits as asked (compared: with one of the types at least), 3 it does not,
+/// 2 bad input.
 #[derive(Args, Clone, Debug)]
 pub struct PlanArgs {
     /// A GGUF file (its header is enough; of a split model, the first part), an http(s) URL of one, or a ModelDeployment's YAML.
@@ -53,6 +59,9 @@ pub struct PlanArgs {
     /// Type of the KV cache: f16, q8_0 or q4_0.
     #[arg(long, value_name = "T", value_parser = cache_type)]
     pub kv_cache_type: Option<KvCacheType>,
+    /// Compare types of the KV cache, such as f16,q8_0,q4_0: a row for each instead of one plan; JSON and YAML have a list of plans.
+    #[arg(long, value_name = "T,T…", value_parser = clap::value_parser!(CacheTypes), conflicts_with_all = ["kv_cache_type", "layers"])]
+    pub compare: Option<CacheTypes>,
     /// A ModelNode's YAML: plan for that node as the operator would (`kubectl get modelnode NAME -o yaml`). Where SOURCE is a ModelDeployment whose
     /// status says on which of the node's figures it was decided, those are taken, so that the decision comes out again; else what the agent
     /// published last, with what the ModelDeployment has there already counting as free.
@@ -147,18 +156,9 @@ fn on_node(node: &ModelNode, deployment: Option<&ModelDeployment>) -> NodeDevice
     Ledger::without(node, Defaults::default(), is_own).devices(&selector)
 }
 
-fn cache_type(text: &str) -> Result<KvCacheType, String> {
-    let known = KvCacheType::ALL.into_iter().find(|cache| cache.as_str() == text);
-    known.ok_or_else(|| format!("there is {}", KvCacheType::ALL.map(KvCacheType::as_str).join(", ")))
-}
-
 /// Plans and prints. What is wrong with the input goes to standard error.
 pub async fn run(args: &PlanArgs, machine: &Machine) -> ExitCode {
-    let printed = match plan(args, machine).await {
-        Ok(planned) => print(&planned, args).map(|text| (text, if planned.report.fit.fits { FITS } else { DOES_NOT_FIT })),
-        Err(error) => Err(error),
-    };
-    match printed {
+    match answer(args, machine).await {
         Ok((text, code)) => {
             print!("{text}");
             ExitCode::from(code)
@@ -170,11 +170,37 @@ pub async fn run(args: &PlanArgs, machine: &Machine) -> ExitCode {
     }
 }
 
+/// What is printed, and the exit status.
+async fn answer(args: &PlanArgs, machine: &Machine) -> Result<(String, u8), PlanError> {
+    let planned = plan(args, machine).await?;
+    let text = print(&planned, args)?;
+    let fits = planned.answer.reports().iter().any(|report| report.fit.fits);
+    Ok((text, if fits { FITS } else { DOES_NOT_FIT }))
+}
+
 /// What is printed.
 #[derive(Clone, Debug)]
 pub struct Planned {
-    pub report: PlanReport,
+    pub answer: Answer,
     pub chart: Chart,
+}
+
+/// As JSON and YAML have it: the type that a ModelDeployment's status carries, or a list of it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum Answer {
+    Plan(Box<PlanReport>),
+    /// By type of KV cache, in the order that was asked for.
+    Compared(Vec<PlanReport>),
+}
+
+impl Answer {
+    fn reports(&self) -> &[PlanReport] {
+        match self {
+            Answer::Plan(report) => std::slice::from_ref(report),
+            Answer::Compared(reports) => reports,
+        }
+    }
 }
 
 /// The plan for the devices that the flags name, or the machine's own.
@@ -189,17 +215,25 @@ pub async fn plan(args: &PlanArgs, machine: &Machine) -> Result<Planned, PlanErr
         }
     };
     let asked = args.over(asked);
-    let report = decide(&summary, &asked, &devices)?.report;
-    let chart = Chart::new(&summary, &asked, &devices, std::slice::from_ref(&report));
-    Ok(Planned { report, chart })
+    let report = |asked: &Asked| -> Result<PlanReport, Refusal> { Ok(decide(&summary, asked, &devices)?.report) };
+    let answer = match &args.compare {
+        None => Answer::Plan(Box::new(report(&asked)?)),
+        Some(CacheTypes(types)) => {
+            let with = |cache: &KvCacheType| report(&Asked { kv_cache_type: *cache, ..asked.clone() });
+            Answer::Compared(types.iter().map(with).collect::<Result<_, _>>()?)
+        }
+    };
+    let chart = Chart::new(&summary, &asked, &devices, answer.reports());
+    Ok(Planned { answer, chart })
 }
 
 fn print(planned: &Planned, args: &PlanArgs) -> Result<String, PlanError> {
-    let Planned { report, chart } = planned;
-    match args.format {
-        Format::Table => Ok(table::render(report, chart, args.layers)),
-        Format::Json => Ok(serde_json::to_string_pretty(report)? + "\n"),
-        Format::Yaml => Ok(stowage_crds::yaml::to_string(report)?),
+    let Planned { answer, chart } = planned;
+    match (args.format, answer) {
+        (Format::Table, Answer::Plan(report)) => Ok(table::render(report, chart, args.layers)),
+        (Format::Table, Answer::Compared(reports)) => Ok(comparison::render(reports, chart)),
+        (Format::Json, _) => Ok(serde_json::to_string_pretty(answer)? + "\n"),
+        (Format::Yaml, _) => Ok(stowage_crds::yaml::to_string(answer)?),
     }
 }
 

@@ -15,7 +15,7 @@ pub(super) fn render(report: &PlanReport, chart: &Chart, by_layer: bool) -> Stri
 }
 
 /// What the model is.
-fn model(report: &PlanReport) -> String {
+pub(super) fn model(report: &PlanReport) -> String {
     let model = &report.model;
     let name = if model.name.is_empty() { "(without a name)".to_owned() } else { printable(&model.name) };
     let facts = [
