@@ -6,6 +6,7 @@ mod bars;
 mod cache_types;
 mod comparison;
 mod curve;
+mod gpus;
 mod source;
 mod table;
 mod text;
@@ -29,6 +30,7 @@ use crate::devices::device;
 pub use cache_types::CacheTypes;
 use cache_types::cache_type;
 pub use curve::Chart;
+pub use gpus::Gpus;
 pub use source::PlanError;
 
 /// It fits as asked, or with one of the types of cache that are compared.
@@ -70,9 +72,9 @@ pub struct PlanArgs {
     /// With --node: take what the agent published last in any case.
     #[arg(long, requires = "node")]
     pub now: bool,
-    /// A GPU with this much free, such as 24GiB. Once for each; none: the machine's own.
-    #[arg(long = "gpu", value_name = "FREE", value_parser = clap::value_parser!(Bytes))]
-    pub gpus: Vec<Bytes>,
+    /// A GPU with this much free, such as 24GiB, or several as 8x15GiB. Once for each kind; none: the machine's own.
+    #[arg(long = "gpu", value_name = "FREE", value_parser = clap::value_parser!(Gpus))]
+    pub gpus: Vec<Gpus>,
     /// Free host memory. Omitted: the machine's own.
     #[arg(long, value_name = "FREE", value_parser = clap::value_parser!(Bytes))]
     pub memory: Option<Bytes>,
@@ -111,13 +113,14 @@ impl PlanArgs {
     fn devices(&self, machine: &Machine) -> NodeDevices {
         let (mut devices, defaults) = (machine.devices.clone(), machine.devices.defaults);
         if !self.gpus.is_empty() {
-            let gpu = |(index, free): (usize, &Bytes)| Device {
+            let each = self.gpus.iter().flat_map(|gpus| std::iter::repeat_n(gpus.free, gpus.count));
+            let gpu = |(index, free): (usize, Bytes)| Device {
                 backend: machine.gpu_backend,
                 overhead: defaults.overhead_bytes,
                 uncertainty: defaults.uncertainty(),
-                ..device(&format!("gpu{index}"), *free, Bytes::ZERO, defaults)
+                ..device(&format!("gpu{index}"), free, Bytes::ZERO, defaults)
             };
-            devices.gpus = self.gpus.iter().enumerate().map(gpu).collect();
+            devices.gpus = each.enumerate().map(gpu).collect();
         }
         if let Some(free) = self.memory {
             devices.host = device(HOST, free, Bytes::ZERO, defaults);
