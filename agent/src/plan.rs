@@ -8,10 +8,11 @@ mod comparison;
 mod curve;
 mod gpus;
 mod source;
+mod svg;
 mod table;
 mod text;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
@@ -84,6 +85,9 @@ pub struct PlanArgs {
     /// Show each layer in the table; JSON and YAML have them always.
     #[arg(long)]
     pub layers: bool,
+    /// Write the chart of GPU memory against num_ctx to this file too, as SVG.
+    #[arg(long, value_name = "FILE")]
+    pub svg: Option<PathBuf>,
     #[arg(long, value_enum, default_value_t = Format::Table)]
     pub format: Format,
 }
@@ -173,10 +177,13 @@ pub async fn run(args: &PlanArgs, machine: &Machine) -> ExitCode {
     }
 }
 
-/// What is printed, and the exit status.
+/// What is printed, and the exit status. The chart is written where it is asked for.
 async fn answer(args: &PlanArgs, machine: &Machine) -> Result<(String, u8), PlanError> {
     let planned = plan(args, machine).await?;
     let text = print(&planned, args)?;
+    if let Some(path) = &args.svg {
+        write(path, &svg::draw(planned.answer.reports(), &planned.chart))?;
+    }
     let fits = planned.answer.reports().iter().any(|report| report.fit.fits);
     Ok((text, if fits { FITS } else { DOES_NOT_FIT }))
 }
@@ -238,6 +245,17 @@ fn print(planned: &Planned, args: &PlanArgs) -> Result<String, PlanError> {
         (Format::Json, _) => Ok(serde_json::to_string_pretty(answer)? + "\n"),
         (Format::Yaml, _) => Ok(stowage_crds::yaml::to_string(answer)?),
     }
+}
+
+/// A file that is there keeps its text until all of the new one is written; what is no file, such as a pipe, is written to as it is.
+fn write(path: &Path, text: &str) -> Result<(), PlanError> {
+    let failed = |source| PlanError::Write { path: path.display().to_string(), source };
+    if path.metadata().is_ok_and(|there| !there.is_file()) {
+        return std::fs::write(path, text).map_err(failed);
+    }
+    let mut unfinished = path.as_os_str().to_owned();
+    unfinished.push(".new");
+    std::fs::write(&unfinished, text).and_then(|()| std::fs::rename(&unfinished, path)).map_err(failed)
 }
 
 /// Text in which names may stand that come from a file: nothing in it that a terminal would obey.

@@ -14,10 +14,14 @@ pub(super) fn render(report: &PlanReport, chart: &Chart, by_layer: bool) -> Stri
     sections.into_iter().filter(|section| !section.is_empty()).collect::<Vec<_>>().join("\n")
 }
 
+/// The model's own name.
+pub(super) fn name(report: &PlanReport) -> String {
+    if report.model.name.is_empty() { "(without a name)".to_owned() } else { printable(&report.model.name) }
+}
+
 /// What the model is.
 pub(super) fn model(report: &PlanReport) -> String {
     let model = &report.model;
-    let name = if model.name.is_empty() { "(without a name)".to_owned() } else { printable(&model.name) };
     let facts = [
         model.architecture.clone(),
         format!("{} parameters", count(model.parameter_count)),
@@ -26,7 +30,7 @@ pub(super) fn model(report: &PlanReport) -> String {
         format!("trained for {} tokens", model.trained_context),
         format!("{} in the file", model.size_bytes),
     ];
-    paragraph("Model", &name) + &paragraph("", &facts.join(", "))
+    paragraph("Model", &name(report)) + &paragraph("", &facts.join(", "))
 }
 
 fn request(report: &PlanReport) -> String {

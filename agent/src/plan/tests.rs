@@ -13,6 +13,7 @@ use stowage_placement::{Bytes, DeviceAllocation, NodeDevices, PlanReport, Reason
 use super::{Answer, DOES_NOT_FIT, FITS, Machine, PlanArgs, PlanError, Planned, answer, plan, print};
 
 mod compared;
+mod drawn;
 
 #[derive(Parser)]
 struct Command {
