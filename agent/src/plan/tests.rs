@@ -14,6 +14,7 @@ use super::{Answer, DOES_NOT_FIT, FITS, Machine, PlanArgs, PlanError, Planned, a
 
 mod compared;
 mod drawn;
+mod pages;
 
 #[derive(Parser)]
 struct Command {
