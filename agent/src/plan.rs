@@ -2,36 +2,47 @@
 //!
 //! It reads a header, asks `placement`, and prints; what it prints is what a ModelDeployment's status would say.
 
+mod bars;
+mod cache_types;
+mod comparison;
 mod curve;
+mod gpus;
 mod source;
+mod svg;
 mod table;
+mod text;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 use kube::ResourceExt;
+use serde::Serialize;
 use stowage_crds::ledger::Ledger;
 use stowage_crds::model_node::Assignment;
 use stowage_crds::{ModelDeployment, ModelNode};
 use stowage_placement::layout::Backend;
-use stowage_placement::{Asked, Bytes, Defaults, Device, HOST, KvCacheType, NodeDevices, PlanReport, Tokens, decide};
+use stowage_placement::{Asked, Bytes, Defaults, Device, HOST, KvCacheType, NodeDevices, PlanReport, Refusal, Tokens, decide};
 
 use stowage_sources::hugging_face;
 
 use crate::devices::device;
 
-pub use curve::Curve;
+pub use cache_types::CacheTypes;
+use cache_types::cache_type;
+pub use curve::Chart;
+pub use gpus::Gpus;
 pub use source::PlanError;
 
-/// It fits as asked.
+/// It fits as asked, or with one of the types of cache that are compared.
 const FITS: u8 = 0;
 /// Bad input: nothing can be said.
 const BAD_INPUT: u8 = 2;
 /// It does not fit as asked.
 const DOES_NOT_FIT: u8 = 3;
 
-/// Say where a model's bytes would go, without a cluster. Exit status: 0 it fits as asked, 3 it does not, 2 bad input.
+/// Say where a model's bytes would go, without a cluster. Exit status: 0 it fits as asked (compared: with one of the types at least), 3 it does not,
+/// 2 bad input.
 #[derive(Args, Clone, Debug)]
 pub struct PlanArgs {
     /// A GGUF file (its header is enough; of a split model, the first part), an http(s) URL of one, or a ModelDeployment's YAML.
@@ -51,6 +62,9 @@ pub struct PlanArgs {
     /// Type of the KV cache: f16, q8_0 or q4_0.
     #[arg(long, value_name = "T", value_parser = cache_type)]
     pub kv_cache_type: Option<KvCacheType>,
+    /// Compare types of the KV cache, such as f16,q8_0,q4_0: a row for each instead of one plan; JSON and YAML have a list of plans.
+    #[arg(long, value_name = "T,T…", value_parser = clap::value_parser!(CacheTypes), conflicts_with_all = ["kv_cache_type", "layers"])]
+    pub compare: Option<CacheTypes>,
     /// A ModelNode's YAML: plan for that node as the operator would (`kubectl get modelnode NAME -o yaml`). Where SOURCE is a ModelDeployment whose
     /// status says on which of the node's figures it was decided, those are taken, so that the decision comes out again; else what the agent
     /// published last, with what the ModelDeployment has there already counting as free.
@@ -59,9 +73,9 @@ pub struct PlanArgs {
     /// With --node: take what the agent published last in any case.
     #[arg(long, requires = "node")]
     pub now: bool,
-    /// A GPU with this much free, such as 24GiB. Once for each; none: the machine's own.
-    #[arg(long = "gpu", value_name = "FREE", value_parser = clap::value_parser!(Bytes))]
-    pub gpus: Vec<Bytes>,
+    /// A GPU with this much free, such as 24GiB, or several as 8x15GiB. Once for each kind; none: the machine's own.
+    #[arg(long = "gpu", value_name = "FREE", value_parser = clap::value_parser!(Gpus))]
+    pub gpus: Vec<Gpus>,
     /// Free host memory. Omitted: the machine's own.
     #[arg(long, value_name = "FREE", value_parser = clap::value_parser!(Bytes))]
     pub memory: Option<Bytes>,
@@ -71,6 +85,9 @@ pub struct PlanArgs {
     /// Show each layer in the table; JSON and YAML have them always.
     #[arg(long)]
     pub layers: bool,
+    /// Write the chart of GPU memory against num_ctx to this file too, as SVG.
+    #[arg(long, value_name = "FILE")]
+    pub svg: Option<PathBuf>,
     #[arg(long, value_enum, default_value_t = Format::Table)]
     pub format: Format,
 }
@@ -100,13 +117,14 @@ impl PlanArgs {
     fn devices(&self, machine: &Machine) -> NodeDevices {
         let (mut devices, defaults) = (machine.devices.clone(), machine.devices.defaults);
         if !self.gpus.is_empty() {
-            let gpu = |(index, free): (usize, &Bytes)| Device {
+            let each = self.gpus.iter().flat_map(|gpus| std::iter::repeat_n(gpus.free, gpus.count));
+            let gpu = |(index, free): (usize, Bytes)| Device {
                 backend: machine.gpu_backend,
                 overhead: defaults.overhead_bytes,
                 uncertainty: defaults.uncertainty(),
-                ..device(&format!("gpu{index}"), *free, Bytes::ZERO, defaults)
+                ..device(&format!("gpu{index}"), free, Bytes::ZERO, defaults)
             };
-            devices.gpus = self.gpus.iter().enumerate().map(gpu).collect();
+            devices.gpus = each.enumerate().map(gpu).collect();
         }
         if let Some(free) = self.memory {
             devices.host = device(HOST, free, Bytes::ZERO, defaults);
@@ -145,18 +163,9 @@ fn on_node(node: &ModelNode, deployment: Option<&ModelDeployment>) -> NodeDevice
     Ledger::without(node, Defaults::default(), is_own).devices(&selector)
 }
 
-fn cache_type(text: &str) -> Result<KvCacheType, String> {
-    let known = KvCacheType::ALL.into_iter().find(|cache| cache.as_str() == text);
-    known.ok_or_else(|| format!("there is {}", KvCacheType::ALL.map(KvCacheType::as_str).join(", ")))
-}
-
 /// Plans and prints. What is wrong with the input goes to standard error.
 pub async fn run(args: &PlanArgs, machine: &Machine) -> ExitCode {
-    let printed = match plan(args, machine).await {
-        Ok(planned) => print(&planned, args).map(|text| (text, if planned.report.fit.fits { FITS } else { DOES_NOT_FIT })),
-        Err(error) => Err(error),
-    };
-    match printed {
+    match answer(args, machine).await {
         Ok((text, code)) => {
             print!("{text}");
             ExitCode::from(code)
@@ -168,11 +177,40 @@ pub async fn run(args: &PlanArgs, machine: &Machine) -> ExitCode {
     }
 }
 
+/// What is printed, and the exit status. The chart is written where it is asked for.
+async fn answer(args: &PlanArgs, machine: &Machine) -> Result<(String, u8), PlanError> {
+    let planned = plan(args, machine).await?;
+    let text = print(&planned, args)?;
+    if let Some(path) = &args.svg {
+        write(path, &svg::draw(planned.answer.reports(), &planned.chart))?;
+    }
+    let fits = planned.answer.reports().iter().any(|report| report.fit.fits);
+    Ok((text, if fits { FITS } else { DOES_NOT_FIT }))
+}
+
 /// What is printed.
 #[derive(Clone, Debug)]
 pub struct Planned {
-    pub report: PlanReport,
-    pub curve: Curve,
+    pub answer: Answer,
+    pub chart: Chart,
+}
+
+/// As JSON and YAML have it: the type that a ModelDeployment's status carries, or a list of it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum Answer {
+    Plan(Box<PlanReport>),
+    /// By type of KV cache, in the order that was asked for.
+    Compared(Vec<PlanReport>),
+}
+
+impl Answer {
+    fn reports(&self) -> &[PlanReport] {
+        match self {
+            Answer::Plan(report) => std::slice::from_ref(report),
+            Answer::Compared(reports) => reports,
+        }
+    }
 }
 
 /// The plan for the devices that the flags name, or the machine's own.
@@ -187,18 +225,37 @@ pub async fn plan(args: &PlanArgs, machine: &Machine) -> Result<Planned, PlanErr
         }
     };
     let asked = args.over(asked);
-    let report = decide(&summary, &asked, &devices)?.report;
-    let curve = Curve::new(&summary, &asked, report.request.num_ctx, &devices);
-    Ok(Planned { report, curve })
+    let report = |asked: &Asked| -> Result<PlanReport, Refusal> { Ok(decide(&summary, asked, &devices)?.report) };
+    let answer = match &args.compare {
+        None => Answer::Plan(Box::new(report(&asked)?)),
+        Some(CacheTypes(types)) => {
+            let with = |cache: &KvCacheType| report(&Asked { kv_cache_type: *cache, ..asked.clone() });
+            Answer::Compared(types.iter().map(with).collect::<Result<_, _>>()?)
+        }
+    };
+    let chart = Chart::new(&summary, &asked, &devices, answer.reports());
+    Ok(Planned { answer, chart })
 }
 
 fn print(planned: &Planned, args: &PlanArgs) -> Result<String, PlanError> {
-    let Planned { report, curve } = planned;
-    match args.format {
-        Format::Table => Ok(table::render(report, curve, args.layers)),
-        Format::Json => Ok(serde_json::to_string_pretty(report)? + "\n"),
-        Format::Yaml => Ok(stowage_crds::yaml::to_string(report)?),
+    let Planned { answer, chart } = planned;
+    match (args.format, answer) {
+        (Format::Table, Answer::Plan(report)) => Ok(table::render(report, chart, args.layers)),
+        (Format::Table, Answer::Compared(reports)) => Ok(comparison::render(reports, chart)),
+        (Format::Json, _) => Ok(serde_json::to_string_pretty(answer)? + "\n"),
+        (Format::Yaml, _) => Ok(stowage_crds::yaml::to_string(answer)?),
     }
+}
+
+/// A file that is there keeps its text until all of the new one is written; what is no file, such as a pipe, is written to as it is.
+fn write(path: &Path, text: &str) -> Result<(), PlanError> {
+    let failed = |source| PlanError::Write { path: path.display().to_string(), source };
+    if path.metadata().is_ok_and(|there| !there.is_file()) {
+        return std::fs::write(path, text).map_err(failed);
+    }
+    let mut unfinished = path.as_os_str().to_owned();
+    unfinished.push(".new");
+    std::fs::write(&unfinished, text).and_then(|()| std::fs::rename(&unfinished, path)).map_err(failed)
 }
 
 /// Text in which names may stand that come from a file: nothing in it that a terminal would obey.

@@ -21,6 +21,8 @@ const LARGEST_YAML: u64 = 4 << 20;
 pub enum PlanError {
     #[error("reading {path}: {source}")]
     Io { path: String, source: std::io::Error },
+    #[error("writing the chart to {path}: {source}")]
+    Write { path: String, source: std::io::Error },
     #[error("{path} is neither a GGUF file nor a ModelDeployment's YAML: {message}")]
     NotUnderstood { path: String, message: String },
     #[error("{0}")]

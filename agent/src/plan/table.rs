@@ -1,23 +1,27 @@
 //! A plan as text: what the model is, what it needs, where it goes, and what would make it fit.
 
-use stowage_placement::{Bytes, DeviceAllocation, DeviceKind, LayerFootprint, PlanReport, Tokens};
+use stowage_placement::{Bytes, DeviceAllocation, DeviceKind, LayerFootprint, PlanReport, Request, Tokens};
 
-use super::{Curve, printable};
-
-/// Terminals are at least this wide.
-const WIDTH: usize = 80;
+use super::curve::Chart;
+use super::text::{columns, paragraph};
+use super::{bars, printable};
 
 /// With `by_layer`, each layer has a row too.
-pub(super) fn render(report: &PlanReport, curve: &Curve, by_layer: bool) -> String {
+pub(super) fn render(report: &PlanReport, chart: &Chart, by_layer: bool) -> String {
     let layers = if by_layer { each_layer(report) } else { String::new() };
-    let sections = [heading(report), footprint(report), layers, curve.render(), devices(report), fit(report), suggestions(report)];
+    let heading = model(report) + &request(report);
+    let sections = [heading, footprint(report), layers, bars::render(chart), devices(report), fit(report), suggestions(report)];
     sections.into_iter().filter(|section| !section.is_empty()).collect::<Vec<_>>().join("\n")
 }
 
-fn heading(report: &PlanReport) -> String {
+/// The model's own name.
+pub(super) fn name(report: &PlanReport) -> String {
+    if report.model.name.is_empty() { "(without a name)".to_owned() } else { printable(&report.model.name) }
+}
+
+/// What the model is.
+pub(super) fn model(report: &PlanReport) -> String {
     let model = &report.model;
-    let request = &report.request;
-    let name = if model.name.is_empty() { "(without a name)".to_owned() } else { printable(&model.name) };
     let facts = [
         model.architecture.clone(),
         format!("{} parameters", count(model.parameter_count)),
@@ -26,11 +30,13 @@ fn heading(report: &PlanReport) -> String {
         format!("trained for {} tokens", model.trained_context),
         format!("{} in the file", model.size_bytes),
     ];
-    let asked = format!(
-        "num_ctx {}, num_gpu {}, KV cache {}, parallel {}, num_batch {}",
-        request.num_ctx, request.num_gpu, request.kv_cache_type, request.parallel, request.num_batch
-    );
-    format!("{}{}{}", paragraph("Model", &name), paragraph("", &facts.join(", ")), paragraph("Request", &asked))
+    paragraph("Model", &name(report)) + &paragraph("", &facts.join(", "))
+}
+
+fn request(report: &PlanReport) -> String {
+    let Request { num_ctx, num_gpu, kv_cache_type, parallel, num_batch } = &report.request;
+    let asked = format!("num_ctx {num_ctx}, num_gpu {num_gpu}, KV cache {kv_cache_type}, parallel {parallel}, num_batch {num_batch}");
+    paragraph("Request", &asked)
 }
 
 /// `134.5M`, `32.8B`.
@@ -127,38 +133,4 @@ fn suggestions(report: &PlanReport) -> String {
         paragraph("", &change)
     });
     format!("What would make it fit\n{}", lines.collect::<String>())
-}
-
-/// Rows with their columns aligned: the first one and layers to the left, bytes to the right.
-fn columns<const N: usize>(rows: &[[String; N]]) -> String {
-    let widths: [usize; N] = std::array::from_fn(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0));
-    let mut text = String::new();
-    for row in rows {
-        let cells = row.iter().zip(widths).enumerate().map(|(column, (cell, width))| match column {
-            0 => format!("{cell:<width$}"),
-            _ => format!("{cell:>width$}"),
-        });
-        text += cells.collect::<Vec<_>>().join("  ").trim_end();
-        text.push('\n');
-    }
-    text
-}
-
-/// A label and words that wrap beside it.
-fn paragraph(label: &str, text: &str) -> String {
-    const INDENT: usize = 11;
-    let mut lines = vec![String::new()];
-    for word in text.split_whitespace() {
-        match lines.last_mut() {
-            Some(line) if line.is_empty() || INDENT + line.chars().count() + 1 + word.chars().count() <= WIDTH => {
-                if !line.is_empty() {
-                    line.push(' ');
-                }
-                line.push_str(word);
-            }
-            _ => lines.push(word.to_owned()),
-        }
-    }
-    let labels = std::iter::once(label).chain(std::iter::repeat(""));
-    lines.iter().zip(labels).map(|(line, label)| format!("{label:<INDENT$}{line}").trim_end().to_owned() + "\n").collect()
 }

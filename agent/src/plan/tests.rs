@@ -10,7 +10,11 @@ use stowage_placement::layout::Backend;
 use stowage_placement::testing::{SMOLLM2_135M, Shape};
 use stowage_placement::{Bytes, DeviceAllocation, NodeDevices, PlanReport, Reason, Tokens};
 
-use super::{Machine, PlanArgs, PlanError, Planned, plan, print};
+use super::{Answer, DOES_NOT_FIT, FITS, Machine, PlanArgs, PlanError, Planned, answer, plan, print};
+
+mod compared;
+mod drawn;
+mod pages;
 
 #[derive(Parser)]
 struct Command {
@@ -24,6 +28,16 @@ fn args(line: &str) -> PlanArgs {
 
 fn machine() -> Machine {
     Machine { devices: NodeDevices::new(Vec::new(), Bytes::gib(16)), gpu_backend: Backend::Cuda }
+}
+
+impl Planned {
+    /// The only report.
+    fn report(self) -> PlanReport {
+        match self.answer {
+            Answer::Plan(report) => *report,
+            Answer::Compared(reports) => panic!("{} types were compared", reports.len()),
+        }
+    }
 }
 
 /// A directory with `smollm2.gguf`, the header alone.
@@ -51,7 +65,11 @@ impl Models {
     }
 
     async fn plan(&self, name: &str, flags: &str) -> PlanReport {
-        self.planned(name, flags).await.report
+        self.planned(name, flags).await.report()
+    }
+
+    async fn compared(&self, name: &str, flags: &str) -> Vec<PlanReport> {
+        self.planned(name, flags).await.answer.reports().to_vec()
     }
 
     async fn planned(&self, name: &str, flags: &str) -> Planned {
@@ -168,10 +186,19 @@ async fn json_and_yaml_are_the_type_that_the_status_carries() {
 async fn the_table_shows_needs_devices_and_the_verdict_in_80_columns() {
     let models = Models::new();
     let table = models.printed("smollm2.gguf", "--num-ctx 8192 --num-gpu 999 --gpu 1GiB").await;
-    for part in ["NEEDS", "DEVICE", "Fits       no: InsufficientVRAM", "What would make it fit", "numCtx", "host", ">     8192 ###"] {
+    for part in [
+        "NEEDS",
+        "DEVICE",
+        "Fits       no: InsufficientVRAM",
+        "What would make it fit",
+        "numCtx",
+        "host",
+        ">8192 ###",
+        "# weights  = cache  + working space  . GPU libraries  | where a GPU ends",
+    ] {
         assert!(table.contains(part), "{part} is missing:\n{table}");
     }
-    assert!(table.lines().all(|line| line.chars().count() <= 100), "{table}");
+    assert!(table.lines().all(|line| line.chars().count() <= 80), "{table}");
 }
 
 #[tokio::test]
@@ -221,7 +248,7 @@ async fn a_file_behind_a_url_is_planned_as_it_would_be_on_disk() {
     let models = Models::new();
     models.write("model.gguf", &file);
     let server = serve([("/model.gguf".into(), file)]).await;
-    let remote = plan(&args(&format!("{server}/model.gguf --gpu 4G --memory 4G")), &machine()).await.unwrap().report;
+    let remote = plan(&args(&format!("{server}/model.gguf --gpu 4G --memory 4G")), &machine()).await.unwrap().report();
     assert_eq!(remote, models.plan("model.gguf", "--gpu 4G --memory 4G").await);
 
     let yaml = format!(
@@ -255,7 +282,7 @@ async fn a_split_model_is_planned_as_one_be_it_here_or_behind_a_url() {
 
     let path = |number: u32| format!("/m-0000{number}-of-00002.gguf");
     let server = serve([(path(1), first.file(|_, _| 0)), (path(2), last.file(|_, _| 0))]).await;
-    let remote = plan(&args(&format!("{server}{} --gpu 4G --memory 4G", path(1))), &machine()).await.unwrap().report;
+    let remote = plan(&args(&format!("{server}{} --gpu 4G --memory 4G", path(1))), &machine()).await.unwrap().report();
     assert_eq!(remote, here);
 }
 
@@ -310,7 +337,18 @@ async fn what_a_file_says_can_not_steer_the_terminal() {
 
 #[test]
 fn flags_that_can_not_be_are_refused() {
-    for line in ["", "x --num-ctx 0", "x --num-gpu -2", "x --parallel 0", "x --kv-cache-type q5", "x --gpu lots", "x --format xml"] {
+    for line in [
+        "",
+        "x --compare f16,f16",
+        "x --compare f16,q5",
+        "x --compare",
+        "x --num-ctx 0",
+        "x --num-gpu -2",
+        "x --parallel 0",
+        "x --kv-cache-type q5",
+        "x --gpu lots",
+        "x --format xml",
+    ] {
         assert!(Command::try_parse_from(std::iter::once("plan").chain(line.split_whitespace())).is_err(), "{line}");
     }
 }
