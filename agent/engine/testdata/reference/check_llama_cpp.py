@@ -34,6 +34,7 @@ def _difference(case: dict[str, Any], folder: Path, sequence: dict[str, Any]) ->
     model = llama.llama_model_load_from_file(str(folder / case["gguf"]).encode(), llama.llama_model_default_params())
     params = llama.llama_context_default_params()
     params.n_ctx, params.n_batch, params.n_ubatch = sequence["numCtx"], 512, 512
+    params.n_threads = params.n_threads_batch = 1
     params.type_k, params.type_v = 0, 0  # F32
     params.flash_attn_type = 0
     params.yarn_beta_fast, params.yarn_beta_slow = _yarn(model, "fast", 32.0), _yarn(model, "slow", 1.0)

@@ -79,10 +79,10 @@ def _merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, 
     return merged
 
 
-NARROW = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32}
+NARROW = {"hidden_size": 32, "intermediate_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32}
 """Heads that are wider together than the hidden state is."""
 
-SQUARE = {"hidden_size": 64, "intermediate_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1}
+SQUARE = {"hidden_size": 64, "intermediate_size": 32, "num_attention_heads": 2, "num_key_value_heads": 1}
 """Heads that together are as wide as the hidden state, for families that know no other."""
 
 WITHOUT_BIASES = Without(fill={".bias": 0.0})
@@ -124,7 +124,7 @@ LLAMA = [
         name="llama-tied",
         about="SmolLM2: the embeddings are the output matrix too, and RoPE's base is 100000.",
         family="Llama",
-        config=NARROW | {"num_hidden_layers": 3, "tie_word_embeddings": True, "rope_parameters": {"rope_type": "default", "rope_theta": 100000.0}},
+        config=NARROW | {"num_hidden_layers": 2, "tie_word_embeddings": True, "rope_parameters": {"rope_type": "default", "rope_theta": 100000.0}},
         vocabulary="bpe",
         pre="smollm",
         features={"rope base": Without(config={"rope_parameters": {"rope_theta": 10000.0}})},
@@ -189,7 +189,7 @@ LLAMA = [
         name="mistral",
         about="Mistral Nemo: a Llama whose heads are wider together than the hidden state.",
         family="Mistral",
-        config=NARROW | {"num_hidden_layers": 2, "sliding_window": None, "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0}},
+        config=NARROW | {"num_hidden_layers": 1, "sliding_window": None, "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0}},
         vocabulary="bpe",
         pre="tekken",
     ),
@@ -245,7 +245,7 @@ QWEN = [
         family="Qwen2",
         config=SQUARE
         | {
-            "num_hidden_layers": 2,
+            "num_hidden_layers": 1,
             "tie_word_embeddings": True,
             "rope_parameters": {"rope_type": "yarn", "rope_theta": 1000000.0, "factor": 4.0, "original_max_position_embeddings": 32},
         },
@@ -257,7 +257,7 @@ QWEN = [
         name="qwen3",
         about="Qwen 3: Q and K are normalised, heads are wider together than the hidden state.",
         family="Qwen3",
-        config=NARROW | {"num_hidden_layers": 3, "tie_word_embeddings": True, "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0}},
+        config=NARROW | {"num_hidden_layers": 2, "tie_word_embeddings": True, "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0}},
         vocabulary="bpe",
         pre="qwen2",
         features=_norms("q_norm", "k_norm"),
@@ -314,7 +314,7 @@ GEMMA = [
         family="Gemma2",
         config=NARROW
         | {
-            "num_hidden_layers": 4,
+            "num_hidden_layers": 3,
             "sliding_window": WINDOW,
             "attn_logit_softcapping": 2.0,
             "final_logit_softcapping": 6.0,
@@ -324,8 +324,8 @@ GEMMA = [
         norms_add_one=True,
         features={
             "window": WITHOUT_WINDOW,
-            "window on all layers": Without(config={"layer_types": ["sliding_attention"] * 4}),
-            "order of layers": Without(config={"layer_types": ["full_attention", "sliding_attention"] * 2}),
+            "window on all layers": Without(config={"layer_types": ["sliding_attention"] * 3}),
+            "order of layers": Without(config={"layer_types": ["full_attention", "sliding_attention", "full_attention"]}),
             "softcap of scores": Without(config={"attn_logit_softcapping": None}),
             "softcap of logits": Without(config={"final_logit_softcapping": None}),
         }
@@ -436,10 +436,10 @@ GPT_OSS = [
         name="gpt-oss",
         about="gpt-oss with experts in F32: sinks, biases everywhere, a clamped SwiGLU, YaRN, a window on every other layer.",
         family="GptOss",
-        config=GPT_OSS_SIZES | {"num_hidden_layers": 3, "rope_parameters": GPT_OSS_YARN},
+        config=GPT_OSS_SIZES | {"num_hidden_layers": 2, "rope_parameters": GPT_OSS_YARN},
         vocabulary="bpe",
         pre="gpt-4o",
-        features=GPT_OSS_FEATURES | {"order of layers": Without(config={"layer_types": ["full_attention", "sliding_attention", "full_attention"]})},
+        features=GPT_OSS_FEATURES | {"order of layers": Without(config={"layer_types": ["full_attention", "sliding_attention"]})},
     ),
     Case(
         name="gpt-oss-mxfp4",

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from pathlib import Path
 
 import sentencepiece
@@ -60,13 +61,17 @@ def _sentence_piece(folder: Path) -> None:
 
 
 def _word_piece(folder: Path) -> None:
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    # Made by hand, for the trainer's order changes from run to run.
+    letters = [chr(code) for code in range(ord("!"), ord("~") + 1) if not chr(code).isupper()]
+    words = sorted({word for sentence in _SENTENCES for word in re.findall(r"\w+", sentence.lower())})
+    pieces = [*special, *letters, *(f"##{letter}" for letter in letters), *words]
+    filling = (f"##{first}{second}" for first in letters for second in letters if (first + second).isalpha())
+    pieces += list(dict.fromkeys([*pieces, *filling]))[len(pieces) : SIZE]
+    tokenizer = Tokenizer(models.WordPiece({piece: number for number, piece in enumerate(pieces)}, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    trainer = trainers.WordPieceTrainer(vocab_size=SIZE, special_tokens=special, min_frequency=1, show_progress=False)
-    tokenizer.train_from_iterator(_SENTENCES, trainer)
     cls, sep = tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]")
     tokenizer.post_processor = processors.BertProcessing(("[SEP]", sep), ("[CLS]", cls))
     names = {"unk_token": "[UNK]", "pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
