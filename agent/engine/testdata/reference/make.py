@@ -6,6 +6,7 @@ from pathlib import Path
 import converter
 import expected
 import models
+import templates
 
 HERE = Path(__file__).parent
 
@@ -19,6 +20,8 @@ def main() -> None:
     source = converter.source(chosen.cache)
     if chosen.part in ("all", "models"):
         make_models(source, chosen.cases)
+    if chosen.part in ("all", "templates"):
+        templates.make(source, HERE / "templates")
 
 
 def make_models(source: Path, names: list[str]) -> None:
