@@ -1,4 +1,4 @@
-"""Says how far llama.cpp is from the expected numbers: `python check_llama_cpp.py`, with llama-cpp-python installed. See README.md."""
+"""Says how far llama.cpp is from what is expected: `python check_llama_cpp.py`, with llama-cpp-python installed. See README.md."""
 
 import ctypes
 import json
@@ -22,6 +22,11 @@ def main() -> None:
         if len(sys.argv) == 1 or case["name"] in sys.argv[1:]:
             differences = [_difference(case, path.parent, sequence) for sequence in case["sequences"]]
             print(f"{case['name']:16} {' '.join(f'{difference:.1e}' for difference in differences)}")
+    for path in sorted((HERE / "tokenizers").glob("*.json")):
+        tokens = json.loads(path.read_text())
+        if len(sys.argv) == 1 or tokens["name"] in sys.argv[1:]:
+            different = _texts_with_other_ids(path.with_suffix(".gguf"), tokens["cases"])
+            print(f"{tokens['name']:16} {len(different)} of {len(tokens['cases'])} texts differ: {different}")
 
 
 @llama.llama_log_callback
@@ -77,6 +82,22 @@ def _embeddings(context: Any, sequence: dict[str, Any]) -> np.ndarray:
     rows = [np.ctypeslib.as_array(llama.llama_get_embeddings_ith(context, i), (width,)).copy() for i in range(count)]
     llama.llama_batch_free(batch)
     return np.stack(rows)
+
+
+def _texts_with_other_ids(gguf: Path, cases: list[dict[str, Any]]) -> list[str]:
+    params = llama.llama_model_default_params()
+    params.vocab_only = True
+    model = llama.llama_model_load_from_file(str(gguf).encode(), params)
+    vocabulary = llama.llama_model_get_vocab(model)
+    ids = (llama.llama_token * 1000)()
+    different = []
+    for case in cases:
+        text = case["text"].encode()
+        count = llama.llama_tokenize(vocabulary, text, len(text), ids, len(ids), False, case.get("parse_special", True))
+        if ids[:count] != case["ids"]:
+            different.append(case["text"])
+    llama.llama_model_free(model)
+    return different
 
 
 def _batch(tokens: list[int], start: int) -> Any:

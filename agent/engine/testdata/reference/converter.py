@@ -23,7 +23,7 @@ def source(cache: Path) -> Path:
     return folder
 
 
-def convert(llama_cpp: Path, model: Path, gguf: Path, pre: str) -> None:
+def convert(llama_cpp: Path, model: Path, gguf: Path, pre: str, vocabulary_only: bool = False) -> None:
     """Runs convert_hf_to_gguf.py on the folder `model`.
 
     That script recognises a pre-tokenizer by the ids that the family's own vocabulary gives for one text. Ours is another vocabulary, so its answer is given
@@ -39,6 +39,7 @@ def convert(llama_cpp: Path, model: Path, gguf: Path, pre: str) -> None:
     TextModel.get_vocab_base_pre = lambda _self, _tokenizer: pre
     arguments = sys.argv
     sys.argv = ["convert_hf_to_gguf.py", str(model), "--outtype", "f32", "--outfile", str(gguf)]
+    sys.argv += ["--vocab-only"] if vocabulary_only else []
     try:
         convert_hf_to_gguf.main()
     finally:

@@ -7,6 +7,7 @@ import converter
 import expected
 import models
 import templates
+import tokenizers_
 
 HERE = Path(__file__).parent
 
@@ -22,6 +23,8 @@ def main() -> None:
         make_models(source, chosen.cases)
     if chosen.part in ("all", "templates"):
         templates.make(source, HERE / "templates")
+    if chosen.part in ("all", "tokenizers"):
+        tokenizers_.make(source, HERE / "tokenizers")
 
 
 def make_models(source: Path, names: list[str]) -> None:
