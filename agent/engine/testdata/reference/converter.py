@@ -16,7 +16,7 @@ def source(cache: Path) -> Path:
     if not folder.is_dir():
         archive = cache / f"{_NAME}.tar.gz"
         if not archive.is_file():
-            pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary", ":all:", "--dest", str(cache)]
+            pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary", "llama-cpp-python", "--dest", str(cache)]
             subprocess.run([*pip, f"llama-cpp-python=={VERSION}"], check=True)
         with tarfile.open(archive) as packed:
             packed.extractall(cache, filter="data")

@@ -177,7 +177,7 @@ LLAMA = [
         name="llama-yarn",
         about="YaRN from 32 to 128 tokens.",
         family="Llama",
-        config=NARROW | {"num_hidden_layers": 2, "rope_parameters": _yarn(10000.0, first=1, last=7)},
+        config=NARROW | {"num_hidden_layers": 1, "rope_parameters": _yarn(10000.0, first=1, last=7)},
         vocabulary="sentencepiece",
         features={
             "rope scaling": WITHOUT_ROPE_SCALING,
@@ -230,7 +230,7 @@ QWEN = [
         name="qwen2",
         about="Qwen 2.5: biases on Q, K and V.",
         family="Qwen2",
-        config=SQUARE | {"num_hidden_layers": 2, "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0}},
+        config=SQUARE | {"num_hidden_layers": 2, "tie_word_embeddings": True, "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0}},
         vocabulary="bpe",
         pre="qwen2",
         features={
@@ -367,7 +367,7 @@ PHI = [
         name="phi3",
         about="Phi 3 mini 4k: QKV and gate+up are one matrix each, every layer has a window. llama.cpp leaves that window out.",
         family="Phi3",
-        config=SQUARE | {"num_hidden_layers": 2, "sliding_window": WINDOW},
+        config=SQUARE | {"num_hidden_layers": 1, "sliding_window": WINDOW},
         vocabulary="sentencepiece",
         features={"window": WITHOUT_WINDOW},
     ),
@@ -377,7 +377,7 @@ PHI = [
         family="Phi3",
         config=SQUARE
         | {
-            "num_hidden_layers": 2,
+            "num_hidden_layers": 1,
             "tie_word_embeddings": True,
             "original_max_position_embeddings": 32,
             "rope_parameters": _longrope(16),
