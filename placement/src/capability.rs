@@ -9,12 +9,38 @@ use crate::model_summary::{ModelSummary, Particulars};
 use crate::request::KvCacheType;
 
 /// Families whose graph the engine has.
-pub const ARCHITECTURES: &[&str] = &["llama"];
+pub const ARCHITECTURES: &[&str] = &["gemma2", "gemma3", "gpt-oss", "granite", "llama", "phi3", "qwen2", "qwen2moe", "qwen3", "qwen3moe"];
+
+/// Those of them whose experts it routes to.
+const WITH_EXPERTS: &[&str] = &["gpt-oss", "llama", "qwen2moe", "qwen3moe"];
+
+/// Ways to scale positions (`rope.scaling.type`) that the engine has.
+const ROPE_SCALINGS: &[&str] = &["linear", "longrope", "yarn"];
+
+/// Tensors that the engine takes wherever they are, though no block of the family needs them.
+const OPTIONAL_TENSORS: &[&str] = &[
+    "attn_k.bias",
+    "attn_output.bias",
+    "attn_q.bias",
+    "attn_qkv.bias",
+    "attn_v.bias",
+    "ffn_down.bias",
+    "ffn_gate.bias",
+    "ffn_up.bias",
+    "rope_factors_long.weight",
+    "rope_factors_short.weight",
+];
+
+/// Quantised caches have whole blocks of this many elements.
+const CACHE_BLOCK: u64 = 32;
+/// The longest head that is read from a quantised cache.
+const LONGEST_QUANTISED_HEAD: u64 = 256;
 
 /// Types of weights that the engine computes with.
 pub const WEIGHT_TYPES: &[GgmlType] = &[
     GgmlType::F32,
     GgmlType::F16,
+    GgmlType::BF16,
     GgmlType::Q4_0,
     GgmlType::Q4_1,
     GgmlType::Q5_0,
@@ -25,10 +51,13 @@ pub const WEIGHT_TYPES: &[GgmlType] = &[
     GgmlType::Q4_K,
     GgmlType::Q5_K,
     GgmlType::Q6_K,
+    GgmlType::IQ4_NL,
+    GgmlType::IQ4_XS,
+    GgmlType::MXFP4,
 ];
 
 /// Types of KV cache that the engine keeps.
-pub const CACHE_TYPES: &[KvCacheType] = &[KvCacheType::F16];
+pub const CACHE_TYPES: &[KvCacheType] = &[KvCacheType::F16, KvCacheType::Q8_0, KvCacheType::Q4_0];
 
 /// Kinds of tokenizer (`tokenizer.ggml.model`) that the engine has: byte-level BPE, and SentencePiece.
 pub const TOKENIZERS: &[&str] = &["gpt2", "llama"];
@@ -83,12 +112,13 @@ pub fn runs(summary: &ModelSummary, cache: KvCacheType, backend: Backend) -> Res
     architecture(&summary.architecture)?;
     summary.weight_types().try_for_each(|ty| supports(&summary.architecture, ty, cache, backend))?;
     let Particulars { experts: count, rope_scaling: scaling, heads_by_layer, tokenizer: named, other_tensors } = &summary.particulars;
-    experts(*count)?;
+    experts(&summary.architecture, *count)?;
     rope_scaling(scaling)?;
+    heads(summary, cache)?;
     if *heads_by_layer {
         return Err("the engine has no graph whose layers differ in how many heads they have".into());
     }
-    if let Some(tensor) = other_tensors.first() {
+    if let Some(tensor) = other_tensors.iter().find(|tensor| !OPTIONAL_TENSORS.contains(&tensor.as_str())) {
         return Err(format!("the engine does not know what to do with tensor `{tensor}` of a {} model", summary.architecture));
     }
     tokenizer(named)
@@ -116,17 +146,34 @@ pub fn architecture(name: &str) -> Result<(), String> {
     Err(format!("the engine has no graph for the architecture {name}; it runs {}", ARCHITECTURES.join(", ")))
 }
 
-/// Whether the engine routes tokens to so many experts.
-pub fn experts(count: u64) -> Result<(), String> {
-    if count > 0 { Err(format!("the engine does not route to experts yet (expert_count is {count})")) } else { Ok(()) }
+/// Whether the engine routes a family's tokens to experts.
+fn experts(architecture: &str, count: u64) -> Result<(), String> {
+    if count == 0 || WITH_EXPERTS.contains(&architecture) {
+        return Ok(());
+    }
+    let known = WITH_EXPERTS.join(", ");
+    Err(format!("the engine does not route to the experts of a {architecture} model (expert_count is {count}); it does for {known}"))
 }
 
 /// Whether the engine scales positions so; empty and `none`: not at all.
-pub fn rope_scaling(kind: &str) -> Result<(), String> {
-    if kind.is_empty() || kind == "none" {
+fn rope_scaling(kind: &str) -> Result<(), String> {
+    if kind.is_empty() || kind == "none" || ROPE_SCALINGS.contains(&kind) {
         return Ok(());
     }
-    Err(format!("the engine has no rope scaling of type {kind}; it has none, and factors in rope_freqs.weight"))
+    Err(format!("the engine has no rope scaling of type {kind}; it has {}, and factors in tensors", ROPE_SCALINGS.join(", ")))
+}
+
+/// Whether heads of the model's lengths can be kept in a cache of this type.
+fn heads(summary: &ModelSummary, cache: KvCacheType) -> Result<(), String> {
+    let kept = |length: u64| length.is_multiple_of(CACHE_BLOCK) && length <= LONGEST_QUANTISED_HEAD;
+    let attending = summary.layer_kinds.iter().filter(|kind| kind.kv_heads > 0);
+    let mut lengths = attending.flat_map(|kind| [kind.key_length, kind.value_length]);
+    match lengths.find(|length| cache != KvCacheType::F16 && !kept(*length)) {
+        Some(length) => Err(format!(
+            "a KV cache of type {cache} has heads of whole blocks of {CACHE_BLOCK} elements, at most {LONGEST_QUANTISED_HEAD}, and this model's are {length} long"
+        )),
+        None => Ok(()),
+    }
 }
 
 /// Whether the engine has the tokenizer `KIND` or `KIND/PRE`; of an empty name nothing is known.

@@ -15,6 +15,13 @@ pub struct ComputeShape {
     pub value_length: u64,
     pub feed_forward: u64,
     pub vocabulary: u64,
+    /// Ways in which positions become angles: layers with a window may have one of their own.
+    pub ropes: u64,
+    /// Experts that tokens are routed to; 0: none.
+    pub experts: u64,
+    /// Experts that one token goes to.
+    pub experts_used: u64,
+    pub expert_feed_forward: u64,
 }
 
 /// What a device does for the model; each part brings its buffers.
@@ -32,6 +39,8 @@ pub struct DeviceRole {
 pub const COLUMN_BLOCK: u64 = 8;
 /// Activations are quantised to 8 bits in blocks of this many elements.
 pub const ACTIVATION_BLOCK: u64 = 32;
+/// A choice is an expert's number and its weight, four bytes each.
+const CHOICE_FLOATS: u64 = 2;
 /// Bytes of such a block: the elements, their scale, and scale times their sum, of the whole block and of its first half.
 pub const ACTIVATION_BLOCK_BYTES: u64 = ACTIVATION_BLOCK + 3 * 4;
 
@@ -49,6 +58,9 @@ pub fn scratch_bytes(shape: &ComputeShape, num_batch: u32, parallel: u32, backen
     }
     if role.layers {
         sizes.extend(layer_buffers(shape, batch));
+        if shape.experts > 0 {
+            sizes.extend(expert_buffers(shape, batch));
+        }
     }
     if role.output {
         sizes.extend(output_buffers(shape, logit_rows(parallel)));
@@ -78,7 +90,23 @@ pub fn layer_buffers(shape: &ComputeShape, batch: u64) -> [Option<u64>; 9] {
         rows(Some(shape.feed_forward)),
         rows(Some(shape.feed_forward)),
         widest.and_then(|widest| activation_bytes(batch, widest)),
-        rows(Some(shape.key_length)),
+        rows(shape.key_length.checked_mul(shape.ropes)),
+    ]
+}
+
+/// Buffers of routed experts, in the order in which the engine takes them: the router's logits, the experts chosen with their weights, each chosen
+/// expert's gate and up, the gate's quantised form, and how much of a shared expert each token takes.
+pub fn expert_buffers(shape: &ComputeShape, batch: u64) -> [Option<u64>; 6] {
+    let chosen = batch.checked_mul(shape.experts_used);
+    let rows = |width: u64| chosen.and_then(|chosen| floats(chosen, width));
+    let quantised = chosen.and_then(|chosen| activation_bytes(chosen, shape.expert_feed_forward));
+    [
+        floats(batch, shape.experts),
+        rows(CHOICE_FLOATS),
+        rows(shape.expert_feed_forward),
+        rows(shape.expert_feed_forward),
+        quantised,
+        floats(batch, 1),
     ]
 }
 
@@ -101,8 +129,19 @@ pub fn activation_bytes(rows: u64, width: u64) -> Option<u64> {
 mod tests {
     use super::*;
 
-    const SMOLLM2: ComputeShape =
-        ComputeShape { embedding: 576, heads: 9, kv_heads_max: 3, key_length: 64, value_length: 64, feed_forward: 1536, vocabulary: 49152 };
+    const SMOLLM2: ComputeShape = ComputeShape {
+        embedding: 576,
+        heads: 9,
+        kv_heads_max: 3,
+        key_length: 64,
+        value_length: 64,
+        feed_forward: 1536,
+        vocabulary: 49152,
+        ropes: 1,
+        experts: 0,
+        experts_used: 0,
+        expert_feed_forward: 0,
+    };
 
     #[test]
     fn each_part_brings_its_own_buffers() {
@@ -113,6 +152,14 @@ mod tests {
         let all = layers.and_then(|l| l.checked_add(output?)).and_then(|sum| sum.checked_add(input?));
         assert_eq!(bytes(true, true, true), all);
         assert_eq!(bytes(false, false, false), Some(Bytes::ZERO));
+    }
+
+    #[test]
+    fn experts_bring_buffers_of_their_own_to_devices_with_layers() {
+        let shape = ComputeShape { experts: 64, experts_used: 4, expert_feed_forward: 96, ..SMOLLM2 };
+        let bytes = |shape| scratch_bytes(shape, 32, 1, Backend::Cpu, DeviceRole { layers: true, output: false, input: false }).unwrap();
+        let own = 32 * 64 * 4 + 32 * 4 * 8 + 2 * (32 * 4 * 96 * 4) + 32 * 4 * 3 * 44 + 32 * 4;
+        assert_eq!(bytes(&shape).0 - bytes(&SMOLLM2).0, own);
     }
 
     #[test]

@@ -84,12 +84,44 @@ pub struct ModelShape {
     pub feed_forward: u64,
     #[schemars(schema_with = "unsigned")]
     pub vocabulary: u64,
+    /// Ways in which positions become angles.
+    #[serde(default = "one")]
+    #[schemars(schema_with = "unsigned")]
+    pub ropes: u64,
+    /// Experts that tokens are routed to; 0: none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    #[schemars(schema_with = "unsigned")]
+    pub experts: u64,
+    /// Experts that one token goes to.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    #[schemars(schema_with = "unsigned")]
+    pub experts_used: u64,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    #[schemars(schema_with = "unsigned")]
+    pub expert_feed_forward: u64,
+}
+
+fn one() -> u64 {
+    1
 }
 
 impl From<&ModelShape> for ComputeShape {
     fn from(shape: &ModelShape) -> ComputeShape {
-        let ModelShape { embedding, heads, kv_heads, key_length, value_length, feed_forward, vocabulary } = *shape;
-        ComputeShape { embedding, heads, kv_heads_max: kv_heads, key_length, value_length, feed_forward, vocabulary }
+        let ModelShape { embedding, heads, kv_heads: kv_heads_max, key_length, value_length, feed_forward, vocabulary, .. } = *shape;
+        let ModelShape { ropes, experts, experts_used, expert_feed_forward, .. } = *shape;
+        ComputeShape {
+            embedding,
+            heads,
+            kv_heads_max,
+            key_length,
+            value_length,
+            feed_forward,
+            vocabulary,
+            ropes,
+            experts,
+            experts_used,
+            expert_feed_forward,
+        }
     }
 }
 

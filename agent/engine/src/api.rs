@@ -161,6 +161,8 @@ pub struct Finish {
     pub prompt_tokens: u32,
     /// Of the prompt, tokens whose cache was still there.
     pub cached_tokens: u32,
+    /// Of the prompt, tokens that were read again although an earlier prompt had them: layers with a window had let go of what they look back on.
+    pub lost_tokens: u32,
     pub generated_tokens: u32,
     /// Waiting for a slot.
     pub queued: Duration,

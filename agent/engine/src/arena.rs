@@ -14,6 +14,7 @@ use crate::api::EngineError;
 pub enum Purpose {
     Weights,
     Cache,
+    Checkpoints,
     Compute,
 }
 

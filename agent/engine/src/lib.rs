@@ -12,6 +12,7 @@ mod arena;
 mod backend;
 pub mod bench;
 mod cache;
+pub use cache::Checkpoint;
 pub mod divergence;
 mod file_mmap;
 mod graph;

@@ -34,10 +34,11 @@ pub(crate) struct Parts {
 }
 
 /// Bytes of one device by the engine's own count.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 struct Sizes {
     weights: Bytes,
     cache: Bytes,
+    checkpoints: Bytes,
     compute: Bytes,
 }
 
@@ -115,12 +116,11 @@ pub(crate) fn parts(
     for device in &request.plan.devices {
         let run = layer_run(graph, request, device);
         let reference = run.input && request.backend == BackendChoice::Reference;
-        let sizes =
-            if reference { Sizes { weights: Bytes::ZERO, cache: Bytes::ZERO, compute: hand_over(&run)? } } else { sizes(&run, file)? };
+        let sizes = if reference { Sizes { compute: hand_over(&run)?, ..Sizes::default() } } else { sizes(&run, file)? };
         if !reference {
             check_sizes(device, &sizes)?;
         }
-        let arena = Arena::new([sizes.weights, sizes.cache, sizes.compute].into_iter().sum())?;
+        let arena = Arena::new([sizes.weights, sizes.cache, sizes.checkpoints, sizes.compute].into_iter().sum())?;
         if run.input {
             hidden = Some(arena.take(Purpose::Compute, hand_over(&run)?)?);
         }
@@ -165,11 +165,11 @@ fn sizes(run: &LayerRun<'_>, file: &ModelFile) -> Result<Sizes, EngineError> {
         weights.extend(graph.block_weights(block));
     }
     if run.input {
-        weights.push(&graph.embeddings);
-        weights.extend(graph.rope.factors.as_ref());
+        weights.push(&graph.input.embeddings);
+        weights.extend(&graph.input.vectors);
     }
     if run.output {
-        weights.push(&graph.output.norm);
+        weights.push(&graph.output.norm.weight);
         if !(graph.output.tied && run.input) {
             weights.push(&graph.output.weight);
         }
@@ -178,12 +178,10 @@ fn sizes(run: &LayerRun<'_>, file: &ModelFile) -> Result<Sizes, EngineError> {
         let view = file.tensor(&weight.name)?;
         layout::weight_bytes(view.ggml_type, view.rows as u64, view.columns as u64, Layout::Cpu).ok_or_else(too_large)
     });
-    let caches = blocks.iter().map(|&block| {
-        let request = run.request;
-        cache::layer_bytes(&graph.blocks[block].cache, request.num_ctx, request.parallel).ok_or_else(too_large)
-    });
+    let caches = blocks.iter().map(|&block| cache::layer_bytes(&graph.blocks[block].cache, run.request).ok_or_else(too_large));
+    let checkpoints = blocks.iter().map(|&block| cache::checkpoint_bytes(&graph.blocks[block].cache, run.request).ok_or_else(too_large));
     let role = DeviceRole { layers: !blocks.is_empty(), output: run.output, input: run.input };
-    Ok(Sizes { weights: sum(weights)?, cache: sum(caches)?, compute: scratch(run, role)? })
+    Ok(Sizes { weights: sum(weights)?, cache: sum(caches)?, checkpoints: sum(checkpoints)?, compute: scratch(run, role)? })
 }
 
 fn sum(sizes: impl Iterator<Item = Result<Bytes, EngineError>>) -> Result<Bytes, EngineError> {
@@ -200,13 +198,26 @@ fn too_large() -> EngineError {
 
 /// A plan of other numbers was made for another file or by another version: what was promised would not be what is taken.
 fn check_sizes(device: &DeviceAllocation, sizes: &Sizes) -> Result<(), EngineError> {
-    let planned = Sizes { weights: device.weights_bytes, cache: device.kv_cache_bytes, compute: device.compute_bytes };
+    let planned = Sizes {
+        weights: device.weights_bytes,
+        cache: device.kv_cache_bytes,
+        checkpoints: device.checkpoint_bytes,
+        compute: device.compute_bytes,
+    };
     if planned == *sizes {
         return Ok(());
     }
     Err(bad_plan(format!(
-        "on {} it has {} bytes of weights, {} of KV cache and {} of scratch memory, and the engine takes {}, {} and {}",
-        device.id, planned.weights.0, planned.cache.0, planned.compute.0, sizes.weights.0, sizes.cache.0, sizes.compute.0
+        "on {} it has {} bytes of weights, {} of KV cache, {} for copies of it and {} of scratch memory, and the engine takes {}, {}, {} and {}",
+        device.id,
+        planned.weights.0,
+        planned.cache.0,
+        planned.checkpoints.0,
+        planned.compute.0,
+        sizes.weights.0,
+        sizes.cache.0,
+        sizes.checkpoints.0,
+        sizes.compute.0
     )))
 }
 
@@ -216,11 +227,11 @@ fn measured(device: &DeviceAllocation, arena: &Arena) -> Result<MeasuredDevice, 
         weights: arena.taken_for(Purpose::Weights),
         kv_cache: arena.taken_for(Purpose::Cache),
         state: Bytes::ZERO,
-        checkpoint: Bytes::ZERO,
+        checkpoint: arena.taken_for(Purpose::Checkpoints),
         compute: arena.taken_for(Purpose::Compute),
         overhead: device.overhead_bytes,
     };
-    let taken: Bytes = [measured.weights, measured.kv_cache, measured.compute].into_iter().sum();
+    let taken: Bytes = [measured.weights, measured.kv_cache, measured.checkpoint, measured.compute].into_iter().sum();
     if taken != arena.size() {
         return Err(bad_plan(format!("on {} {} of {} bytes were taken", device.id, taken.0, arena.size().0)));
     }

@@ -10,8 +10,9 @@ use stowage_placement::{Reason, Request};
 use crate::api::{EngineError, LoadProgress, LoadRequest, MeasuredDevice};
 use crate::arena::Region;
 use crate::batch::Batch;
+use crate::cache::{self, Checkpoint};
 use crate::file_mmap::ModelFile;
-use crate::graph::Graph;
+use crate::graph::{CacheShape, Graph};
 use crate::kernels::Isa;
 use crate::load::{self, Part, Parts};
 
@@ -25,6 +26,8 @@ pub struct LoadedModel {
     input: usize,
     output: usize,
     hidden: Region,
+    /// Of each layer.
+    caches: Vec<CacheShape>,
     request: Request,
     vocabulary: usize,
     embedding: usize,
@@ -46,7 +49,7 @@ impl LoadedModel {
     /// The same with an instruction set of the caller's choice, for comparing them.
     pub fn load_with(request: &LoadRequest, isa: Isa, progress: &mut dyn FnMut(LoadProgress)) -> Result<LoadedModel, EngineError> {
         let file = ModelFile::open(&request.path)?;
-        let graph = Graph::from_header(file.header())?;
+        let graph = Graph::from_header(file.header(), request.request.num_ctx)?;
         load::check(&file, &graph, request)?;
         #[cfg(feature = "simulated-gpu")]
         let charge = {
@@ -69,9 +72,10 @@ impl LoadedModel {
             parts,
             order,
             hidden,
+            caches: graph.blocks.iter().map(|block| block.cache).collect(),
             request: request.request.clone(),
-            vocabulary: graph.embeddings.rows,
-            embedding: graph.embeddings.columns,
+            vocabulary: graph.input.embeddings.rows,
+            embedding: graph.input.embeddings.columns,
             max_wanted: stowage_placement::compute::logit_rows(request.request.parallel) as usize,
             header: file.into_header(),
             #[cfg(feature = "simulated-gpu")]
@@ -119,6 +123,16 @@ impl LoadedModel {
         let length = batch.tokens.len() * self.embedding;
         self.parts[self.output].run.normalise(&mut self.hidden.floats_mut()[..length])?;
         Ok(&self.hidden.floats()[..length])
+    }
+
+    /// Whether a slot of which `from` tokens are cached can go on after its first `to`. Layers with a window can only go so far back.
+    pub fn can_rewind(&self, from: usize, to: usize) -> bool {
+        self.caches.iter().all(|shape| cache::can_rewind(shape, &self.request, from, to))
+    }
+
+    /// Keeps a copy of what can't be gone back to in a slot, or puts it back: the slot is then as when it was kept.
+    pub fn checkpoint(&mut self, slot: u32, index: usize, copy: Checkpoint) {
+        self.parts.iter_mut().for_each(|part| part.run.checkpoint(slot, index, copy));
     }
 
     /// Fills one whole batch in slot 0 and checks that what comes out is finite.

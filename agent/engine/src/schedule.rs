@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::api::{EngineError, GenerateEvent, GenerateRequest};
 use crate::batch::Batch;
+use crate::cache::Checkpoint;
 use crate::model::LoadedModel;
 use crate::sample;
 use crate::tokenizer::Tokenizer;
@@ -28,13 +29,17 @@ use round::Rounds;
 /// Requests that may wait for a slot; Ollama's default (`OLLAMA_MAX_QUEUE`).
 pub const MAX_QUEUE: usize = 512;
 
-/// What the scheduler needs of a model; a cache of `num_ctx` places a slot, which may be written again from any place on.
+/// What the scheduler needs of a model; a cache of `num_ctx` places a slot, which may be written again from places that `can_rewind` tells.
 pub trait Model: Send {
     /// Logits `[batch.wanted.len(), vocabulary]`.
     fn step(&mut self, batch: &Batch) -> Result<&[f32], EngineError>;
     /// Hidden states `[batch.tokens.len(), embedding]`.
     fn embed_step(&mut self, batch: &Batch) -> Result<&[f32], EngineError>;
     fn self_test(&mut self) -> Result<(), EngineError>;
+    /// Whether a slot of which `from` tokens are cached can go on after its first `to`.
+    fn can_rewind(&self, from: usize, to: usize) -> bool;
+    /// Keeps what a slot can't be taken back to, or puts it back.
+    fn checkpoint(&mut self, slot: u32, index: usize, copy: Checkpoint);
     fn vocabulary(&self) -> usize;
     fn embedding(&self) -> usize;
     fn slots(&self) -> u32;
@@ -51,6 +56,12 @@ impl Model for LoadedModel {
     }
     fn self_test(&mut self) -> Result<(), EngineError> {
         LoadedModel::self_test(self)
+    }
+    fn can_rewind(&self, from: usize, to: usize) -> bool {
+        LoadedModel::can_rewind(self, from, to)
+    }
+    fn checkpoint(&mut self, slot: u32, index: usize, copy: Checkpoint) {
+        LoadedModel::checkpoint(self, slot, index, copy);
     }
     fn vocabulary(&self) -> usize {
         LoadedModel::vocabulary(self)

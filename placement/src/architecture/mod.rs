@@ -184,12 +184,11 @@ fn cache(family: &Family, hyperparameters: &Hyperparameters, layer: usize) -> La
     if layer < hyperparameters.loaded_blocks() { (family.cache)(hyperparameters, layer) } else { LayerCache::default() }
 }
 
-/// The sizes that scratch memory follows from. Where the engine has no graph for a family yet, they are those of its widest rows: all of a token's
-/// experts side by side, and what a recurrent layer's projections give.
+/// The sizes that scratch memory follows from. Where the engine has no graph for a family yet, they are those of its widest rows, what a recurrent
+/// layer's projections give among them.
 fn shape(hyperparameters: &Hyperparameters, caches: &[LayerCache], vocabulary: u64) -> ModelShape {
     let experts = &hyperparameters.experts;
     let dense = hyperparameters.feed_forward.iter().copied().max().unwrap_or(0);
-    let routed = experts.used.saturating_mul(if experts.feed_forward > 0 { experts.feed_forward } else { dense });
     let shared = experts.shared_feed_forward.max(experts.shared.saturating_mul(experts.feed_forward));
     let recurrence = &hyperparameters.recurrence;
     let recurrent = recurrence.inner.saturating_mul(2).saturating_add(recurrence.groups.saturating_mul(recurrence.state).saturating_mul(2));
@@ -199,9 +198,20 @@ fn shape(hyperparameters: &Hyperparameters, caches: &[LayerCache], vocabulary: u
         kv_heads: caches.iter().map(|cache| cache.kv_heads).max().unwrap_or(0),
         key_length: hyperparameters.key_length.max(hyperparameters.sliding_key_length),
         value_length: hyperparameters.value_length.max(hyperparameters.sliding_value_length),
-        feed_forward: dense.max(routed.saturating_add(shared)).max(recurrent),
+        feed_forward: dense.max(shared).max(recurrent),
         vocabulary,
+        ropes: ropes(caches),
+        experts: experts.count,
+        experts_used: experts.used,
+        expert_feed_forward: if experts.count == 0 || experts.feed_forward > 0 { experts.feed_forward } else { dense },
     }
+}
+
+/// Layers with a window may turn positions by a base of their own, and where there are others too, both are computed.
+fn ropes(caches: &[LayerCache]) -> u64 {
+    let slides = |cache: &&LayerCache| cache.window > 0;
+    let attending = || caches.iter().filter(|cache| cache.kv_heads > 0);
+    if attending().any(|cache| slides(&cache)) && attending().any(|cache| !slides(&cache)) { 2 } else { 1 }
 }
 
 /// A header's tensors can each claim 2^62 elements, so their sum may not fit; for display it is enough to say the most that there is.

@@ -18,23 +18,22 @@ fn changed(change: impl Fn(HeaderWriter) -> HeaderWriter) -> Result<(), String> 
 #[test]
 fn what_is_missing_is_named_beside_what_there_is() {
     assert_eq!(supports("llama", GgmlType::Q4_1, KvCacheType::F16, Backend::Cpu), Ok(()));
-    let error = supports("qwen2", GgmlType::Q4_1, KvCacheType::F16, Backend::Cpu).unwrap_err();
-    assert!(error.contains("qwen2") && error.contains("llama"), "{error}");
-    let error = supports("llama", GgmlType::Q4_1, KvCacheType::Q8_0, Backend::Cpu).unwrap_err();
-    assert!(error.contains("q8_0") && error.contains("f16"), "{error}");
+    let error = supports("mamba", GgmlType::Q4_1, KvCacheType::F16, Backend::Cpu).unwrap_err();
+    assert!(error.contains("mamba") && error.contains("llama"), "{error}");
+    let error = supports("llama", GgmlType::IQ1_S, KvCacheType::F16, Backend::Cpu).unwrap_err();
+    assert!(error.contains("IQ1_S") && error.contains("Q4_1"), "{error}");
 }
 
 #[test]
 fn what_a_header_asks_for_beside_the_usual_graph_is_refused_by_name() {
-    let bias = |writer: HeaderWriter| writer.tensor("blk.7.attn_q.bias", GgmlType::F32, &[576]);
-    let factors = |writer: HeaderWriter| writer.tensor("rope_factors_long.weight", GgmlType::F32, &[32]);
+    let norm = |writer: HeaderWriter| writer.tensor("blk.7.attn_sub_norm.weight", GgmlType::F32, &[576]);
+    let table = |writer: HeaderWriter| writer.tensor("position_embd.weight", GgmlType::F32, &[576, 2]);
     let refused = [
-        (changed(|writer| writer.string("llama.rope.scaling.type", "yarn")), "yarn"),
-        (changed(|writer| writer.f32("llama.rope.scale_linear", 4.0)), "linear"),
+        (changed(|writer| writer.string("llama.rope.scaling.type", "spiral")), "spiral"),
         (changed(|writer| writer.string("tokenizer.ggml.model", "t5")), "t5"),
         (changed(|writer| writer.string("tokenizer.ggml.model", "gpt2").string("tokenizer.ggml.pre", "gpt-9")), "gpt-9"),
-        (changed(bias), "attn_q.bias"),
-        (changed(factors), "rope_factors_long.weight"),
+        (changed(norm), "attn_sub_norm.weight"),
+        (changed(table), "position_embd.weight"),
     ];
     for (found, named) in refused {
         let error = found.unwrap_err();
@@ -43,16 +42,20 @@ fn what_a_header_asks_for_beside_the_usual_graph_is_refused_by_name() {
 }
 
 #[test]
-fn what_changes_nothing_is_not_refused() {
+fn what_changes_nothing_or_is_known_is_not_refused() {
     let factors = |writer: HeaderWriter| writer.tensor("rope_freqs.weight", GgmlType::F32, &[32]);
+    let bias = |writer: HeaderWriter| writer.tensor("blk.7.attn_q.bias", GgmlType::F32, &[576]);
     let found = [
         changed(|writer| writer),
         changed(|writer| writer.string("llama.rope.scaling.type", "none").f32("llama.rope.scale_linear", 1.0)),
         changed(|writer| writer.string("tokenizer.ggml.model", "gpt2").string("tokenizer.ggml.pre", PRE_TOKENIZERS[0])),
         changed(|writer| writer.string("tokenizer.ggml.model", "llama").string("tokenizer.ggml.pre", "gpt-9")),
         changed(factors),
+        changed(bias),
+        changed(|writer| writer.string("llama.rope.scaling.type", "yarn").f32("llama.rope.scaling.factor", 4.0)),
+        changed(|writer| writer.f32("llama.rope.scale_linear", 4.0)),
     ];
-    assert_eq!(found, [const { Ok(()) }; 5]);
+    assert_eq!(found, [const { Ok(()) }; 8]);
 }
 
 #[test]
@@ -60,7 +63,7 @@ fn experts_and_layers_of_different_heads_are_refused_under_a_name_that_runs() {
     let summary = SMOLLM2_135M.summary();
     assert_eq!(runs(&summary, KvCacheType::F16, Backend::Cpu), Ok(()));
     let mut mixture = summary.clone();
-    mixture.particulars.experts = 8;
+    (mixture.architecture, mixture.particulars.experts) = ("granite".into(), 8);
     assert!(runs(&mixture, KvCacheType::F16, Backend::Cpu).unwrap_err().contains("experts"));
     let mut header = read(&SMOLLM2_135M.writer().header());
     let heads = (0..30).map(|layer| if layer % 3 == 0 { 3 } else { 9 }).collect();
@@ -70,8 +73,20 @@ fn experts_and_layers_of_different_heads_are_refused_under_a_name_that_runs() {
 }
 
 #[test]
+fn a_quantised_cache_needs_heads_of_whole_blocks() {
+    let with_heads_of = |key_length: u64| {
+        let mut summary = SMOLLM2_135M.summary();
+        summary.layer_kinds.iter_mut().for_each(|kind| kind.key_length = key_length);
+        [KvCacheType::F16, KvCacheType::Q8_0, KvCacheType::Q4_0].map(|cache| runs(&summary, cache, Backend::Cpu).is_ok())
+    };
+    assert_eq!(with_heads_of(64), [true; 3]);
+    assert_eq!(with_heads_of(80), [true, false, false]);
+    assert_eq!(with_heads_of(288), [true, false, false]);
+}
+
+#[test]
 fn a_type_that_only_vectors_have_is_no_hindrance_and_one_that_a_matrix_has_is() {
     assert_eq!(changed(|writer| writer.tensor("rope_freqs.weight", GgmlType::BF16, &[32])), Ok(()));
-    let summary = Shape { weights: GgmlType::IQ4_NL, ..SMOLLM2_135M }.summary();
-    assert!(runs(&summary, KvCacheType::F16, Backend::Cpu).unwrap_err().contains("IQ4_NL"));
+    let summary = Shape { weights: GgmlType::IQ3_S, ..SMOLLM2_135M }.summary();
+    assert!(runs(&summary, KvCacheType::F16, Backend::Cpu).unwrap_err().contains("IQ3_S"));
 }

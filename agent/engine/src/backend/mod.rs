@@ -12,6 +12,7 @@ use stowage_placement::{Bytes, Reason, Request};
 
 use crate::api::EngineError;
 use crate::batch::Batch;
+use crate::cache::Checkpoint;
 use crate::file_mmap::ModelFile;
 use crate::graph::Graph;
 
@@ -44,6 +45,9 @@ pub trait PreparedRun: Send {
 
     /// Logits `[rows.len(), vocabulary]` of some of the tokens, valid until the next call.
     fn logits(&mut self, rows: &[u32], hidden: &[f32]) -> Result<&[f32], EngineError>;
+
+    /// Keeps a copy of what a sequence's rings hold, or puts it back.
+    fn checkpoint(&mut self, slot: u32, index: usize, copy: Checkpoint);
 
     /// Applies the output layer's norm to all tokens.
     fn normalise(&mut self, hidden: &mut [f32]) -> Result<(), EngineError>;

@@ -3,24 +3,49 @@
 //! Invariant: this is a description. It holds names and sizes, no tensor and no code; a backend prepares it into something that it can run, and
 //! may fuse what it likes.
 
+mod decoder;
+mod experts;
+mod gemma;
+mod gpt_oss;
+mod keys;
 mod llama;
+mod phi3;
+mod qwen;
+mod rope;
+
+pub use experts::{ExpertMatrix, Experts, Gating};
+pub use rope::{Pairing, Rope, Scaling};
+
+use std::collections::HashSet;
 
 use stowage_placement::compute::ComputeShape;
 use stowage_placement::gguf::{GgufError, Header};
-use stowage_placement::{Reason, capability};
+use stowage_placement::{Bytes, ModelSummary, Reason, Tokens, capability};
 
+use self::keys::Keys;
 use crate::api::EngineError;
 
 /// A model: embeddings, blocks, and the output layer.
 #[derive(Clone, Debug)]
 pub struct Graph {
     pub architecture: String,
-    /// The token embeddings, `[vocabulary, embedding]`.
-    pub embeddings: Weight,
+    pub input: Input,
     pub blocks: Vec<Block>,
     pub output: Output,
-    pub rope: Rope,
+    /// The ways in which layers turn positions into angles; layers name theirs by index.
+    pub ropes: Vec<Rope>,
     pub shape: ComputeShape,
+}
+
+/// Looks up a token's embedding.
+#[derive(Clone, Debug)]
+pub struct Input {
+    /// `[vocabulary, embedding]`
+    pub embeddings: Weight,
+    /// What embeddings are multiplied by.
+    pub scale: f32,
+    /// Vectors that lie with the input layer and are read when a backend is prepared: factors of rotations.
+    pub vectors: Vec<Weight>,
 }
 
 /// One layer: what it caches of each token, and its operations in order. The hidden state comes in and goes out as [`Operand::Hidden`].
@@ -30,22 +55,27 @@ pub struct Block {
     pub operations: Vec<Operation>,
 }
 
-/// What one layer caches of one token: f16, `kv_heads x (key_length + value_length)`.
+/// What one layer caches of one token: `kv_heads x (key_length + value_length)` elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CacheShape {
     pub kv_heads: usize,
     pub key_length: usize,
     pub value_length: usize,
+    /// Tokens that the layer looks back, itself among them; `None`: all.
+    pub window: Option<usize>,
 }
 
-/// The output layer: a norm, then a product over the vocabulary.
+/// The output layer: a norm, then a product over the vocabulary, scaled and capped.
 #[derive(Clone, Debug)]
 pub struct Output {
-    pub norm: Weight,
-    pub epsilon: f32,
+    pub norm: Norm,
     pub weight: Weight,
     /// The product's weights are the embeddings.
     pub tied: bool,
+    /// What logits are multiplied by.
+    pub scale: f32,
+    /// `softcap x tanh(logit / softcap)`, after scaling.
+    pub softcap: Option<f32>,
 }
 
 /// A tensor of the file, and the sizes that it must have.
@@ -60,6 +90,7 @@ pub struct Weight {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Operand {
     Hidden,
+    /// As wide as the hidden state: what a norm gives, and what a block adds to it after a further norm.
     Normed,
     Query,
     Key,
@@ -67,90 +98,136 @@ pub enum Operand {
     Attended,
     Gate,
     Up,
+    /// One number a token: how much of the shared expert it takes.
+    Share,
+}
+
+/// Root mean square norm: `x / sqrt(mean(x^2) + epsilon) x weight`.
+#[derive(Clone, Debug)]
+pub struct Norm {
+    pub weight: Weight,
+    pub epsilon: f32,
 }
 
 /// One operation on all tokens of a batch.
 #[derive(Clone, Debug)]
 pub enum Operation {
-    /// Root mean square norm of each row, times a weight.
-    Norm { from: Operand, weight: Weight, epsilon: f32, to: Operand },
+    /// Norms each of `parts` equal parts of a row by itself: 1 for a whole row, the number of heads for a norm of each head.
+    Norm { from: Operand, norm: Norm, parts: usize, to: Operand },
     /// Products of the same rows with several matrices.
     Linear { from: Operand, products: Vec<Product> },
     /// Rotates each head of `value` by the angles of the token's position, see [`Rope`].
-    Rope { value: Operand, heads: usize },
-    /// Stores Key and Value in the cache, then attends from Query to all that is cached of the token's sequence up to the token.
-    Attention { heads: usize, scale: f32, to: Operand },
-    /// `gate = silu(gate) x up`.
-    GatedActivation { gate: Operand, up: Operand },
+    Rope { value: Operand, heads: usize, rope: usize },
+    /// Stores Key and Value in the cache, then attends from Query to what is cached of the token's sequence up to the token, as far as the layer looks
+    /// back.
+    Attention(Attention),
+    /// `gate = activation(gate) x up`.
+    GatedActivation { activation: Activation, gate: Operand, up: Operand },
+    /// `value = value x sigmoid(by)`.
+    Share { value: Operand, by: Operand },
+    /// Adds what a token's experts make of Normed to Hidden.
+    Experts(Experts),
+    /// `to = to + from x scale`.
+    Add { from: Operand, scale: f32, to: Operand },
+}
+
+#[derive(Clone, Debug)]
+pub struct Attention {
+    pub heads: usize,
+    /// What scores are multiplied by.
+    pub scale: f32,
+    /// `softcap x tanh(score / softcap)`, after scaling.
+    pub softcap: Option<f32>,
+    /// A score for each head that takes its share of the softmax and gives no value.
+    pub sinks: Option<Weight>,
+    pub to: Operand,
+}
+
+/// What a gate is put through.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Activation {
+    /// `x / (1 + e^-x)`
+    Silu,
+    /// `x / 2 x (1 + tanh(sqrt(2 / pi) x (x + 0.044715 x^3)))`
+    GeluTanh,
+    /// gpt-oss: with gate at most `limit` and up within `-limit` to `limit`, `gate x sigmoid(alpha x gate) x (up + 1)`.
+    ClampedSwiGlu { alpha: f32, limit: f32 },
 }
 
 /// One product of a [`Operation::Linear`].
 #[derive(Clone, Debug)]
 pub struct Product {
     pub weight: Weight,
+    /// The rows of the matrix that count: fused matrices are told apart by them.
+    pub rows: std::ops::Range<usize>,
+    /// Added to the product; of a fused matrix the same rows.
+    pub bias: Option<Weight>,
     pub to: Operand,
     /// Adds to what is there instead of replacing it.
     pub add: bool,
 }
 
-/// Rotary position embedding of neighbouring pairs: elements `2i` and `2i + 1` of a head turn by `position x frequency(i)`, with
-/// `frequency(i) = base^(-2i / dimensions) / factor(i)`. Elements from `dimensions` on stay as they are.
-///
-/// Source: `ggml_rope_ext` of llama.cpp in mode 0, the one its llama family uses.
-#[derive(Clone, Debug)]
-pub struct Rope {
-    pub dimensions: usize,
-    pub base: f64,
-    /// A tensor of `dimensions / 2` factors, where the file has one (Llama 3.1's long context).
-    pub factors: Option<Weight>,
+impl Product {
+    /// All rows of a matrix.
+    fn whole(weight: Weight, bias: Option<Weight>, to: Operand) -> Product {
+        Product { rows: 0..weight.rows, weight, bias, to, add: false }
+    }
 }
 
-impl Rope {
-    /// Frequencies of the pairs, `[dimensions / 2]`. `factors` is the tensor's content.
-    pub fn frequencies(&self, factors: Option<&[f32]>) -> Vec<f32> {
-        let frequency = |i: usize| self.base.powf(-2.0 * i as f64 / self.dimensions as f64);
-        let factor = |i: usize| factors.and_then(|factors| factors.get(i)).copied().unwrap_or(1.0);
-        (0..self.dimensions / 2).map(|i| (frequency(i) / f64::from(factor(i))) as f32).collect()
+impl Operation {
+    /// Every weight that it reads, in order; a fused matrix as often as it is used.
+    pub fn weights(&self) -> Vec<&Weight> {
+        match self {
+            Operation::Norm { norm, .. } => vec![&norm.weight],
+            Operation::Linear { products, .. } => {
+                products.iter().flat_map(|product| [Some(&product.weight), product.bias.as_ref()]).flatten().collect()
+            }
+            Operation::Attention(attention) => attention.sinks.iter().collect(),
+            Operation::Experts(experts) => experts.weights(),
+            Operation::Rope { .. } | Operation::GatedActivation { .. } | Operation::Share { .. } | Operation::Add { .. } => Vec::new(),
+        }
     }
 }
 
 impl Graph {
-    /// The graph of a file's model.
+    /// The graph of a file's model for contexts of `num_ctx` tokens, by which some models choose how they scale positions.
     ///
     /// Errors: EngineCannotRun where the family or something that the file asks for isn't there; InvalidModelFile where the header contradicts itself.
-    pub fn from_header(header: &Header) -> Result<Graph, EngineError> {
+    pub fn from_header(header: &Header, num_ctx: Tokens) -> Result<Graph, EngineError> {
         let architecture = header.architecture().map_err(invalid)?;
+        capability::architecture(architecture).map_err(cannot_run)?;
+        let summary =
+            ModelSummary::from_header(header, Bytes::ZERO).map_err(|error| EngineError::new(error.reason(), error.to_string()))?;
+        let keys = Keys::new(header, architecture);
         let graph = match architecture {
-            "llama" => llama::graph(header)?,
-            other => return Err(cannot_run(capability::architecture(other).err().unwrap_or_default())),
-        };
+            "llama" | "granite" => llama::graph(&keys, &summary),
+            "qwen2" | "qwen2moe" | "qwen3" | "qwen3moe" => qwen::graph(&keys, &summary),
+            "gemma2" | "gemma3" => gemma::graph(&keys, &summary),
+            "phi3" => phi3::graph(&keys, &summary, num_ctx),
+            "gpt-oss" => gpt_oss::graph(&keys, &summary),
+            other => Err(cannot_run(format!("the engine has no graph for the architecture {other}"))),
+        }?;
         graph.check(header)?;
         Ok(graph)
     }
 
-    /// Every weight of block `index`, in the order of its operations.
+    /// Every weight of block `index` once, in the order of its operations.
     pub fn block_weights(&self, index: usize) -> Vec<&Weight> {
-        let mut weights = Vec::new();
-        for operation in &self.blocks[index].operations {
-            match operation {
-                Operation::Norm { weight, .. } => weights.push(weight),
-                Operation::Linear { products, .. } => weights.extend(products.iter().map(|product| &product.weight)),
-                Operation::Rope { .. } | Operation::Attention { .. } | Operation::GatedActivation { .. } => {}
-            }
-        }
-        weights
+        let mut seen = HashSet::new();
+        let weights = self.blocks[index].operations.iter().flat_map(Operation::weights);
+        weights.filter(|weight| seen.insert(weight.name.as_str())).collect()
     }
 
     /// Every weight must be in the file with the right sizes, and everything in the file must be known: a bias that is overlooked makes answers
     /// wrong without anybody noticing.
     fn check(&self, header: &Header) -> Result<(), EngineError> {
         let blocks = (0..self.blocks.len()).flat_map(|index| self.block_weights(index));
-        let others = [&self.embeddings, &self.output.norm, &self.output.weight];
-        let known: Vec<&Weight> = blocks.chain(others).chain(self.rope.factors.as_ref()).collect();
+        let others = [&self.input.embeddings, &self.output.norm.weight, &self.output.weight];
+        let known: Vec<&Weight> = blocks.chain(others).chain(&self.input.vectors).collect();
         for weight in &known {
             check_size(header, weight)?;
         }
-        let names: std::collections::HashSet<&str> = known.iter().map(|weight| weight.name.as_str()).collect();
+        let names: HashSet<&str> = known.iter().map(|weight| weight.name.as_str()).collect();
         match header.tensors.iter().find(|tensor| !names.contains(tensor.name.as_str())) {
             Some(tensor) => Err(cannot_run(format!(
                 "the engine does not know what to do with tensor `{}` of a {} model",

@@ -161,6 +161,13 @@ tile_format! {
     minima(t, _sub, side, _scales) { [_mm256_loadu_ps(t.add(640 + side * 32).cast()), _mm256_loadu_ps(t.add(704 + side * 32).cast())] }
 }
 
+tile_format! {
+    WidePanels: size_of::<Panel>(), [HALVES = true, SIGNED = true],
+    weights(t, _sub, j, side) { plain(t, j, side).map(|weights| _mm256_xor_si256(weights, _mm256_set1_epi8(-128))) }
+    scales(t, _sub, side) { [_mm256_loadu_ps(t.add(512 + side * 32).cast()), _mm256_loadu_ps(t.add(576 + side * 32).cast())] }
+    minima(_t, _sub, _side, _scales) { [_mm256_setzero_ps(); 2] }
+}
+
 /// Adds products of one group of weights with 4 activations of one column. In 16 bits where `T::NARROW`, else in 32.
 #[inline(always)]
 unsafe fn add_group<T: Tile>(sum: __m256i, weights: __m256i, activations: i32) -> __m256i {
@@ -268,6 +275,7 @@ pub unsafe fn tile_product(format: Format, p: &TileProduct) {
             Format::Q4K => of::<Q4K>(p),
             Format::Q6K => of::<Q6K>(p),
             Format::Panel => of::<Panels>(p),
+            Format::WidePanel => of::<WidePanels>(p),
         }
     }
 }

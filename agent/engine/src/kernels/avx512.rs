@@ -244,7 +244,7 @@ pub unsafe fn tile_product(format: Format, p: &TileProduct) {
             Format::Q8_0 => of::<Q8_0>(p),
             Format::Q4K => of::<Q4K>(p),
             Format::Q6K => of::<Q6K>(p),
-            Format::Panel => of::<Panels>(p),
+            Format::Panel | Format::WidePanel => of::<Panels>(p),
         }
     }
 }

@@ -157,7 +157,8 @@ impl Matrix {
                     width,
                     columns: width.min(columns.tokens - first),
                     rows: ROWS.min(self.rows - tile * ROWS),
-                    to: products.to.add(first * products.stride + tile * ROWS),
+                    // Of some rows of a matrix, `to` lies before the memory by as many rows as are left out.
+                    to: products.to.wrapping_add(first * products.stride + tile * ROWS),
                     stride: products.stride,
                     add: products.add || blocks.start > 0,
                 };
@@ -171,14 +172,16 @@ impl Matrix {
     /// As for `multiply`.
     unsafe fn multiply_panels(&self, isa: Isa, tile: usize, columns: &Columns, products: Products) {
         let mut panels = [const { Panel::EMPTY }; PANELS];
-        let blocks = self.columns / BLOCK;
+        // Where the type has a kernel of its own, this is the path without it.
+        let (format, blocks) = (Format::of(self.ggml_type), self.columns / BLOCK);
+        let format = if format.is_panel() { format } else { Format::Panel };
         for start in (0..blocks).step_by(PANELS) {
             let end = blocks.min(start + PANELS);
             for block in start..end {
                 tile::unpack(self.ggml_type, self.tile(tile), self.row_bytes, block, 0..ROWS, &mut panels[block - start]);
             }
             // SAFETY: by the contract of this function, and the panels are these blocks.
-            unsafe { self.multiply_groups(isa, Format::Panel, tile, panels.as_ptr().cast(), start..end, columns, products) };
+            unsafe { self.multiply_groups(isa, format, tile, panels.as_ptr().cast(), start..end, columns, products) };
         }
     }
 
@@ -194,9 +197,10 @@ impl Matrix {
                     let column = columns.floats.add(token * columns.stride);
                     let sum = match self.ggml_type {
                         GgmlType::F16 => isa.dot_f16(weights.cast(), column, self.columns),
+                        GgmlType::BF16 => isa.dot_bf16(weights.cast(), column, self.columns),
                         _ => isa.dot_f32(weights.cast(), column, self.columns),
                     };
-                    let to = products.to.add(token * products.stride + row);
+                    let to = products.to.wrapping_add(token * products.stride + row);
                     *to = if products.add { *to + sum } else { sum };
                 }
             }
@@ -208,23 +212,29 @@ impl Matrix {
 pub fn read_floats(view: &TensorView<'_>, to: &mut [f32]) -> Result<(), EngineError> {
     let to = &mut to[..view.columns];
     match view.ggml_type {
-        GgmlType::F32 | GgmlType::F16 => plain_floats(view.ggml_type, view.data, to),
+        GgmlType::F32 | GgmlType::F16 | GgmlType::BF16 => plain_floats(view.ggml_type, view.data, to),
         ty => {
-            let message = format!("tensor `{}` of one row has type {ty}; the engine reads such from F32 and F16", view.name);
+            let message = format!("tensor `{}` of one row has type {ty}; the engine reads such from F32, F16 and BF16", view.name);
             return Err(EngineError::new(Reason::EngineCannotRun, message));
         }
     }
     Ok(())
 }
 
+/// A tensor of F32 as it is.
+pub fn read_all(view: &TensorView<'_>, to: &mut [f32]) {
+    plain_floats(GgmlType::F32, view.data, to);
+}
+
 fn plain_floats(ty: GgmlType, bytes: &[u8], to: &mut [f32]) {
-    if ty == GgmlType::F16 {
-        for (to, pair) in to.iter_mut().zip(bytes.chunks_exact(2)) {
-            *to = half::f16::from_le_bytes([pair[0], pair[1]]).to_f32();
-        }
-    } else {
-        for (to, four) in to.iter_mut().zip(bytes.chunks_exact(4)) {
-            *to = f32::from_le_bytes([four[0], four[1], four[2], four[3]]);
+    let pairs = bytes.chunks_exact(2).map(|pair| [pair[0], pair[1]]);
+    match ty {
+        GgmlType::F16 => to.iter_mut().zip(pairs).for_each(|(to, pair)| *to = half::f16::from_le_bytes(pair).to_f32()),
+        GgmlType::BF16 => to.iter_mut().zip(pairs).for_each(|(to, pair)| *to = half::bf16::from_le_bytes(pair).to_f32()),
+        _ => {
+            for (to, four) in to.iter_mut().zip(bytes.chunks_exact(4)) {
+                *to = f32::from_le_bytes([four[0], four[1], four[2], four[3]]);
+            }
         }
     }
 }

@@ -11,6 +11,7 @@ mod attention;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+pub mod cached;
 mod lanes;
 pub mod matrix;
 mod product;
@@ -23,6 +24,7 @@ mod tile;
 pub use attention::{Head, Query};
 pub use product::{Format, TileProduct};
 pub use rows::{BLOCK, BLOCK_BYTES};
+pub use tile::ROWS;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Level {
@@ -115,14 +117,14 @@ impl Isa {
 
     /// Whether the format's tiles are multiplied as they are; others are unpacked into panels first.
     pub fn multiplies(self, format: Format) -> bool {
-        format != Format::Panel && self.0 != Level::Scalar
+        !format.is_panel() && self.0 != Level::Scalar
     }
 
     /// One tile times one group.
     ///
     /// # Safety
     ///
-    /// The product's pointers have what `TileProduct` says; the format is `Panel`, or one that this instruction set multiplies.
+    /// The product's pointers have what `TileProduct` says; the format is a panel, or one that this instruction set multiplies.
     pub unsafe fn tile_product(self, format: Format, product: &TileProduct) {
         // SAFETY: the CPU has what `self` says; the rest is passed on to the caller.
         unsafe {
@@ -149,6 +151,42 @@ impl Isa {
         ///
         /// Each pointer has `length` floats.
         rows::gated_silu(gate: *mut f32, up: *const f32, length: usize);
+        /// See `rows::gated_gelu_tanh`.
+        ///
+        /// # Safety
+        ///
+        /// Each pointer has `length` floats.
+        rows::gated_gelu_tanh(gate: *mut f32, up: *const f32, length: usize);
+        /// See `rows::gated_clamped`.
+        ///
+        /// # Safety
+        ///
+        /// Each pointer has `length` floats.
+        rows::gated_clamped(gate: *mut f32, up: *const f32, length: usize, alpha: f32, limit: f32);
+        /// See `rows::add_scaled`.
+        ///
+        /// # Safety
+        ///
+        /// Each pointer has `length` floats.
+        rows::add_scaled(to: *mut f32, from: *const f32, scale: f32, length: usize);
+        /// See `rows::scale`.
+        ///
+        /// # Safety
+        ///
+        /// The row has `length` floats.
+        rows::scale(row: *mut f32, factor: f32, length: usize);
+        /// See `rows::softcap`.
+        ///
+        /// # Safety
+        ///
+        /// The row has `length` floats.
+        rows::softcap(row: *mut f32, cap: f32, length: usize);
+        /// See `rows::rotate_halves`.
+        ///
+        /// # Safety
+        ///
+        /// As for `rotate`.
+        rows::rotate_halves(row: *mut f32, heads: usize, head_length: usize, rotation: *const f32, pairs: usize);
         /// See `rows::rotate`.
         ///
         /// # Safety
@@ -173,6 +211,12 @@ impl Isa {
         ///
         /// Each pointer has `length` numbers.
         rows::dot_f16(a: *const u16, b: *const f32, length: usize) -> f32;
+        /// See `rows::dot_bf16`.
+        ///
+        /// # Safety
+        ///
+        /// Each pointer has `length` numbers.
+        rows::dot_bf16(a: *const u16, b: *const f32, length: usize) -> f32;
         /// See `attention::attend`.
         ///
         /// # Safety

@@ -5,6 +5,8 @@ use stowage_placement::gguf::GgmlType;
 use super::tile::ROWS;
 
 /// What a tile's bytes are: a type that is interleaved when it is packed, or panels that were unpacked from any other.
+///
+/// A panel's weights are at most 63; those of a wide one fill their byte, and its minimum is -128 times its scale.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     Q4_0,
@@ -13,6 +15,7 @@ pub enum Format {
     Q4K,
     Q6K,
     Panel,
+    WidePanel,
 }
 
 impl Format {
@@ -23,8 +26,13 @@ impl Format {
             GgmlType::Q8_0 => Format::Q8_0,
             GgmlType::Q4_K => Format::Q4K,
             GgmlType::Q6_K => Format::Q6K,
+            GgmlType::IQ4_NL | GgmlType::IQ4_XS | GgmlType::MXFP4 => Format::WidePanel,
             _ => Format::Panel,
         }
+    }
+
+    pub fn is_panel(self) -> bool {
+        matches!(self, Format::Panel | Format::WidePanel)
     }
 }
 

@@ -1,4 +1,4 @@
-//! Kernels on rows of floats: norm, gated activation, rotation, quantisation, attention, products with float weights. Each is written once over
+//! Kernels on rows of floats: norm, gated activations, rotation, sums, quantisation, attention, products with float weights. Each is written once over
 //! [`Lanes`]; `kernels::Kernels` holds them compiled for each instruction set.
 
 use super::lanes::{Lanes, exp};
@@ -46,6 +46,127 @@ pub unsafe fn gated_silu<L: Lanes>(gate: *mut f32, up: *const f32, length: usize
         for i in whole..length {
             let x = *gate.add(i);
             *gate.add(i) = x / (1.0 + (-x).exp()) * *up.add(i);
+        }
+    }
+}
+
+/// `tanh(x)`, as `1 - 2 / (e^2x + 1)`: exact to 1e-7 where x is not tiny, and to 1e-7 absolutely there.
+#[inline(always)]
+pub unsafe fn tanh<L: Lanes>(x: L::V) -> L::V {
+    // SAFETY: the caller's duty, see the docs of `lanes`.
+    unsafe {
+        let denominator = L::add(exp::<L>(L::add(x, x)), L::splat(1.0));
+        L::sub(L::splat(1.0), L::div(L::splat(2.0), denominator))
+    }
+}
+
+/// `gate = gelu(gate) x up` with GELU's approximation by a hyperbolic tangent, for `length` floats.
+#[inline(always)]
+pub unsafe fn gated_gelu_tanh<L: Lanes>(gate: *mut f32, up: *const f32, length: usize) {
+    const SQRT_2_OVER_PI: f32 = 0.797_884_6;
+    const CUBE: f32 = 0.044_715;
+    let whole = length / 16 * 16;
+    // SAFETY: the caller gives `length` floats at each pointer.
+    unsafe {
+        for i in (0..whole).step_by(16) {
+            let x = L::load(gate.add(i));
+            let inner = L::mul_add(L::mul(L::mul(x, x), x), L::splat(CUBE), x);
+            let factor = L::mul_add(tanh::<L>(L::mul(inner, L::splat(SQRT_2_OVER_PI))), L::splat(0.5), L::splat(0.5));
+            L::store(gate.add(i), L::mul(L::mul(x, factor), L::load(up.add(i))));
+        }
+        for i in whole..length {
+            let x = *gate.add(i);
+            let factor = 0.5 + 0.5 * (SQRT_2_OVER_PI * (x + CUBE * x * x * x)).tanh();
+            *gate.add(i) = x * factor * *up.add(i);
+        }
+    }
+}
+
+/// `gate = min(gate, limit) x sigmoid(alpha x min(gate, limit)) x (clamp(up) + 1)` for `length` floats, up being kept within `-limit` to `limit`.
+#[inline(always)]
+pub unsafe fn gated_clamped<L: Lanes>(gate: *mut f32, up: *const f32, length: usize, alpha: f32, limit: f32) {
+    let whole = length / 16 * 16;
+    // SAFETY: the caller gives `length` floats at each pointer.
+    unsafe {
+        for i in (0..whole).step_by(16) {
+            let x = L::min(L::load(gate.add(i)), L::splat(limit));
+            let y = L::max(L::min(L::load(up.add(i)), L::splat(limit)), L::splat(-limit));
+            let denominator = L::add(L::splat(1.0), exp::<L>(L::mul(x, L::splat(-alpha))));
+            L::store(gate.add(i), L::mul(L::div(x, denominator), L::add(y, L::splat(1.0))));
+        }
+        for i in whole..length {
+            let (x, y) = ((*gate.add(i)).min(limit), (*up.add(i)).clamp(-limit, limit));
+            *gate.add(i) = x / (1.0 + (-alpha * x).exp()) * (y + 1.0);
+        }
+    }
+}
+
+/// `to = to + from x scale` for `length` floats.
+#[inline(always)]
+pub unsafe fn add_scaled<L: Lanes>(to: *mut f32, from: *const f32, scale: f32, length: usize) {
+    let whole = length / 16 * 16;
+    // SAFETY: the caller gives `length` floats at each pointer.
+    unsafe {
+        for i in (0..whole).step_by(16) {
+            L::store(to.add(i), L::mul_add(L::load(from.add(i)), L::splat(scale), L::load(to.add(i))));
+        }
+        for i in whole..length {
+            *to.add(i) += *from.add(i) * scale;
+        }
+    }
+}
+
+/// `row = row x factor` for `length` floats.
+#[inline(always)]
+pub unsafe fn scale<L: Lanes>(row: *mut f32, factor: f32, length: usize) {
+    let whole = length / 16 * 16;
+    // SAFETY: the caller gives `length` floats.
+    unsafe {
+        for i in (0..whole).step_by(16) {
+            L::store(row.add(i), L::mul(L::load(row.add(i)), L::splat(factor)));
+        }
+        for i in whole..length {
+            *row.add(i) *= factor;
+        }
+    }
+}
+
+/// `row = cap x tanh(row / cap)` for `length` floats.
+#[inline(always)]
+pub unsafe fn softcap<L: Lanes>(row: *mut f32, cap: f32, length: usize) {
+    let whole = length / 16 * 16;
+    // SAFETY: the caller gives `length` floats.
+    unsafe {
+        for i in (0..whole).step_by(16) {
+            L::store(row.add(i), L::mul(tanh::<L>(L::mul(L::load(row.add(i)), L::splat(1.0 / cap))), L::splat(cap)));
+        }
+        for i in whole..length {
+            *row.add(i) = (*row.add(i) / cap).tanh() * cap;
+        }
+    }
+}
+
+/// Turns pairs of each head, element `i` with the one `pairs` further on: `rotation` holds `pairs` cosines, then `pairs` sines. Heads are `head_length`
+/// apart.
+#[inline(always)]
+pub unsafe fn rotate_halves<L: Lanes>(row: *mut f32, heads: usize, head_length: usize, rotation: *const f32, pairs: usize) {
+    let whole = pairs / 16 * 16;
+    // SAFETY: the caller gives `heads x head_length` floats in the row and `2 x pairs` in the rotation, with `2 x pairs <= head_length`.
+    unsafe {
+        for head in 0..heads {
+            let (low, high) = (row.add(head * head_length), row.add(head * head_length + pairs));
+            for i in (0..whole).step_by(16) {
+                let (cos, sin) = (L::load(rotation.add(i)), L::load(rotation.add(pairs + i)));
+                let (x, y) = (L::load(low.add(i)), L::load(high.add(i)));
+                L::store(low.add(i), L::sub(L::mul(x, cos), L::mul(y, sin)));
+                L::store(high.add(i), L::mul_add(x, sin, L::mul(y, cos)));
+            }
+            for i in whole..pairs {
+                let (cos, sin) = (*rotation.add(i), *rotation.add(pairs + i));
+                let (x, y) = (*low.add(i), *high.add(i));
+                *low.add(i) = x * cos - y * sin;
+                *high.add(i) = x * sin + y * cos;
+            }
         }
     }
 }
@@ -120,5 +241,21 @@ pub unsafe fn dot_f16<L: Lanes>(a: *const u16, b: *const f32, length: usize) -> 
             sum = L::mul_add(L::load_half(a.add(i)), L::load(b.add(i)), sum);
         }
         (whole..length).fold(L::sum(sum), |sum, i| sum + half::f16::from_bits(*a.add(i)).to_f32() * *b.add(i))
+    }
+}
+
+/// The same where `a` is in bfloat16.
+#[inline(always)]
+pub unsafe fn dot_bf16<L: Lanes>(a: *const u16, b: *const f32, length: usize) -> f32 {
+    let whole = length / 16 * 16;
+    let widened = |bits: u16| f32::from_bits(u32::from(bits) << 16);
+    // SAFETY: the caller gives `length` numbers at each pointer.
+    unsafe {
+        let mut sum = L::splat(0.0);
+        for i in (0..whole).step_by(16) {
+            let a: [f32; 16] = std::array::from_fn(|j| widened(*a.add(i + j)));
+            sum = L::mul_add(L::load(a.as_ptr()), L::load(b.add(i)), sum);
+        }
+        (whole..length).fold(L::sum(sum), |sum, i| sum + widened(*a.add(i)) * *b.add(i))
     }
 }

@@ -1,31 +1,37 @@
-//! Each kernel against its scalar twin, and the scalar reading of every type against candle's.
-
-use std::borrow::Cow;
+//! Each kernel against its scalar twin, and the scalar reading of every type against the reference backend's.
 
 use candle_core::Device;
-use candle_core::quantized::{GgmlDType, QStorage, QTensor};
+use candle_core::quantized::{GgmlDType, QTensor};
 use proptest::prelude::*;
+use stowage_placement::KvCacheType;
 use stowage_placement::gguf::GgmlType;
 
+use super::cached::Cached;
 use super::matrix::{Columns, Matrix, Products};
 use super::{BLOCK, BLOCK_BYTES, Head, Isa, Query};
 use crate::arena::{Arena, Purpose};
+use crate::backend::reference;
 use crate::file_mmap::TensorView;
 use crate::pool::Pool;
 
-const TYPES: [(GgmlType, GgmlDType); 12] = [
-    (GgmlType::F32, GgmlDType::F32),
-    (GgmlType::F16, GgmlDType::F16),
-    (GgmlType::Q4_0, GgmlDType::Q4_0),
-    (GgmlType::Q4_1, GgmlDType::Q4_1),
-    (GgmlType::Q5_0, GgmlDType::Q5_0),
-    (GgmlType::Q5_1, GgmlDType::Q5_1),
-    (GgmlType::Q8_0, GgmlDType::Q8_0),
-    (GgmlType::Q2_K, GgmlDType::Q2K),
-    (GgmlType::Q3_K, GgmlDType::Q3K),
-    (GgmlType::Q4_K, GgmlDType::Q4K),
-    (GgmlType::Q5_K, GgmlDType::Q5K),
-    (GgmlType::Q6_K, GgmlDType::Q6K),
+const TYPES: [(GgmlType, Option<GgmlDType>); 16] = [
+    (GgmlType::F32, Some(GgmlDType::F32)),
+    (GgmlType::F16, Some(GgmlDType::F16)),
+    (GgmlType::BF16, Some(GgmlDType::BF16)),
+    (GgmlType::Q4_0, Some(GgmlDType::Q4_0)),
+    (GgmlType::Q4_1, Some(GgmlDType::Q4_1)),
+    (GgmlType::Q5_0, Some(GgmlDType::Q5_0)),
+    (GgmlType::Q5_1, Some(GgmlDType::Q5_1)),
+    (GgmlType::Q8_0, Some(GgmlDType::Q8_0)),
+    (GgmlType::Q2_K, Some(GgmlDType::Q2K)),
+    (GgmlType::Q3_K, Some(GgmlDType::Q3K)),
+    (GgmlType::Q4_K, Some(GgmlDType::Q4K)),
+    (GgmlType::Q5_K, Some(GgmlDType::Q5K)),
+    (GgmlType::Q6_K, Some(GgmlDType::Q6K)),
+    // candle has none of these.
+    (GgmlType::IQ4_NL, None),
+    (GgmlType::IQ4_XS, None),
+    (GgmlType::MXFP4, None),
 ];
 
 /// Numbers that look random and are the same each time (splitmix64).
@@ -49,13 +55,32 @@ impl Numbers {
     }
 }
 
-/// Random weights of a type, quantised by candle, as they would lie in a file; and what candle reads from them.
-fn weights(dtype: GgmlDType, rows: usize, columns: usize, numbers: &mut Numbers) -> (Vec<u8>, Vec<f32>) {
-    let floats = candle_core::Tensor::from_vec(numbers.floats(rows * columns), (rows, columns), &Device::Cpu).unwrap();
-    let data = QTensor::quantize(&floats, dtype).unwrap().data().unwrap().into_owned();
-    let read = QTensor::new(QStorage::from_data(Cow::Borrowed(&data), &Device::Cpu, dtype).unwrap(), (rows, columns)).unwrap();
-    let read = read.dequantize(&Device::Cpu).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+/// Random weights of a type as they would lie in a file, and what the reference backend reads from them.
+fn weights(ty: GgmlType, dtype: Option<GgmlDType>, rows: usize, columns: usize, numbers: &mut Numbers) -> (Vec<u8>, Vec<f32>) {
+    let data = match dtype {
+        Some(dtype) => {
+            let floats = candle_core::Tensor::from_vec(numbers.floats(rows * columns), (rows, columns), &Device::Cpu).unwrap();
+            QTensor::quantize(&floats, dtype).unwrap().data().unwrap().into_owned()
+        }
+        None => random_blocks(ty, rows * columns, numbers),
+    };
+    let view = TensorView { name: "test", ggml_type: ty, rows, columns, data: &data };
+    let read = reference::dequantised(&view).unwrap().flatten_all().unwrap().to_vec1().unwrap();
     (data, read)
+}
+
+/// Blocks of any codes, with scales that keep weights below about 1.
+fn random_blocks(ty: GgmlType, elements: usize, numbers: &mut Numbers) -> Vec<u8> {
+    let mut data: Vec<u8> =
+        (0..elements / ty.block_elements() as usize * ty.block_bytes() as usize).map(|_| numbers.next() as u8).collect();
+    for block in data.chunks_exact_mut(ty.block_bytes() as usize) {
+        let scale = half::f16::from_f32(numbers.float() * if ty == GgmlType::IQ4_XS { 2e-4 } else { 8e-3 });
+        match ty {
+            GgmlType::MXFP4 => block[0] = 122 + block[0] % 4,
+            _ => block[..2].copy_from_slice(&scale.to_le_bytes()),
+        }
+    }
+    data
 }
 
 fn matrix(ggml_type: GgmlType, data: &[u8], rows: usize, columns: usize) -> Matrix {
@@ -92,11 +117,11 @@ fn scalar() -> Isa {
 }
 
 #[test]
-fn every_type_is_read_as_candle_reads_it() {
+fn every_type_is_read_as_the_reference_reads_it() {
     let mut numbers = Numbers(1);
     for (ty, dtype) in TYPES {
         let (rows, columns) = (21, 512);
-        let (data, expected) = weights(dtype, rows, columns, &mut numbers);
+        let (data, expected) = weights(ty, dtype, rows, columns, &mut numbers);
         let matrix = matrix(ty, &data, rows, columns);
         let mut row = vec![0f32; columns];
         for (index, expected) in expected.chunks_exact(columns).enumerate() {
@@ -113,7 +138,7 @@ fn products_are_those_of_the_weights_as_floats_to_within_the_rounding_of_activat
     let mut numbers = Numbers(2);
     for (ty, dtype) in TYPES {
         let (rows, columns, tokens) = (37, 512, 11);
-        let (data, floats) = weights(dtype, rows, columns, &mut numbers);
+        let (data, floats) = weights(ty, dtype, rows, columns, &mut numbers);
         let matrix = matrix(ty, &data, rows, columns);
         let activations = numbers.floats(tokens * columns);
         for isa in Isa::available() {
@@ -139,7 +164,7 @@ proptest! {
     fn every_product_kernel_agrees_with_its_scalar_twin(seed in any::<u64>(), kind in 0..TYPES.len(), rows in 2usize..50, blocks in 1usize..4, tokens in 1usize..20, add in any::<bool>()) {
         let (ty, dtype) = TYPES[kind];
         let (mut numbers, columns) = (Numbers(seed), blocks * 256);
-        let (data, _) = weights(dtype, rows, columns, &mut numbers);
+        let (data, _) = weights(ty, dtype, rows, columns, &mut numbers);
         let matrix = matrix(ty, &data, rows, columns);
         let activations = numbers.floats(tokens * columns);
         let before = add.then(|| numbers.floats(tokens * rows));
@@ -153,18 +178,25 @@ proptest! {
     }
 
     #[test]
-    fn norm_activation_and_rotation_agree_with_their_scalar_twins(seed in any::<u64>(), length in 1usize..100) {
+    fn what_is_done_with_rows_agrees_with_its_scalar_twin(seed in any::<u64>(), length in 1usize..100) {
         let mut numbers = Numbers(seed);
         let (rows, weight) = (numbers.floats(length).iter().map(|x| x * 20.0).collect::<Vec<_>>(), numbers.floats(length));
         let run = |isa: Isa| {
             let (mut normed, mut gate, mut turned) = (vec![0f32; length], rows.clone(), rows.clone());
+            let [mut gelu, mut clamped, mut halves, mut capped, mut scaled] = std::array::from_fn(|_| rows.clone());
             // SAFETY: all rows have `length` floats; the rotation has two for each pair.
             unsafe {
                 isa.norm(rows.as_ptr(), weight.as_ptr(), length, 1e-5, normed.as_mut_ptr());
                 isa.gated_silu(gate.as_mut_ptr(), weight.as_ptr(), length);
                 isa.rotate(turned.as_mut_ptr(), 1, length, weight.as_ptr(), length / 2);
+                isa.gated_gelu_tanh(gelu.as_mut_ptr(), weight.as_ptr(), length);
+                isa.gated_clamped(clamped.as_mut_ptr(), weight.as_ptr(), length, 1.702, 7.0);
+                isa.rotate_halves(halves.as_mut_ptr(), 1, length, weight.as_ptr(), length / 2);
+                isa.softcap(capped.as_mut_ptr(), 30.0, length);
+                isa.scale(scaled.as_mut_ptr(), 0.7, length);
+                isa.add_scaled(scaled.as_mut_ptr(), weight.as_ptr(), 0.3, length);
             }
-            [normed, gate, turned].concat()
+            [normed, gate, turned, gelu, clamped, halves, capped, scaled].concat()
         };
         let expected = run(scalar());
         for isa in Isa::available() {
@@ -175,30 +207,52 @@ proptest! {
     }
 
     #[test]
-    fn attention_is_the_softmax_of_scores_over_all_that_a_query_sees(seed in any::<u64>(), queries in 1usize..17, seen in 1usize..200, key_length in 1usize..70, value_length in 1usize..100) {
+    fn attention_is_the_softmax_of_scores_over_all_that_a_query_sees(
+        seed in any::<u64>(),
+        queries in 1usize..17,
+        seen in 1usize..600,
+        window in 1usize..300,
+        key_length in 1usize..70,
+        value_length in 1usize..100,
+        softcap in prop_oneof![Just(0f32), Just(2.0)],
+        sink in prop_oneof![Just(f32::NEG_INFINITY), Just(1.5)],
+    ) {
         let mut numbers = Numbers(seed);
         let cells = 256;
         let half = |x: f32| half::f16::from_f32(x);
-        let keys: Vec<_> = numbers.floats(cells * key_length).into_iter().map(half).collect();
-        let values: Vec<_> = numbers.floats(cells * value_length).into_iter().map(half).collect();
+        let mut keys: Vec<_> = numbers.floats(cells * key_length).into_iter().map(half).collect();
+        let mut values: Vec<_> = numbers.floats(cells * value_length).into_iter().map(half).collect();
         let vectors = numbers.floats(queries * key_length);
-        let positions: Vec<usize> = (0..queries).map(|i| (seen + i / 2).min(cells)).collect();
+        let ends: Vec<usize> = (0..queries).map(|i| seen + i / 2).collect();
+        // What is still in the ring when the last one was stored.
+        let firsts: Vec<usize> = ends.iter().map(|end| end.saturating_sub(window).max((ends[queries - 1]).saturating_sub(cells))).collect();
         let expected: Vec<f64> = (0..queries).flat_map(|query| {
-            let key = |p: usize, d: usize| f64::from(keys[(p / 16 * key_length + d) * 16 + p % 16].to_f32());
-            let score = |p: usize| 3.0 * (0..key_length).map(|d| key(p, d) * f64::from(vectors[query * key_length + d])).sum::<f64>();
-            let weights: Vec<f64> = (0..positions[query]).map(|p| score(p).exp()).collect();
-            let sum: f64 = weights.iter().sum();
-            (0..value_length).map(|d| weights.iter().enumerate().map(|(p, w)| w / sum * f64::from(values[p * value_length + d].to_f32())).sum()).collect::<Vec<f64>>()
+            let key = |p: usize, d: usize| f64::from(keys[(p % cells / 16 * key_length + d) * 16 + p % 16].to_f32());
+            let plain = |p: usize| 3.0 * (0..key_length).map(|d| key(p, d) * f64::from(vectors[query * key_length + d])).sum::<f64>();
+            let score = |p: usize| if softcap > 0.0 { f64::from(softcap) * (plain(p) / f64::from(softcap)).tanh() } else { plain(p) };
+            let weights: Vec<f64> = (firsts[query]..ends[query]).map(|p| score(p).exp()).collect();
+            let sum: f64 = weights.iter().sum::<f64>() + f64::from(sink).exp();
+            let value = |p: usize, d: usize| f64::from(values[p % cells * value_length + d].to_f32());
+            (0..value_length).map(|d| weights.iter().zip(firsts[query]..).map(|(w, p)| w / sum * value(p, d)).sum()).collect::<Vec<f64>>()
         }).collect();
         for isa in Isa::available() {
             let mut found = vec![0f32; queries * value_length];
-            let head = Head { keys: keys.as_ptr().cast(), values: values.as_ptr().cast(), key_length, value_length, scale: 3.0 };
+            let cached = Cached {
+                cache_type: KvCacheType::F16,
+                keys: keys.as_mut_ptr().cast(),
+                values: values.as_mut_ptr().cast(),
+                key_length,
+                value_length,
+                cells,
+            };
+            let head = Head { cached, scale: 3.0, softcap };
             let to = found.as_mut_ptr();
             // SAFETY: each query has its vector and its place for the answer.
             let queries: Vec<Query> = (0..queries).map(|i| unsafe {
-                Query { from: vectors.as_ptr().add(i * key_length), to: to.add(i * value_length), positions: positions[i] }
+                let (from, to) = (vectors.as_ptr().add(i * key_length), to.add(i * value_length));
+                Query { from, to, first: firsts[i], end: ends[i], sink }
             }).collect();
-            // SAFETY: the cache has 256 positions.
+            // SAFETY: the cache has 256 cells.
             unsafe { isa.attend(&head, &queries) };
             for (found, expected) in found.iter().zip(&expected) {
                 prop_assert!((f64::from(*found) - expected).abs() < 1e-4, "{}: {} instead of {}", isa.name(), found, expected);

@@ -261,9 +261,48 @@ fn unpack_row(ty: GgmlType, b: &[u8], sub: usize, row: usize, panel: &mut Panel)
             let q = |c: usize| (b[48 + sub / 2 * 32 + c] >> (sub % 2 * 4) & 15) | (b[16 + c] >> sub & 1) << 4;
             panel.set_row(row, [half(b, 0) * f32::from(scale); 2], [-half(b, 1) * f32::from(minimum); 2], q);
         }
+        GgmlType::IQ4_NL => {
+            let d = half(b, 0);
+            panel.set_row(row, [d; 2], [-128.0 * d; 2], |c| IQ4_VALUES[usize::from(nibble(&b[2..], c))] ^ 0x80);
+        }
+        GgmlType::IQ4_XS => {
+            let scale = b[4 + sub / 2] >> (sub % 2 * 4) & 15 | (u16::from_le_bytes([b[2], b[3]]) >> (sub * 2) & 3) as u8 * 16;
+            let d = half(b, 0) * (f32::from(scale) - 32.0);
+            panel.set_row(row, [d; 2], [-128.0 * d; 2], |c| IQ4_VALUES[usize::from(nibble(&b[8 + sub * 16..], c))] ^ 0x80);
+        }
+        GgmlType::MXFP4 => {
+            let d = power_of_two_halved(b[0]);
+            panel.set_row(row, [d; 2], [-128.0 * d; 2], |c| MXFP4_DOUBLED[usize::from(nibble(&b[1..], c))] ^ 0x80);
+        }
         // Loading refuses every other type (`placement::capability`).
         _ => unreachable!("{ty} has no tile"),
     }
+}
+
+/// What the 16 codes of IQ4_NL and IQ4_XS stand for, as bytes of i8.
+///
+/// Source: `kvalues_iq4nl` of ggml.
+const IQ4_VALUES: [u8; 16] = signed([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113]);
+
+/// Twice what the 16 codes of MXFP4 (E2M1) stand for.
+///
+/// Source: `kvalues_mxfp4` of ggml, and the Open Compute Project's "OCP Microscaling Formats (MX) Specification" 1.0.
+const MXFP4_DOUBLED: [u8; 16] = signed([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12]);
+
+const fn signed(values: [i8; 16]) -> [u8; 16] {
+    let mut bytes = [0; 16];
+    let mut i = 0;
+    while i < 16 {
+        bytes[i] = values[i] as u8;
+        i += 1;
+    }
+    bytes
+}
+
+/// `2^(exponent - 128)`: half of what an E8M0 scale stands for.
+fn power_of_two_halved(exponent: u8) -> f32 {
+    // Below 2^-126 it is a denormal number.
+    f32::from_bits(if exponent < 2 { 0x0020_0000 << exponent } else { (u32::from(exponent) - 1) << 23 })
 }
 
 /// Scale `i` of 16 of a Q3_K block: 6 bits, 32 too high, low 4 bits in bytes 0 to 7 and high 2 bits in bytes 8 to 11.

@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 use crate::api::{EngineError, Finish, FinishReason, GenerateEvent, TokenLogprob};
 use crate::sample::{self, Sampler};
 use crate::schedule::queue::GenerateJob;
+use crate::schedule::slot::Resume;
 use crate::stop::{Shown, TextStream};
 use crate::tokenizer::Tokenizer;
 
@@ -15,6 +16,7 @@ pub struct Generation {
     tokens: Vec<u32>,
     prompt_tokens: u32,
     cached_tokens: u32,
+    lost_tokens: u32,
     generated: u32,
     max_tokens: Option<u32>,
     top_logprobs: Option<u32>,
@@ -29,15 +31,15 @@ pub struct Generation {
 }
 
 impl Generation {
-    /// `cached_tokens` of the prompt are in the cache already.
-    pub fn new(job: GenerateJob, cached_tokens: usize, num_ctx: u32) -> Generation {
+    pub fn new(job: GenerateJob, resume: Resume, num_ctx: u32) -> Generation {
         let GenerateJob { request, events, submitted } = job;
         let mut sampler = Sampler::new(request.sampling, num_ctx);
         sampler.accept(&request.prompt);
         Generation {
             prompt_tokens: request.prompt.len() as u32,
             tokens: request.prompt,
-            cached_tokens: cached_tokens as u32,
+            cached_tokens: resume.tokens as u32,
+            lost_tokens: resume.lost as u32,
             generated: 0,
             max_tokens: request.max_tokens,
             top_logprobs: request.top_logprobs,
@@ -53,6 +55,11 @@ impl Generation {
 
     pub fn tokens(&self) -> &[u32] {
         &self.tokens
+    }
+
+    /// Whether so many cached tokens are just the prompt.
+    pub fn is_prompt_read(&self, cached: usize) -> bool {
+        cached == self.prompt_tokens as usize
     }
 
     pub fn is_abandoned(&self) -> bool {
@@ -96,6 +103,7 @@ impl Generation {
             reason,
             prompt_tokens: self.prompt_tokens,
             cached_tokens: self.cached_tokens,
+            lost_tokens: self.lost_tokens,
             generated_tokens: self.generated,
             queued: self.admitted - self.submitted,
             prefill: prefilled - self.admitted,

@@ -9,6 +9,7 @@ use stowage_placement::Reason;
 
 use crate::api::EngineError;
 use crate::batch::Batch;
+use crate::cache::Checkpoint;
 use crate::schedule::Model;
 use crate::schedule::embedding::Embedding;
 use crate::schedule::generation::Generation;
@@ -24,6 +25,8 @@ pub struct Rounds {
     slots: Vec<Slot>,
     round: u64,
     batch: Batch,
+    /// Whether there is anything that can't be gone back to.
+    needs_copies: bool,
 }
 
 /// Tokens of one slot in a batch.
@@ -37,7 +40,8 @@ struct Share {
 impl Rounds {
     pub fn new(model: Box<dyn Model>, tokenizer: Arc<Tokenizer>, queue: Arc<Queue>, active: Arc<AtomicUsize>) -> Rounds {
         let slots = (0..model.slots()).map(|_| Slot::new()).collect();
-        Rounds { model, tokenizer, queue, active, slots, round: 0, batch: Batch::default() }
+        let needs_copies = !model.can_rewind(model.num_ctx() as usize, 1);
+        Rounds { model, tokenizer, queue, active, slots, round: 0, batch: Batch::default(), needs_copies }
     }
 
     /// Until the queue is closed and all work is done.
@@ -78,9 +82,12 @@ impl Rounds {
                 Job::Generate(job) => {
                     let Some(index) = best_for(&self.slots, &job.request.prompt) else { return };
                     let slot = &mut self.slots[index];
-                    let common = slot.common_with(&job.request.prompt);
-                    slot.cached.truncate(common);
-                    slot.work = Some(Work::Generate(Box::new(Generation::new(job, common, self.model.num_ctx()))));
+                    let resume = slot.resume(&job.request.prompt, |from, to| self.model.can_rewind(from, to));
+                    slot.cached.truncate(resume.tokens);
+                    if let Some(copy) = resume.copy {
+                        self.model.checkpoint(index as u32, copy, Checkpoint::PutBack);
+                    }
+                    slot.work = Some(Work::Generate(Box::new(Generation::new(job, resume, self.model.num_ctx()))));
                 }
                 Job::Embed(job) => {
                     let Some(index) = best_for(&self.slots, &[]) else { return };
@@ -115,6 +122,7 @@ impl Rounds {
         };
         let vocabulary = logits.len() / self.batch.wanted.len().max(1);
         let mut rows = logits.chunks_exact(vocabulary.max(1));
+        let mut read_prompts = Vec::new();
         for share in shares {
             let slot = &mut self.slots[share.slot];
             let read = slot.unread()[..share.count].to_vec();
@@ -123,11 +131,23 @@ impl Rounds {
                 continue;
             }
             let (Some(row), Some(Work::Generate(generation))) = (rows.next(), &mut slot.work) else { continue };
+            if generation.is_prompt_read(slot.cached.len()) {
+                read_prompts.push(share.slot);
+            }
             if let Some(reason) = generation.advance(row, &self.tokenizer)
                 && let Some(Work::Generate(generation)) = slot.work.take()
             {
                 generation.finish(reason);
             }
+        }
+        self.keep(&read_prompts);
+    }
+
+    /// Keeps what can't be gone back to, of slots that have just read their prompts. The answer's first token is not in the cache yet.
+    fn keep(&mut self, slots: &[usize]) {
+        for &slot in slots.iter().filter(|_| self.needs_copies) {
+            let index = self.slots[slot].keep();
+            self.model.checkpoint(slot as u32, index, Checkpoint::Keep);
         }
     }
 

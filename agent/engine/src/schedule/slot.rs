@@ -1,5 +1,7 @@
 //! A place for one sequence: what its cache holds, and what is being done with it.
 
+use stowage_placement::footprint::CHECKPOINTS;
+
 use crate::api::EngineError;
 use crate::schedule::embedding::Embedding;
 use crate::schedule::generation::Generation;
@@ -7,9 +9,29 @@ use crate::schedule::generation::Generation;
 pub struct Slot {
     /// Tokens whose keys and values are in the cache, from place 0.
     pub cached: Vec<u32>,
+    /// What was in the cache when each copy of what can't be gone back to was kept; empty where none was.
+    kept: [Vec<u32>; CHECKPOINTS as usize],
+    /// The copy that is made next.
+    next_copy: usize,
     pub work: Option<Work>,
     /// Number of the round in which the slot was last in a batch.
     pub last_round: u64,
+}
+
+/// Where a prompt is gone on with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Resume {
+    /// Its first tokens, which need not be read.
+    pub tokens: usize,
+    /// The copy that is put back first.
+    pub copy: Option<usize>,
+    /// Tokens that were in the cache and are read again all the same.
+    pub lost: usize,
+}
+
+fn common(cached: &[u32], prompt: &[u32]) -> usize {
+    let readable = &prompt[..prompt.len().saturating_sub(1)];
+    cached.iter().zip(readable).take_while(|(a, b)| a == b).count()
 }
 
 pub enum Work {
@@ -19,7 +41,7 @@ pub enum Work {
 
 impl Slot {
     pub fn new() -> Slot {
-        Slot { cached: Vec::new(), work: None, last_round: 0 }
+        Slot { cached: Vec::new(), kept: Default::default(), next_copy: 0, work: None, last_round: 0 }
     }
 
     pub fn is_free(&self) -> bool {
@@ -28,8 +50,31 @@ impl Slot {
 
     /// Tokens that the cache and a prompt have in common. The prompt's last is not counted: only reading it again gives its logits.
     pub fn common_with(&self, prompt: &[u32]) -> usize {
-        let readable = &prompt[..prompt.len().saturating_sub(1)];
-        self.cached.iter().zip(readable).take_while(|(a, b)| a == b).count()
+        common(&self.cached, prompt)
+    }
+
+    /// From where a prompt is gone on with. `can_rewind` says whether a sequence of so many tokens can be taken up again after its first so many.
+    pub fn resume(&self, prompt: &[u32], can_rewind: impl Fn(usize, usize) -> bool) -> Resume {
+        let cached = self.common_with(prompt);
+        if can_rewind(self.cached.len(), cached) {
+            return Resume { tokens: cached, copy: None, lost: 0 };
+        }
+        let from_copy = |(index, kept): (usize, &Vec<u32>)| {
+            let tokens = common(kept, prompt).min(cached);
+            (tokens > 0 && can_rewind(kept.len(), tokens)).then_some((tokens, index))
+        };
+        match self.kept.iter().enumerate().filter_map(from_copy).max() {
+            Some((tokens, index)) => Resume { tokens, copy: Some(index), lost: cached - tokens },
+            None => Resume { tokens: 0, copy: None, lost: cached },
+        }
+    }
+
+    /// What is in the cache is being kept; the number of the copy.
+    pub fn keep(&mut self) -> usize {
+        let index = self.next_copy;
+        self.kept[index].clone_from(&self.cached);
+        self.next_copy = (index + 1) % self.kept.len();
+        index
     }
 
     /// Tokens of the generation that are not in the cache yet.

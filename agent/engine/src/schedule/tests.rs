@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::mpsc as std_mpsc;
 
@@ -12,6 +13,10 @@ const VOCABULARY: usize = 260;
 /// a `?` is an error. It checks that what it is told to have in the cache is there.
 struct Letters {
     cells: Vec<Vec<u32>>,
+    rings: Vec<Ring>,
+    copies: BTreeMap<(u32, usize), Ring>,
+    /// How far a token looks back into the ring, and how many tokens are there.
+    ring: Option<(usize, usize)>,
     num_ctx: u32,
     num_batch: u32,
     output: Vec<f32>,
@@ -20,9 +25,38 @@ struct Letters {
     gate: Option<std_mpsc::Receiver<()>>,
 }
 
+/// What a layer with a window remembers: tokens from place 0, those before `oldest` written over.
+#[derive(Clone, Default)]
+struct Ring {
+    tokens: Vec<u32>,
+    oldest: usize,
+}
+
+impl Ring {
+    /// Writes a token, which must find all that it looks back on, as it is in `cells`.
+    fn write(&mut self, token: u32, position: usize, cells: &[u32], (window, length): (usize, usize)) {
+        for seen in (position + 1).saturating_sub(window)..position {
+            assert!(seen >= self.oldest && self.tokens.get(seen) == cells.get(seen), "place {seen} is seen from {position}, and is lost");
+        }
+        self.tokens.truncate(position);
+        self.tokens.push(token);
+        self.oldest = self.oldest.max((position + 1).saturating_sub(length));
+    }
+}
+
 impl Letters {
     fn new(slots: usize, num_ctx: u32, num_batch: u32) -> Letters {
-        Letters { cells: vec![Vec::new(); slots], num_ctx, num_batch, output: Vec::new(), steps: Arc::default(), gate: None }
+        Letters {
+            cells: vec![Vec::new(); slots],
+            rings: vec![Ring::default(); slots],
+            copies: BTreeMap::new(),
+            ring: None,
+            num_ctx,
+            num_batch,
+            output: Vec::new(),
+            steps: Arc::default(),
+            gate: None,
+        }
     }
 
     fn write(&mut self, batch: &Batch) {
@@ -37,6 +71,12 @@ impl Letters {
             assert!(at.position as usize <= cells.len(), "a place before this one was never written");
             cells.truncate(at.position as usize);
             cells.push(at.token);
+            if let Some(ring) = self.ring {
+                if at.position == 0 {
+                    self.rings[at.slot as usize] = Ring::default();
+                }
+                self.rings[at.slot as usize].write(at.token, at.position as usize, cells, ring);
+            }
             assert!(at.token != u32::from(b'!'), "an exclamation mark");
         }
     }
@@ -75,6 +115,17 @@ impl Model for Letters {
     fn self_test(&mut self) -> Result<(), EngineError> {
         self.cells.iter_mut().for_each(Vec::clear);
         Ok(())
+    }
+
+    fn can_rewind(&self, from: usize, to: usize) -> bool {
+        self.ring.is_none_or(|(window, length)| to == 0 || (to + 1).saturating_sub(window) >= from.saturating_sub(length))
+    }
+
+    fn checkpoint(&mut self, slot: u32, index: usize, copy: Checkpoint) {
+        match copy {
+            Checkpoint::Keep => drop(self.copies.insert((slot, index), self.rings[slot as usize].clone())),
+            Checkpoint::PutBack => self.rings[slot as usize] = self.copies[&(slot, index)].clone(),
+        }
     }
 
     fn vocabulary(&self) -> usize {
@@ -226,6 +277,43 @@ fn the_next_turn_of_a_chat_reads_only_what_is_new() {
     assert_eq!(finish.cached_tokens, 5 + 3);
     let (fresh, finish) = ask(&scheduler(Letters::new(1, 64, 8)), next_turn());
     assert_eq!((finish.cached_tokens, second), (0, fresh));
+}
+
+/// A model whose layers look back 3 tokens and keep 8.
+fn with_ring(num_ctx: u32) -> Letters {
+    Letters { ring: Some((3, 8)), ..Letters::new(1, num_ctx, 4) }
+}
+
+#[test]
+fn a_question_that_is_asked_again_goes_on_from_the_copy_where_the_answer_has_written_over_it() {
+    let chat = scheduler(with_ring(64));
+    let question = || GenerateRequest { max_tokens: Some(30), ..request("abcdefghij+") };
+    let (answer, first) = ask(&chat, question());
+    let (again, second) = ask(&chat, question());
+    assert_eq!((first.cached_tokens, second.cached_tokens, second.lost_tokens), (0, 10, 0));
+    assert_eq!(again, answer);
+    // A last question that is asked differently, and then the first one once more: two copies are kept.
+    let other = || GenerateRequest { max_tokens: Some(30), ..request("abcdefghik+") };
+    assert_eq!(ask(&chat, other()).1.cached_tokens, 9);
+    assert_eq!(ask(&chat, question()).0, answer);
+}
+
+#[test]
+fn what_no_copy_reaches_is_read_again_and_said() {
+    let chat = scheduler(with_ring(64));
+    ask(&chat, GenerateRequest { max_tokens: Some(30), ..request("abcdefghij+") });
+    let (answer, finish) = ask(&chat, GenerateRequest { max_tokens: Some(9), ..request("abyz+") });
+    assert_eq!((finish.cached_tokens, finish.lost_tokens), (0, 2));
+    let (fresh, _) = ask(&scheduler(with_ring(64)), GenerateRequest { max_tokens: Some(9), ..request("abyz+") });
+    assert_eq!(answer, fresh);
+}
+
+#[test]
+fn the_next_turn_of_a_chat_needs_no_copy() {
+    let chat = scheduler(with_ring(64));
+    let (answer, _) = ask(&chat, GenerateRequest { max_tokens: Some(20), ..request("abcd+") });
+    let (_, finish) = ask(&chat, GenerateRequest { max_tokens: Some(4), ..request(&format!("abcd+{answer}xy")) });
+    assert_eq!((finish.cached_tokens, finish.lost_tokens), (5 + 19, 0));
 }
 
 #[test]

@@ -84,6 +84,7 @@ async fn speak(request: GenerateRequest, events: mpsc::Sender<GenerateEvent>) {
             reason,
             prompt_tokens: request.prompt.len() as u32,
             cached_tokens: 0,
+            lost_tokens: 0,
             generated_tokens: said.len() as u32,
             queued: Duration::from_micros(1),
             prefill: Duration::from_micros(2),

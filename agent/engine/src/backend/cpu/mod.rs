@@ -2,27 +2,30 @@
 //!
 //! `program` turns a block's operations into phases, `raw_step` runs them.
 
+mod experts;
 mod program;
 mod raw_step;
 
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
 use stowage_placement::compute;
+use stowage_placement::gguf::GgmlType;
 use stowage_placement::layout::{self, Backend as Layout};
 use stowage_placement::{Bytes, Reason};
 
 use self::program::{Layer, Program};
-use self::raw_step::{Buffers, OutputBuffers};
+use self::raw_step::{Buffers, OutputBuffers, Turns};
 use super::{Backend, LayerRun, PreparedRun, not_held};
 use crate::api::EngineError;
 use crate::arena::{Arena, Purpose, Region};
 use crate::batch::Batch;
-use crate::cache::{self, LayerCache};
+use crate::cache::{self, Checkpoint, LayerCache};
 use crate::file_mmap::ModelFile;
-use crate::graph::{Block, Weight};
+use crate::graph::{Block, Rope, Weight};
 use crate::kernels::Isa;
-use crate::kernels::matrix::{Matrix, read_floats};
+use crate::kernels::matrix::{Matrix, read_all, read_floats};
 use crate::pool::Pool;
 
 /// One device's memory, and who computes there.
@@ -43,12 +46,15 @@ struct CpuRun {
     buffers: Option<Buffers>,
     output: Option<Output>,
     embedding: usize,
+    embedding_scale: f32,
 }
 
 struct Output {
     norm: Vector,
     epsilon: f32,
     matrix: Arc<Matrix>,
+    scale: f32,
+    softcap: Option<f32>,
     buffers: OutputBuffers,
 }
 
@@ -64,11 +70,25 @@ impl Vector {
     }
 }
 
-/// Reads tensors into an arena.
+/// A tensor of several rows, as f32 as in the file.
+pub(crate) struct Floats {
+    region: Region,
+    columns: usize,
+}
+
+impl Floats {
+    fn row(&self, row: usize) -> &[f32] {
+        &self.region.floats()[row * self.columns..][..self.columns]
+    }
+}
+
+/// Reads tensors into an arena, each once.
 struct Loader<'a> {
     backend: &'a CpuBackend,
     file: &'a ModelFile,
     loaded: &'a mut dyn FnMut(Bytes),
+    matrices: HashMap<String, Arc<Matrix>>,
+    vectors: HashMap<String, Arc<Vector>>,
 }
 
 impl Loader<'_> {
@@ -78,11 +98,38 @@ impl Loader<'_> {
         self.backend.arena.take(Purpose::Weights, bytes.ok_or_else(|| too_large(&weight.name))?)
     }
 
-    fn matrix(&mut self, weight: &Weight) -> Result<Matrix, EngineError> {
+    fn matrix(&mut self, weight: &Weight) -> Result<Arc<Matrix>, EngineError> {
+        if let Some(matrix) = self.matrices.get(&weight.name) {
+            return Ok(Arc::clone(matrix));
+        }
         let view = self.file.tensor(&weight.name)?;
-        let matrix = Matrix::load(&view, self.region(weight)?, &self.backend.pool)?;
+        let matrix = Arc::new(Matrix::load(&view, self.region(weight)?, &self.backend.pool)?);
         (self.loaded)(Bytes(view.data.len() as u64));
+        self.matrices.insert(weight.name.clone(), Arc::clone(&matrix));
         Ok(matrix)
+    }
+
+    /// A vector of which several operations take their part.
+    fn shared_vector(&mut self, weight: &Weight) -> Result<Arc<Vector>, EngineError> {
+        if let Some(vector) = self.vectors.get(&weight.name) {
+            return Ok(Arc::clone(vector));
+        }
+        let vector = Arc::new(self.vector(weight)?);
+        self.vectors.insert(weight.name.clone(), Arc::clone(&vector));
+        Ok(vector)
+    }
+
+    /// A small table, which files have in F32.
+    fn floats(&mut self, weight: &Weight) -> Result<Floats, EngineError> {
+        let view = self.file.tensor(&weight.name)?;
+        if view.ggml_type != GgmlType::F32 {
+            let message = format!("tensor `{}` has type {}; the engine reads such from F32", view.name, view.ggml_type);
+            return Err(EngineError::new(Reason::EngineCannotRun, message));
+        }
+        let mut region = self.region(weight)?;
+        read_all(&view, region.floats_mut());
+        (self.loaded)(Bytes(view.data.len() as u64));
+        Ok(Floats { region, columns: weight.columns })
     }
 
     fn vector(&mut self, weight: &Weight) -> Result<Vector, EngineError> {
@@ -96,19 +143,19 @@ impl Loader<'_> {
 
 impl Backend for CpuBackend {
     fn prepare(&self, run: &LayerRun<'_>, file: &ModelFile, loaded: &mut dyn FnMut(Bytes)) -> Result<Box<dyn PreparedRun>, EngineError> {
-        let mut loader = Loader { backend: self, file, loaded };
+        let mut loader = Loader { backend: self, file, loaded, matrices: HashMap::new(), vectors: HashMap::new() };
         let graph = run.graph;
-        let embeddings = if run.input { Some(Arc::new(loader.matrix(&graph.embeddings)?)) } else { None };
-        let factors = graph.rope.factors.as_ref();
-        if let (true, Some(factors)) = (run.input, factors) {
-            // Counted among the input layer's weights, and small: every device computes its frequencies from it at load.
-            loader.vector(factors)?;
+        let embeddings = if run.input { Some(loader.matrix(&graph.input.embeddings)?) } else { None };
+        for vector in graph.input.vectors.iter().filter(|_| run.input) {
+            // Counted among the input layer's weights, and small: every device computes its frequencies from them at load.
+            loader.vector(vector)?;
         }
         let (layers, first_block) = self.layers(run, &mut loader)?;
         let buffers = if layers.is_empty() { None } else { Some(self.buffers(run, file)?) };
         let output = if run.output { Some(self.output(run, embeddings.as_ref(), &mut loader)?) } else { None };
         let (pool, isa) = (Arc::clone(&self.pool), self.isa);
-        Ok(Box::new(CpuRun { pool, isa, embeddings, first_block, layers, buffers, output, embedding: graph.embeddings.columns }))
+        let (embedding, embedding_scale) = (graph.input.embeddings.columns, graph.input.scale);
+        Ok(Box::new(CpuRun { pool, isa, embeddings, first_block, layers, buffers, output, embedding, embedding_scale }))
     }
 }
 
@@ -126,34 +173,33 @@ impl CpuBackend {
     }
 
     fn layer(&self, run: &LayerRun<'_>, block: &Block, loader: &mut Loader<'_>) -> Result<Layer, EngineError> {
-        let phases = Program::compile(block, loader)?;
-        let (num_ctx, slots) = (run.request.num_ctx, run.request.parallel);
-        let bytes = cache::layer_bytes(&block.cache, num_ctx, slots).ok_or_else(|| too_large("the KV cache"))?;
+        let phases = Program::compile(block, &run.graph.ropes, loader)?;
+        let bytes = cache::layer_bytes(&block.cache, run.request).ok_or_else(|| too_large("the KV cache"))?;
         let region = self.arena.take(Purpose::Cache, bytes)?;
-        Ok(Layer { phases, cache: LayerCache::new(block.cache, num_ctx, region) })
+        let bytes = cache::checkpoint_bytes(&block.cache, run.request).ok_or_else(|| too_large("the copies of the KV cache"))?;
+        let checkpoints = if bytes > Bytes::ZERO { Some(self.arena.take(Purpose::Checkpoints, bytes)?) } else { None };
+        Ok(Layer { phases, cache: LayerCache::new(block.cache, run.request, region, checkpoints) })
     }
 
     fn buffers(&self, run: &LayerRun<'_>, file: &ModelFile) -> Result<Buffers, EngineError> {
-        let sizes = compute::layer_buffers(&run.graph.shape, u64::from(run.request.num_batch));
-        let rope = &run.graph.rope;
-        let factors = rope.factors.as_ref().map(|weight| {
-            let mut factors = vec![0f32; weight.columns];
-            read_floats(&file.tensor(&weight.name)?, &mut factors).map(|()| factors)
-        });
-        let frequencies = rope.frequencies(factors.transpose()?.as_deref());
-        Buffers::new(&run.graph.shape, frequencies, run.request.num_batch as usize, self.scratch(sizes)?)
+        let (shape, batch) = (&run.graph.shape, u64::from(run.request.num_batch));
+        let turns = run.graph.ropes.iter().map(|rope| turns(rope, file)).collect::<Result<Vec<Turns>, EngineError>>()?;
+        let regions = self.scratch(compute::layer_buffers(shape, batch))?;
+        let experts = if shape.experts > 0 { Some(self.scratch(compute::expert_buffers(shape, batch))?) } else { None };
+        Ok(Buffers::new(shape, turns, run.request.num_batch as usize, regions, experts))
     }
 
     fn output(&self, run: &LayerRun<'_>, embeddings: Option<&Arc<Matrix>>, loader: &mut Loader<'_>) -> Result<Output, EngineError> {
         let output = &run.graph.output;
-        let norm = loader.vector(&output.norm)?;
+        let norm = loader.vector(&output.norm.weight)?;
         let matrix = match embeddings {
             Some(embeddings) if output.tied => Arc::clone(embeddings),
-            _ => Arc::new(loader.matrix(&output.weight)?),
+            _ => loader.matrix(&output.weight)?,
         };
         let rows = compute::logit_rows(run.request.parallel);
         let buffers = OutputBuffers::new(rows as usize, self.scratch(compute::output_buffers(&run.graph.shape, rows))?);
-        Ok(Output { norm, epsilon: output.epsilon, matrix, buffers })
+        let (scale, softcap) = (output.scale, output.softcap);
+        Ok(Output { norm, epsilon: output.norm.epsilon, matrix, scale, softcap, buffers })
     }
 
     fn scratch<const N: usize>(&self, sizes: [Option<u64>; N]) -> Result<[Region; N], EngineError> {
@@ -166,6 +212,16 @@ impl CpuBackend {
     }
 }
 
+/// The frequencies of a rope, its factors read from the file.
+fn turns(rope: &Rope, file: &ModelFile) -> Result<Turns, EngineError> {
+    let read = |weight: &Weight| {
+        let mut factors = vec![0f32; weight.columns];
+        read_floats(&file.tensor(&weight.name)?, &mut factors).map(|()| factors)
+    };
+    let factors = rope.factors.as_ref().map(read).transpose()?;
+    Ok(Turns { frequencies: rope.frequencies(factors.as_deref()), magnitude: rope.magnitude, pairing: rope.pairing })
+}
+
 fn too_large(what: &str) -> EngineError {
     EngineError::new(Reason::InvalidRequest, format!("{what} needs more bytes than 64 bits can count"))
 }
@@ -175,6 +231,9 @@ impl PreparedRun for CpuRun {
         let embeddings = self.embeddings.as_ref().ok_or_else(|| not_held("the embeddings"))?;
         for (at, row) in batch.tokens.iter().zip(hidden.chunks_exact_mut(self.embedding)) {
             embeddings.read_row(at.token as usize, row);
+            if self.embedding_scale != 1.0 {
+                row.iter_mut().for_each(|x| *x *= self.embedding_scale);
+            }
         }
         Ok(())
     }
@@ -190,8 +249,22 @@ impl PreparedRun for CpuRun {
     }
 
     fn logits(&mut self, rows: &[u32], hidden: &[f32]) -> Result<&[f32], EngineError> {
-        let Output { norm, epsilon, matrix, buffers } = self.output.as_mut().ok_or_else(|| not_held("the output layer"))?;
-        Ok(buffers.logits(self.isa, &self.pool, rows, hidden, (norm.floats(), *epsilon), matrix))
+        let Output { norm, epsilon, matrix, scale, softcap, buffers } = self.output.as_mut().ok_or_else(|| not_held("the output layer"))?;
+        let logits = buffers.logits(self.isa, &self.pool, rows, hidden, (norm.floats(), *epsilon), matrix);
+        // SAFETY: these are its floats.
+        unsafe {
+            if *scale != 1.0 {
+                self.isa.scale(logits.as_mut_ptr(), *scale, logits.len());
+            }
+            if let Some(softcap) = softcap {
+                self.isa.softcap(logits.as_mut_ptr(), *softcap, logits.len());
+            }
+        }
+        Ok(logits)
+    }
+
+    fn checkpoint(&mut self, slot: u32, index: usize, copy: Checkpoint) {
+        self.layers.iter_mut().flatten().for_each(|layer| layer.cache.checkpoint(slot as usize, index, copy));
     }
 
     fn normalise(&mut self, hidden: &mut [f32]) -> Result<(), EngineError> {

@@ -3,16 +3,37 @@
 //! Within a phase no thread needs what another writes; between phases they meet. Operations on single rows follow each other without a meeting, for a
 //! row stays with its thread, and activations are quantised where they were just computed.
 
+use std::ops::Range;
+use std::sync::Arc;
+
+use stowage_placement::Reason;
+use stowage_placement::layout::TILE_ROWS;
+
+use super::experts::ExpertWeights;
 use super::{Loader, Vector};
 use crate::api::EngineError;
 use crate::cache::LayerCache;
-use crate::graph::{Block, Operand, Operation, Product};
+use crate::graph::{Activation, Attention, Block, Experts, Operand, Operation, Product, Rope};
 use crate::kernels::matrix::Matrix;
 
 /// One block, ready to run.
 pub(super) struct Layer {
     pub phases: Vec<Phase>,
     pub cache: LayerCache,
+}
+
+/// A value that rows are read from or written to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Value {
+    Of(Operand),
+    /// The router's logits.
+    Router,
+}
+
+impl From<Operand> for Value {
+    fn from(operand: Operand) -> Value {
+        Value::Of(operand)
+    }
 }
 
 /// What all threads do before they meet again.
@@ -22,15 +43,29 @@ pub(super) enum Phase {
     /// Each thread with its own tiles of the matrices, all of which multiply the same value.
     Multiply { from: Operand, parts: Vec<Part> },
     /// Each thread with its own heads and tokens.
-    Attend { heads: usize, scale: f32, to: Operand },
+    Attend(Attend),
+    /// Each thread with its own tiles of each expert's gate and up.
+    ExpertsUp(Arc<ExpertWeights>),
+    /// Each thread with its own tiles of each expert's down, which all add to Hidden.
+    ExpertsDown(Arc<ExpertWeights>),
+}
+
+pub(super) struct Attend {
+    pub heads: usize,
+    pub scale: f32,
+    pub softcap: f32,
+    pub sinks: Option<Vector>,
+    pub to: Operand,
 }
 
 /// What is done with one token's row.
 pub(super) enum RowStep {
+    /// Norms `parts` parts of the row, each as long as the weight.
     Norm {
         from: Operand,
         weight: Vector,
         epsilon: f32,
+        parts: usize,
         to: Operand,
     },
     /// Brings the row into the form in which quantised matrices are multiplied.
@@ -38,77 +73,161 @@ pub(super) enum RowStep {
         from: Operand,
         length: usize,
     },
+    /// The same for a token alone, as experts are multiplied.
+    QuantiseAlone {
+        from: Operand,
+        length: usize,
+    },
     Rotate {
         value: Operand,
         heads: usize,
+        rope: usize,
     },
     /// Puts Key and Value into the cache.
     Store,
     GatedActivation {
+        activation: Activation,
         gate: Operand,
         up: Operand,
         length: usize,
     },
+    Share {
+        value: Operand,
+        by: Operand,
+        length: usize,
+    },
+    /// Adds `scale` times the row.
+    Add {
+        from: Operand,
+        scale: f32,
+        to: Operand,
+    },
+    /// Adds some elements of a vector.
+    Bias {
+        vector: Arc<Vector>,
+        elements: Range<usize>,
+        to: Value,
+    },
+    /// Chooses the token's experts.
+    Choose(Arc<ExpertWeights>),
+    /// Gated activation of the chosen experts, weighted.
+    ActivateExperts(Arc<ExpertWeights>),
+    /// Adds the biases of what the chosen experts give.
+    ExpertsBias(Arc<ExpertWeights>),
 }
 
-/// One matrix of a product.
+/// Some rows of a matrix in a product.
 pub(super) struct Part {
-    pub matrix: Matrix,
-    pub to: Operand,
+    pub matrix: Arc<Matrix>,
+    pub rows: Range<usize>,
+    pub to: Value,
     pub add: bool,
 }
 
+impl Part {
+    /// The tiles of its rows, which begin with a tile.
+    pub fn tiles(&self) -> Range<usize> {
+        let tile = TILE_ROWS as usize;
+        self.rows.start / tile..self.rows.end.div_ceil(tile)
+    }
+}
+
 /// Phases under construction.
-#[derive(Default)]
-pub(super) struct Program {
+pub(super) struct Program<'a, 'l> {
+    loader: &'a mut Loader<'l>,
+    ropes: &'a [Rope],
     phases: Vec<Phase>,
     rows: Vec<RowStep>,
     /// Columns of Gate, known from the product that wrote it.
     gate_length: usize,
 }
 
-impl Program {
-    pub fn compile(block: &Block, loader: &mut Loader<'_>) -> Result<Vec<Phase>, EngineError> {
-        let mut program = Program::default();
+impl Program<'_, '_> {
+    pub fn compile(block: &Block, ropes: &[Rope], loader: &mut Loader<'_>) -> Result<Vec<Phase>, EngineError> {
+        let mut program = Program { loader, ropes, phases: Vec::new(), rows: Vec::new(), gate_length: 0 };
         for operation in &block.operations {
-            program.operation(operation, loader)?;
+            program.operation(operation)?;
         }
         program.end_rows();
         Ok(program.phases)
     }
 
-    fn operation(&mut self, operation: &Operation, loader: &mut Loader<'_>) -> Result<(), EngineError> {
+    fn operation(&mut self, operation: &Operation) -> Result<(), EngineError> {
         match operation {
-            Operation::Norm { from, weight, epsilon, to } => {
-                self.rows.push(RowStep::Norm { from: *from, weight: loader.vector(weight)?, epsilon: *epsilon, to: *to });
+            Operation::Norm { from, norm, parts, to } => {
+                let weight = self.loader.vector(&norm.weight)?;
+                self.rows.push(RowStep::Norm { from: *from, weight, epsilon: norm.epsilon, parts: *parts, to: *to });
             }
-            Operation::Linear { from, products } => self.linear(*from, products, loader)?,
-            Operation::Rope { value, heads } => self.rows.push(RowStep::Rotate { value: *value, heads: *heads }),
-            Operation::Attention { heads, scale, to } => {
-                self.rows.push(RowStep::Store);
-                self.end_rows();
-                self.phases.push(Phase::Attend { heads: *heads, scale: *scale, to: *to });
+            Operation::Linear { from, products } => self.linear(*from, products)?,
+            Operation::Rope { value, heads, rope } => {
+                debug_assert!(*rope < self.ropes.len());
+                self.rows.push(RowStep::Rotate { value: *value, heads: *heads, rope: *rope });
             }
-            Operation::GatedActivation { gate, up } => {
-                self.rows.push(RowStep::GatedActivation { gate: *gate, up: *up, length: self.gate_length });
+            Operation::Attention(attention) => self.attention(attention)?,
+            Operation::GatedActivation { activation, gate, up } => {
+                let (activation, length) = (*activation, self.gate_length);
+                self.rows.push(RowStep::GatedActivation { activation, gate: *gate, up: *up, length });
             }
+            Operation::Share { value, by } => self.rows.push(RowStep::Share { value: *value, by: *by, length: self.gate_length }),
+            Operation::Experts(experts) => self.experts(experts)?,
+            Operation::Add { from, scale, to } => self.rows.push(RowStep::Add { from: *from, scale: *scale, to: *to }),
         }
         Ok(())
     }
 
-    fn linear(&mut self, from: Operand, products: &[Product], loader: &mut Loader<'_>) -> Result<(), EngineError> {
+    fn attention(&mut self, attention: &Attention) -> Result<(), EngineError> {
+        let Attention { heads, scale, softcap, sinks, to } = attention;
+        let sinks = sinks.as_ref().map(|sinks| self.loader.vector(sinks)).transpose()?;
+        self.rows.push(RowStep::Store);
+        self.end_rows();
+        self.phases.push(Phase::Attend(Attend { heads: *heads, scale: *scale, softcap: softcap.unwrap_or(0.0), sinks, to: *to }));
+        Ok(())
+    }
+
+    fn linear(&mut self, from: Operand, products: &[Product]) -> Result<(), EngineError> {
         let mut parts = Vec::with_capacity(products.len());
-        for Product { weight, to, add } in products {
+        let mut biases = Vec::new();
+        for Product { weight, rows, bias, to, add } in products {
             if *to == Operand::Gate {
-                self.gate_length = weight.rows;
+                self.gate_length = rows.len();
             }
-            parts.push(Part { matrix: loader.matrix(weight)?, to: *to, add: *add });
+            check_tiles(weight.rows, rows, &weight.name)?;
+            parts.push(Part { matrix: self.loader.matrix(weight)?, rows: rows.clone(), to: (*to).into(), add: *add });
+            if let Some(bias) = bias {
+                biases.push(RowStep::Bias { vector: self.loader.shared_vector(bias)?, elements: rows.clone(), to: (*to).into() });
+            }
         }
+        self.multiply(from, parts);
+        self.rows.extend(biases);
+        Ok(())
+    }
+
+    fn multiply(&mut self, from: Operand, parts: Vec<Part>) {
         if let Some(part) = parts.iter().find(|part| part.matrix.is_quantised()) {
             self.rows.push(RowStep::Quantise { from, length: part.matrix.columns });
         }
         self.end_rows();
         self.phases.push(Phase::Multiply { from, parts });
+    }
+
+    fn experts(&mut self, experts: &Experts) -> Result<(), EngineError> {
+        let router = self.loader.matrix(&experts.router)?;
+        let bias = experts.router_bias.as_ref().map(|bias| self.loader.shared_vector(bias)).transpose()?;
+        self.multiply(Operand::Normed, vec![Part { rows: 0..router.rows, matrix: router, to: Value::Router, add: false }]);
+        self.rows.extend(bias.map(|vector| RowStep::Bias { vector, elements: 0..experts.count, to: Value::Router }));
+        let weights = Arc::new(ExpertWeights::load(experts, self.loader)?);
+        self.rows.push(RowStep::Choose(Arc::clone(&weights)));
+        if weights.gate.is_quantised() || weights.up.is_quantised() {
+            self.rows.push(RowStep::QuantiseAlone { from: Operand::Normed, length: weights.gate.columns });
+        }
+        self.end_rows();
+        self.phases.push(Phase::ExpertsUp(Arc::clone(&weights)));
+        self.rows.push(RowStep::ActivateExperts(Arc::clone(&weights)));
+        self.end_rows();
+        self.phases.push(Phase::ExpertsDown(Arc::clone(&weights)));
+        if weights.has_down_bias() {
+            self.rows.push(RowStep::ExpertsBias(weights));
+        }
         Ok(())
     }
 
@@ -117,4 +236,15 @@ impl Program {
             self.phases.push(Phase::Rows(std::mem::take(&mut self.rows)));
         }
     }
+}
+
+/// Parts of a matrix are told apart by their tiles.
+pub(super) fn check_tiles(all: usize, rows: &Range<usize>, name: &str) -> Result<(), EngineError> {
+    let tile = TILE_ROWS as usize;
+    if rows.start.is_multiple_of(tile) && (rows.end.is_multiple_of(tile) || rows.end == all) {
+        return Ok(());
+    }
+    let message =
+        format!("rows {} to {} of `{name}` are not whole tiles of {tile} rows, which the CPU's kernels multiply", rows.start, rows.end);
+    Err(EngineError::new(Reason::EngineCannotRun, message))
 }

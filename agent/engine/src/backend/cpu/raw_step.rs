@@ -5,14 +5,14 @@
 
 use stowage_placement::compute::ComputeShape;
 
-use super::program::{Layer, Part, Phase, RowStep};
-use crate::api::EngineError;
+use super::experts::{Choice, ExpertWeights};
+use super::program::{Attend, Layer, Part, Phase, RowStep, Value};
 use crate::arena::Region;
 use crate::batch::{Batch, TokenAt};
 use crate::cache::LayerCache;
-use crate::graph::Operand;
+use crate::graph::{Activation, Operand, Pairing};
 use crate::kernels::matrix::{Columns, Matrix, Products};
-use crate::kernels::{BLOCK, BLOCK_BYTES, Head, Isa, Query};
+use crate::kernels::{BLOCK, BLOCK_BYTES, Head, Isa, Query, ROWS};
 use crate::pool::{Pool, Worker};
 
 /// Quantised activations that a pass over a matrix goes through at once, so that they stay in the second-level cache.
@@ -25,8 +25,18 @@ pub(super) struct Buffers {
     shape: ComputeShape,
     /// Normed, Query, Key, Value, Attended, Gate, Up; quantised activations; each token's rotation. As `placement::compute::layer_buffers` orders them.
     regions: [Region; 9],
-    frequencies: Vec<f32>,
+    /// As `placement::compute::expert_buffers` orders them: router's logits, choices, gate, up, the gate quantised, shares.
+    experts: Option<[Region; 6]>,
+    turns: Vec<Turns>,
     spans: Vec<Span>,
+}
+
+/// A way in which positions become angles.
+pub(super) struct Turns {
+    pub frequencies: Vec<f32>,
+    /// What turned elements are multiplied by.
+    pub magnitude: f32,
+    pub pairing: Pairing,
 }
 
 /// Neighbouring tokens of one sequence.
@@ -43,19 +53,21 @@ struct Step<'a> {
     shape: &'a ComputeShape,
     tokens: &'a [TokenAt],
     spans: &'a [Span],
-    frequencies: &'a [f32],
+    turns: &'a [Turns],
     /// Columns in a group of quantised activations.
     width: usize,
     hidden: *mut f32,
     buffers: [*mut f32; 9],
+    /// Null where there are no experts.
+    experts: [*mut f32; 6],
 }
 
 // SAFETY: the pointers are to buffers that outlive the step; threads keep to the rule of this module.
 unsafe impl Sync for Step<'_> {}
 
 impl Buffers {
-    pub fn new(shape: &ComputeShape, frequencies: Vec<f32>, num_batch: usize, regions: [Region; 9]) -> Result<Buffers, EngineError> {
-        Ok(Buffers { shape: *shape, regions, frequencies, spans: Vec::with_capacity(num_batch) })
+    pub fn new(shape: &ComputeShape, turns: Vec<Turns>, num_batch: usize, regions: [Region; 9], experts: Option<[Region; 6]>) -> Buffers {
+        Buffers { shape: *shape, regions, experts, turns, spans: Vec::with_capacity(num_batch) }
     }
 
     /// Takes the hidden state of the batch's tokens through the layers.
@@ -68,10 +80,14 @@ impl Buffers {
             shape: &self.shape,
             tokens: &batch.tokens,
             spans: &self.spans,
-            frequencies: &self.frequencies,
+            turns: &self.turns,
             width: isa.group_width(batch.tokens.len()),
             hidden: hidden.as_mut_ptr(),
-            buffers: std::array::from_fn(|i| self.regions[i].floats_mut().as_mut_ptr()),
+            buffers: self.regions.each_mut().map(|region| region.floats_mut().as_mut_ptr()),
+            experts: match &mut self.experts {
+                Some(regions) => regions.each_mut().map(|region| region.floats_mut().as_mut_ptr()),
+                None => [std::ptr::null_mut(); 6],
+            },
         };
         pool.run(&|worker: &Worker<'_>| {
             // SAFETY: the buffers have room for `num_batch` tokens, which the batch is within, and threads keep to the rule of this module.
@@ -99,9 +115,14 @@ fn spans(tokens: &[TokenAt], spans: &mut Vec<Span>) {
 
 impl Step<'_> {
     /// Where a value's rows begin, and how many floats they are apart.
-    fn value(&self, value: Operand) -> (*mut f32, usize) {
+    fn value(&self, value: impl Into<Value>) -> (*mut f32, usize) {
         let shape = self.shape;
-        let (index, width) = match value {
+        let operand = match value.into() {
+            Value::Router => return (self.experts[0], shape.experts as usize),
+            Value::Of(Operand::Share) => return (self.experts[5], 1),
+            Value::Of(operand) => operand,
+        };
+        let (index, width) = match operand {
             Operand::Hidden => return (self.hidden, shape.embedding as usize),
             Operand::Normed => (0, shape.embedding),
             Operand::Query => (1, shape.heads * shape.key_length),
@@ -110,11 +131,12 @@ impl Step<'_> {
             Operand::Attended => (4, shape.heads * shape.value_length),
             Operand::Gate => (5, shape.feed_forward),
             Operand::Up => (6, shape.feed_forward),
+            Operand::Share => unreachable!("it lies with the experts' buffers"),
         };
         (self.buffers[index], width as usize)
     }
 
-    unsafe fn row(&self, value: Operand, row: usize) -> *mut f32 {
+    unsafe fn row(&self, value: impl Into<Value>, row: usize) -> *mut f32 {
         let (start, width) = self.value(value);
         // SAFETY: the caller gives a row of the batch.
         unsafe { start.add(row * width) }
@@ -125,9 +147,9 @@ impl Step<'_> {
     }
 
     /// `key_length` floats: cosines, then sines.
-    unsafe fn rotation(&self, row: usize) -> *mut f32 {
-        // SAFETY: the caller gives a row of the batch.
-        unsafe { self.buffers[8].add(row * self.shape.key_length as usize) }
+    unsafe fn rotation(&self, rope: usize, row: usize) -> *mut f32 {
+        // SAFETY: the caller gives a rope and a row of the batch.
+        unsafe { self.buffers[8].add((row * self.shape.ropes as usize + rope) * self.shape.key_length as usize) }
     }
 
     /// This thread's tokens, in whole groups.
@@ -137,15 +159,16 @@ impl Step<'_> {
 
     /// Angles of this thread's tokens. In f64, so that far positions are as exact as near ones.
     unsafe fn rotations(&self, worker: &Worker<'_>) {
-        let pairs = self.frequencies.len();
         for row in self.rows(worker) {
             let position = f64::from(self.tokens[row].position);
-            for (i, frequency) in self.frequencies.iter().enumerate() {
-                let (sin, cos) = (position * f64::from(*frequency)).sin_cos();
-                // SAFETY: the row has room for two numbers a pair.
-                unsafe {
-                    *self.rotation(row).add(i) = cos as f32;
-                    *self.rotation(row).add(pairs + i) = sin as f32;
+            for (rope, Turns { frequencies, magnitude, .. }) in self.turns.iter().enumerate() {
+                for (i, frequency) in frequencies.iter().enumerate() {
+                    let (sin, cos) = (position * f64::from(*frequency)).sin_cos();
+                    // SAFETY: the row has room for two numbers a pair.
+                    unsafe {
+                        *self.rotation(rope, row).add(i) = cos as f32 * magnitude;
+                        *self.rotation(rope, row).add(frequencies.len() + i) = sin as f32 * magnitude;
+                    }
                 }
             }
         }
@@ -163,7 +186,9 @@ impl Step<'_> {
                     }
                 }
                 Phase::Multiply { from, parts } => self.multiply(*from, parts, worker),
-                Phase::Attend { heads, scale, to } => self.attend(*heads, *scale, *to, cache, worker),
+                Phase::Attend(attend) => self.attend(attend, cache, worker),
+                Phase::ExpertsUp(experts) => self.experts_up(experts, worker),
+                Phase::ExpertsDown(experts) => self.experts_down(experts, worker),
             }
         }
     }
@@ -172,62 +197,182 @@ impl Step<'_> {
         // SAFETY: rows have the widths of their values, which are those that the weights were checked to have.
         unsafe {
             match step {
-                RowStep::Norm { from, weight, epsilon, to } => {
+                RowStep::Norm { from, weight, epsilon, parts, to } => {
                     let weight = weight.floats();
-                    self.isa.norm(self.row(*from, row), weight.as_ptr(), weight.len(), *epsilon, self.row(*to, row));
+                    let (from, to) = (self.row(*from, row), self.row(*to, row));
+                    for at in (0..*parts).map(|part| part * weight.len()) {
+                        self.isa.norm(from.add(at), weight.as_ptr(), weight.len(), *epsilon, to.add(at));
+                    }
                 }
                 RowStep::Quantise { from, length } => {
                     let group = row / self.width * self.width * (length / BLOCK) * BLOCK_BYTES;
                     self.isa.quantise(self.row(*from, row), *length, row % self.width, self.width, self.quantised().add(group));
                 }
-                RowStep::Rotate { value, heads } => {
-                    let (length, pairs) = (self.shape.key_length as usize, self.frequencies.len());
-                    self.isa.rotate(self.row(*value, row), *heads, length, self.rotation(row), pairs);
+                RowStep::QuantiseAlone { from, length } => {
+                    self.isa.quantise(self.row(*from, row), *length, 0, 1, self.quantised().add(row * (length / BLOCK) * BLOCK_BYTES));
+                }
+                RowStep::Rotate { value, heads, rope } => {
+                    let Turns { frequencies, pairing, .. } = &self.turns[*rope];
+                    let (length, pairs) = (self.shape.key_length as usize, frequencies.len());
+                    match pairing {
+                        Pairing::Neighbours => self.isa.rotate(self.row(*value, row), *heads, length, self.rotation(*rope, row), pairs),
+                        Pairing::Halves => self.isa.rotate_halves(self.row(*value, row), *heads, length, self.rotation(*rope, row), pairs),
+                    }
                 }
                 RowStep::Store => {
                     let TokenAt { slot, position, .. } = self.tokens[row];
                     cache.store(slot as usize, position as usize, self.row(Operand::Key, row), self.row(Operand::Value, row));
                 }
-                RowStep::GatedActivation { gate, up, length } => {
-                    self.isa.gated_silu(self.row(*gate, row), self.row(*up, row), *length);
+                RowStep::GatedActivation { activation, gate, up, length } => {
+                    activate(self.isa, *activation, self.row(*gate, row), self.row(*up, row), *length);
+                }
+                RowStep::Share { value, by, length } => {
+                    let share = 1.0 / (1.0 + (-*self.row(*by, row)).exp());
+                    self.isa.scale(self.row(*value, row), share, *length);
+                }
+                RowStep::Add { from, scale, to } => {
+                    self.isa.add_scaled(self.row(*to, row), self.row(*from, row), *scale, self.shape.embedding as usize);
+                }
+                RowStep::Bias { vector, elements, to } => {
+                    let bias = &vector.floats()[elements.clone()];
+                    self.isa.add_scaled(self.row(*to, row), bias.as_ptr(), 1.0, bias.len());
+                }
+                RowStep::Choose(experts) => {
+                    let logits = std::slice::from_raw_parts_mut(self.row(Value::Router, row), experts.count);
+                    experts.choose(logits, self.choices(row, experts.used));
+                }
+                RowStep::ActivateExperts(experts) => self.activate_experts(experts, row),
+                RowStep::ExpertsBias(experts) => {
+                    let hidden = std::slice::from_raw_parts_mut(self.row(Operand::Hidden, row), experts.embedding);
+                    for choice in self.choices(row, experts.used) {
+                        experts.add_down_bias(*choice, hidden);
+                    }
                 }
             }
         }
     }
 
+    /// The experts that a token goes to.
+    #[allow(clippy::mut_from_ref)]
+    unsafe fn choices(&self, row: usize, used: usize) -> &mut [Choice] {
+        // SAFETY: the caller gives a row of the batch, which is this thread's while it is written.
+        unsafe { std::slice::from_raw_parts_mut(self.experts[1].cast::<Choice>().add(row * used), used) }
+    }
+
+    /// Gate, or up, of the `index`-th expert of a token, and of all tokens.
+    unsafe fn expert_row(&self, buffer: usize, row: usize, index: usize) -> *mut f32 {
+        let (used, width) = (self.shape.experts_used as usize, self.shape.expert_feed_forward as usize);
+        // SAFETY: the caller gives a row of the batch and one of its experts.
+        unsafe { self.experts[buffer].add((row * used + index) * width) }
+    }
+
+    unsafe fn activate_experts(&self, experts: &ExpertWeights, row: usize) {
+        let length = experts.feed_forward;
+        // SAFETY: gate and up have `feed_forward` floats for each of the token's experts.
+        unsafe {
+            for (index, choice) in self.choices(row, experts.used).iter().enumerate() {
+                let (gate, up) = (self.expert_row(GATES, row, index), self.expert_row(UPS, row, index));
+                let (gates, ups) = (std::slice::from_raw_parts_mut(gate, length), std::slice::from_raw_parts_mut(up, length));
+                experts.add_biases(choice.expert as usize, gates, ups);
+                activate(self.isa, experts.activation, gate, up, length);
+                self.isa.scale(gate, choice.weight, length);
+                if experts.down.is_quantised() {
+                    self.isa.quantise(gate, length, 0, 1, self.expert_column(row, index, length));
+                }
+            }
+        }
+    }
+
+    /// Where the gate of the `index`-th expert of a token is quantised.
+    unsafe fn expert_column(&self, row: usize, index: usize, length: usize) -> *mut u8 {
+        let at = (row * self.shape.experts_used as usize + index) * (length / BLOCK) * BLOCK_BYTES;
+        // SAFETY: the caller gives a row of the batch and one of its experts.
+        unsafe { self.experts[QUANTISED].cast::<u8>().add(at) }
+    }
+
+    /// Calls `with` for each expert that any token goes to, and each such token: expert, token, and which of the token's experts it is.
+    unsafe fn each_pair(&self, experts: &ExpertWeights, mut with: impl FnMut(usize, &mut dyn Iterator<Item = (usize, usize)>)) {
+        for expert in 0..experts.count {
+            let of_row = |row: usize| {
+                // SAFETY: choices were made before this phase, and are only read in it.
+                let choices: &[Choice] = unsafe { self.choices(row, experts.used) };
+                choices.iter().position(|choice| choice.expert as usize == expert).map(|index| (row, index))
+            };
+            with(expert, &mut (0..self.tokens.len()).filter_map(of_row));
+        }
+    }
+
+    unsafe fn experts_up(&self, experts: &ExpertWeights, worker: &Worker<'_>) {
+        let tiles = experts.feed_forward.div_ceil(ROWS);
+        let share = worker.share(tiles, 1);
+        let (floats, stride) = self.value(Operand::Normed);
+        // SAFETY: passed on to the caller; each tile of each expert is one thread's.
+        unsafe {
+            self.each_pair(experts, |expert, pairs| {
+                for (row, index) in pairs {
+                    let quantised = self.quantised().wrapping_add(row * (experts.gate.columns / BLOCK) * BLOCK_BYTES);
+                    let columns = Columns { tokens: 1, floats: floats.add(row * stride), stride, quantised, width: 1 };
+                    for (matrix, buffer) in [(&experts.gate, GATES), (&experts.up, UPS)] {
+                        let to = self.expert_row(buffer, row, index);
+                        multiply_expert(self.isa, matrix, expert * tiles, &share, &columns, to, false);
+                    }
+                }
+            });
+        }
+    }
+
+    unsafe fn experts_down(&self, experts: &ExpertWeights, worker: &Worker<'_>) {
+        let tiles = experts.embedding.div_ceil(ROWS);
+        let share = worker.share(tiles, 1);
+        let length = experts.feed_forward;
+        // SAFETY: passed on to the caller; each tile of each token's hidden state is one thread's, whichever the expert.
+        unsafe {
+            self.each_pair(experts, |expert, pairs| {
+                for (row, index) in pairs {
+                    let (floats, quantised) = (self.expert_row(GATES, row, index), self.expert_column(row, index, length));
+                    let columns = Columns { tokens: 1, floats, stride: length, quantised, width: 1 };
+                    multiply_expert(self.isa, &experts.down, expert * tiles, &share, &columns, self.row(Operand::Hidden, row), true);
+                }
+            });
+        }
+    }
+
     unsafe fn multiply(&self, from: Operand, parts: &[Part], worker: &Worker<'_>) {
-        let total = parts.iter().map(|part| part.matrix.tiles()).sum();
+        let total = parts.iter().map(|part| part.tiles().len()).sum();
         let share = worker.share(total, 1);
         let (floats, stride) = self.value(from);
         let columns = Columns { tokens: self.tokens.len(), floats, stride, quantised: self.quantised(), width: self.width };
         let mut before = 0;
-        for Part { matrix, to, add } in parts {
-            let tiles =
-                share.start.clamp(before, before + matrix.tiles()) - before..share.end.clamp(before, before + matrix.tiles()) - before;
-            before += matrix.tiles();
-            let (to, stride) = self.value(*to);
-            // SAFETY: passed on to the caller; the tiles are this thread's.
-            unsafe { multiply_tiles(self.isa, matrix, tiles, &columns, Products { to, stride, add: *add }) };
+        for part in parts {
+            let (tiles, (to, stride)) = (part.tiles(), self.value(part.to));
+            let own = |at: usize| tiles.start + at.clamp(before, before + tiles.len()) - before;
+            let own = own(share.start)..own(share.end);
+            before += tiles.len();
+            // SAFETY: passed on to the caller; the tiles are this thread's. Rows are counted from the part's first.
+            unsafe {
+                let products = Products { to: to.wrapping_sub(part.rows.start), stride, add: part.add };
+                multiply_tiles(self.isa, &part.matrix, own, &columns, products);
+            }
         }
     }
 
-    unsafe fn attend(&self, heads: usize, scale: f32, to: Operand, cache: &LayerCache, worker: &Worker<'_>) {
+    unsafe fn attend(&self, attend: &Attend, cache: &LayerCache, worker: &Worker<'_>) {
+        let Attend { heads, scale, softcap, sinks, to } = attend;
         let shape = cache.shape();
         let pieces = self.spans.len() * shape.kv_heads;
         for piece in (worker.index..pieces).step_by(worker.count) {
             let (span, kv_head) = (self.spans[piece / shape.kv_heads], piece % shape.kv_heads);
-            let (keys, values) = cache.head(span.slot, kv_head);
-            let head = Head { keys, values, key_length: shape.key_length, value_length: shape.value_length, scale };
+            let head = Head { cached: cache.head(span.slot, kv_head), scale: *scale, softcap: *softcap };
             let sharing = heads / shape.kv_heads;
             let query = |index: usize| {
                 let (row, of_heads) = (span.first + index / sharing, kv_head * sharing + index % sharing);
+                let end = self.tokens[row].position as usize + 1;
+                let first = shape.window.map_or(0, |window| end.saturating_sub(window));
+                let sink = sinks.as_ref().map_or(f32::NEG_INFINITY, |sinks| sinks.floats()[of_heads]);
                 // SAFETY: a row of the batch, and one of its heads.
                 unsafe {
-                    Query {
-                        from: self.row(Operand::Query, row).add(of_heads * shape.key_length),
-                        to: self.row(to, row).add(of_heads * shape.value_length),
-                        positions: self.tokens[row].position as usize + 1,
-                    }
+                    let from = self.row(Operand::Query, row).add(of_heads * shape.key_length);
+                    Query { from, to: self.row(*to, row).add(of_heads * shape.value_length), first, end, sink }
                 }
             };
             for first in (0..span.count * sharing).step_by(8) {
@@ -237,6 +382,47 @@ impl Step<'_> {
                 unsafe { self.isa.attend(&head, &queries[..count]) };
             }
         }
+    }
+}
+
+/// Which of the experts' buffers is which.
+const GATES: usize = 2;
+const UPS: usize = 3;
+const QUANTISED: usize = 4;
+
+/// # Safety
+///
+/// Each pointer has `length` floats.
+unsafe fn activate(isa: Isa, activation: Activation, gate: *mut f32, up: *const f32, length: usize) {
+    // SAFETY: passed on to the caller.
+    unsafe {
+        match activation {
+            Activation::Silu => isa.gated_silu(gate, up, length),
+            Activation::GeluTanh => isa.gated_gelu_tanh(gate, up, length),
+            Activation::ClampedSwiGlu { alpha, limit } => isa.gated_clamped(gate, up, length, alpha, limit),
+        }
+    }
+}
+
+/// Some tiles of one expert, whose first tile is `first`, times one column.
+///
+/// # Safety
+///
+/// As for `Matrix::multiply`; `to` has room for the rows of one expert.
+unsafe fn multiply_expert(
+    isa: Isa,
+    matrix: &Matrix,
+    first: usize,
+    tiles: &std::ops::Range<usize>,
+    columns: &Columns,
+    to: *mut f32,
+    add: bool,
+) {
+    // Rows are counted from the expert's first.
+    let products = Products { to: to.wrapping_sub(first * ROWS), stride: 0, add };
+    for tile in first + tiles.start..first + tiles.end {
+        // SAFETY: by the contract of this function.
+        unsafe { matrix.multiply(isa, tile, columns, products) };
     }
 }
 
@@ -257,7 +443,7 @@ unsafe fn multiply_tiles(isa: Isa, matrix: &Matrix, tiles: std::ops::Range<usize
                 quantised: columns.quantised.wrapping_add(first * column_bytes),
                 ..*columns
             };
-            let products = Products { to: products.to.add(first * products.stride), ..products };
+            let products = Products { to: products.to.wrapping_add(first * products.stride), ..products };
             for tile in tiles.clone() {
                 matrix.multiply(isa, tile, &columns, products);
             }
@@ -291,7 +477,7 @@ impl OutputBuffers {
     }
 
     /// Logits of some rows of the hidden state.
-    pub fn logits(&mut self, isa: Isa, pool: &Pool, rows: &[u32], hidden: &[f32], norm: (&[f32], f32), matrix: &Matrix) -> &[f32] {
+    pub fn logits(&mut self, isa: Isa, pool: &Pool, rows: &[u32], hidden: &[f32], norm: (&[f32], f32), matrix: &Matrix) -> &mut [f32] {
         let (weight, epsilon) = norm;
         let (embedding, vocabulary) = (weight.len(), matrix.rows);
         assert!(rows.len() <= self.rows && rows.iter().all(|&row| (row as usize + 1) * embedding <= hidden.len()), "rows are there");
@@ -317,7 +503,7 @@ impl OutputBuffers {
                 multiply_tiles(isa, matrix, worker.share(matrix.tiles(), 1), &columns, products);
             }
         });
-        &self.regions[2].floats()[..rows.len() * vocabulary]
+        &mut self.regions[2].floats_mut()[..rows.len() * vocabulary]
     }
 }
 

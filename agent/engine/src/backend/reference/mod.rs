@@ -2,20 +2,23 @@
 //!
 //! It shares no arithmetic with the other backends: not the reading of quantised weights, not the order of operations within one.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ops::Range;
 
-use candle_core::quantized::{GgmlDType, QStorage, QTensor};
 use candle_core::{D, DType, Device, Tensor};
-use stowage_placement::gguf::GgmlType;
 use stowage_placement::{Bytes, Reason};
 
 use super::{Backend, LayerRun, PreparedRun, not_held};
 use crate::api::EngineError;
 use crate::batch::{Batch, TokenAt};
+use crate::cache::Checkpoint;
 use crate::file_mmap::ModelFile;
-use crate::graph::{CacheShape, Graph, Operand, Operation, Product, Weight};
+use crate::graph::{Activation, Attention, CacheShape, Graph, Norm, Operand, Operation, Output, Pairing, Product, Rope, Weight};
+
+mod dequantise;
+mod experts;
+
+pub(crate) use dequantise::dequantised;
 
 /// candle on the CPU.
 pub struct ReferenceBackend;
@@ -25,7 +28,8 @@ struct ReferenceRun {
     weights: HashMap<String, Tensor>,
     /// Of each block and slot, keys and values `[kv_heads, positions, length]` of what was seen so far.
     caches: HashMap<(usize, u32), (Tensor, Tensor)>,
-    frequencies: Vec<f32>,
+    /// Of each rope.
+    frequencies: Vec<Vec<f32>>,
     logits: Vec<f32>,
 }
 
@@ -43,10 +47,10 @@ impl Backend for ReferenceBackend {
             names.extend(graph.block_weights(block));
         }
         if run.input {
-            names.push(&graph.embeddings);
+            names.push(&graph.input.embeddings);
         }
         if run.output {
-            names.extend([&graph.output.norm, &graph.output.weight]);
+            names.extend([&graph.output.norm.weight, &graph.output.weight]);
         }
         let mut weights = HashMap::new();
         for weight in names {
@@ -55,55 +59,33 @@ impl Backend for ReferenceBackend {
                 loaded(Bytes(file.tensor(&weight.name)?.data.len() as u64));
             }
         }
-        let factors =
-            graph.rope.factors.as_ref().map(|weight| read(file, weight)?.flatten_all().and_then(|t| t.to_vec1::<f32>()).map_err(failed));
-        let frequencies = graph.rope.frequencies(factors.transpose()?.as_deref());
+        let frequencies = graph.ropes.iter().map(|rope| frequencies(rope, file)).collect::<Result<Vec<_>, EngineError>>()?;
         Ok(Box::new(ReferenceRun { graph, weights, caches: HashMap::new(), frequencies, logits: Vec::new() }))
     }
 }
 
-/// A tensor in f32, `[rows, columns]`.
-fn read(file: &ModelFile, weight: &Weight) -> Result<Tensor, EngineError> {
-    let view = file.tensor(&weight.name)?;
-    let dtype = dtype(view.ggml_type).ok_or_else(|| {
-        let message = format!("the reference backend can't read tensor `{}` of type {}", weight.name, view.ggml_type);
-        EngineError::new(Reason::EngineCannotRun, message)
-    })?;
-    let read = || {
-        let storage = QStorage::from_data(Cow::Borrowed(view.data), &Device::Cpu, dtype)?;
-        QTensor::new(storage, (view.rows, view.columns))?.dequantize(&Device::Cpu)
-    };
-    read().map_err(failed)
+/// Frequencies of a rope, its factors read from the file.
+fn frequencies(rope: &Rope, file: &ModelFile) -> Result<Vec<f32>, EngineError> {
+    let factors = rope.factors.as_ref().map(|weight| read(file, weight)?.flatten_all().and_then(|t| t.to_vec1::<f32>()).map_err(failed));
+    Ok(rope.frequencies(factors.transpose()?.as_deref()))
 }
 
-fn dtype(ty: GgmlType) -> Option<GgmlDType> {
-    Some(match ty {
-        GgmlType::F32 => GgmlDType::F32,
-        GgmlType::F16 => GgmlDType::F16,
-        GgmlType::Q4_0 => GgmlDType::Q4_0,
-        GgmlType::Q4_1 => GgmlDType::Q4_1,
-        GgmlType::Q5_0 => GgmlDType::Q5_0,
-        GgmlType::Q5_1 => GgmlDType::Q5_1,
-        GgmlType::Q8_0 => GgmlDType::Q8_0,
-        GgmlType::Q2_K => GgmlDType::Q2K,
-        GgmlType::Q3_K => GgmlDType::Q3K,
-        GgmlType::Q4_K => GgmlDType::Q4K,
-        GgmlType::Q5_K => GgmlDType::Q5K,
-        GgmlType::Q6_K => GgmlDType::Q6K,
-        _ => return None,
-    })
+/// A tensor in f32, `[rows, columns]`.
+fn read(file: &ModelFile, weight: &Weight) -> Result<Tensor, EngineError> {
+    dequantised(&file.tensor(&weight.name)?)
 }
 
 impl PreparedRun for ReferenceRun {
     fn embed(&mut self, batch: &Batch, hidden: &mut [f32]) -> Result<(), EngineError> {
-        let table = self.weights.get(&self.graph.embeddings.name).ok_or_else(|| not_held("the embeddings"))?;
+        let input = &self.graph.input;
+        let table = self.weights.get(&input.embeddings.name).ok_or_else(|| not_held("the embeddings"))?;
         let ids: Vec<u32> = batch.tokens.iter().map(|at| at.token).collect();
-        let rows = Tensor::new(ids, &Device::Cpu).and_then(|ids| table.index_select(&ids, 0));
+        let rows = Tensor::new(ids, &Device::Cpu).and_then(|ids| table.index_select(&ids, 0)? * f64::from(input.scale));
         write_back(rows, hidden)
     }
 
     fn step(&mut self, blocks: Range<usize>, batch: &Batch, hidden: &mut [f32]) -> Result<(), EngineError> {
-        let (tokens, embedding) = (batch.tokens.len(), self.graph.embeddings.columns);
+        let (tokens, embedding) = (batch.tokens.len(), self.graph.input.embeddings.columns);
         let mut state = Tensor::from_slice(&hidden[..tokens * embedding], (tokens, embedding), &Device::Cpu).map_err(failed)?;
         for block in blocks {
             state = self.block(block, &batch.tokens, state).map_err(failed)?;
@@ -112,23 +94,28 @@ impl PreparedRun for ReferenceRun {
     }
 
     fn logits(&mut self, rows: &[u32], hidden: &[f32]) -> Result<&[f32], EngineError> {
-        let embedding = self.graph.embeddings.columns;
+        let embedding = self.graph.input.embeddings.columns;
         let output = self.weights.get(&self.graph.output.weight.name).ok_or_else(|| not_held("the output layer"))?;
         let compute = || {
             let hidden = Tensor::from_slice(hidden, (hidden.len() / embedding, embedding), &Device::Cpu)?;
             let rows = hidden.index_select(&Tensor::new(rows, &Device::Cpu)?, 0)?;
-            let normed = norm(&rows, &self.weights[&self.graph.output.norm.name], self.graph.output.epsilon)?;
-            normed.matmul(&output.t()?)?.flatten_all()?.to_vec1::<f32>()
+            let Output { norm, scale, softcap, .. } = &self.graph.output;
+            let normed = normed(&rows, self.weight(&norm.weight)?, norm.epsilon)?;
+            capped((normed.matmul(&output.t()?)? * f64::from(*scale))?, *softcap)?.flatten_all()?.to_vec1::<f32>()
         };
         self.logits = compute().map_err(failed)?;
         Ok(&self.logits)
     }
 
+    /// It keeps all positions of every layer, and needs no copies.
+    fn checkpoint(&mut self, _: u32, _: usize, _: Checkpoint) {}
+
     fn normalise(&mut self, hidden: &mut [f32]) -> Result<(), EngineError> {
-        let embedding = self.graph.embeddings.columns;
-        let weight = self.weights.get(&self.graph.output.norm.name).ok_or_else(|| not_held("the output layer"))?;
+        let embedding = self.graph.input.embeddings.columns;
+        let Norm { weight, epsilon } = &self.graph.output.norm;
+        let weight = self.weights.get(&weight.name).ok_or_else(|| not_held("the output layer"))?;
         let rows = Tensor::from_slice(hidden, (hidden.len() / embedding, embedding), &Device::Cpu);
-        write_back(rows.and_then(|rows| norm(&rows, weight, self.graph.output.epsilon)), hidden)
+        write_back(rows.and_then(|rows| normed(&rows, weight, *epsilon)), hidden)
     }
 }
 
@@ -139,10 +126,36 @@ fn write_back(tensor: Candle<Tensor>, to: &mut [f32]) -> Result<(), EngineError>
 }
 
 /// `x / sqrt(mean(x^2) + epsilon) x weight`, row by row.
-fn norm(rows: &Tensor, weight: &Tensor, epsilon: f32) -> Candle<Tensor> {
+fn normed(rows: &Tensor, weight: &Tensor, epsilon: f32) -> Candle<Tensor> {
     let mean = rows.sqr()?.mean_keepdim(D::Minus1)?;
     let normed = rows.broadcast_div(&(mean + f64::from(epsilon))?.sqrt()?)?;
     normed.broadcast_mul(&weight.flatten_all()?)
+}
+
+/// `softcap x tanh(x / softcap)`
+fn capped(values: Tensor, softcap: Option<f32>) -> Candle<Tensor> {
+    match softcap {
+        Some(softcap) => (values / f64::from(softcap))?.tanh()? * f64::from(softcap),
+        None => Ok(values),
+    }
+}
+
+fn sigmoid(values: &Tensor) -> Candle<Tensor> {
+    (values.neg()?.exp()? + 1.0)?.recip()
+}
+
+/// `activation(gate) x up`
+fn activated(activation: Activation, gate: &Tensor, up: &Tensor) -> Candle<Tensor> {
+    match activation {
+        Activation::Silu => gate.silu()? * up,
+        // candle's `gelu` is the approximation by a hyperbolic tangent.
+        Activation::GeluTanh => gate.gelu()? * up,
+        Activation::ClampedSwiGlu { alpha, limit } => {
+            let limit = f64::from(limit);
+            let (gate, up) = (gate.minimum(limit)?, up.clamp(-limit, limit)?);
+            (&gate * sigmoid(&(&gate * f64::from(alpha))?)?)? * (up + 1.0)?
+        }
+    }
 }
 
 impl ReferenceRun {
@@ -150,39 +163,48 @@ impl ReferenceRun {
         let operations = self.graph.blocks[block].operations.clone();
         let mut values = HashMap::from([(Operand::Hidden, hidden)]);
         for operation in &operations {
-            match operation {
-                Operation::Norm { from, weight, epsilon, to } => {
-                    let normed = norm(&values[from], self.weight(weight)?, *epsilon)?;
-                    values.insert(*to, normed);
-                }
-                Operation::Linear { from, products } => {
-                    for Product { weight, to, add } in products {
-                        let product = values[from].matmul(&self.weight(weight)?.t()?)?;
-                        let product = if *add { (&values[to] + product)? } else { product };
-                        values.insert(*to, product);
-                    }
-                }
-                Operation::Rope { value, heads } => {
-                    let rotated = self.rotate(&values[value], *heads, tokens)?;
-                    values.insert(*value, rotated);
-                }
-                Operation::Attention { heads, scale, to } => {
-                    let attended = self.attention(
-                        block,
-                        tokens,
-                        [&values[&Operand::Query], &values[&Operand::Key], &values[&Operand::Value]],
-                        *heads,
-                        *scale,
-                    )?;
-                    values.insert(*to, attended);
-                }
-                Operation::GatedActivation { gate, up } => {
-                    let activated = (values[gate].silu()? * &values[up])?;
-                    values.insert(*gate, activated);
-                }
-            }
+            self.operation(operation, block, tokens, &mut values)?;
         }
         values.remove(&Operand::Hidden).ok_or_else(|| candle_core::Error::Msg("a block without a hidden state".into()))
+    }
+
+    fn operation(&mut self, operation: &Operation, block: usize, tokens: &[TokenAt], values: &mut HashMap<Operand, Tensor>) -> Candle<()> {
+        let (to, result) = match operation {
+            Operation::Norm { from, norm, parts, to } => {
+                let rows = values[from].reshape((tokens.len() * parts, norm.weight.columns))?;
+                let normed = normed(&rows, self.weight(&norm.weight)?, norm.epsilon)?;
+                (*to, normed.reshape((tokens.len(), parts * norm.weight.columns))?)
+            }
+            Operation::Linear { from, products } => {
+                for product in products {
+                    let result = self.product(&values[from], product)?;
+                    let result = if product.add { (&values[&product.to] + result)? } else { result };
+                    values.insert(product.to, result);
+                }
+                return Ok(());
+            }
+            Operation::Rope { value, heads, rope } => (*value, self.rotate(&values[value], *heads, *rope, tokens)?),
+            Operation::Attention(attention) => {
+                let vectors = [Operand::Query, Operand::Key, Operand::Value].map(|operand| &values[&operand]);
+                (attention.to, self.attention(block, tokens, vectors, attention)?)
+            }
+            Operation::GatedActivation { activation, gate, up } => (*gate, activated(*activation, &values[gate], &values[up])?),
+            Operation::Share { value, by } => (*value, values[value].broadcast_mul(&sigmoid(&values[by])?)?),
+            Operation::Experts(experts) => {
+                (Operand::Hidden, (&values[&Operand::Hidden] + self.experts(experts, &values[&Operand::Normed])?)?)
+            }
+            Operation::Add { from, scale, to } => (*to, (&values[to] + (&values[from] * f64::from(*scale))?)?),
+        };
+        values.insert(to, result);
+        Ok(())
+    }
+
+    fn product(&self, rows: &Tensor, Product { weight, rows: part, bias, .. }: &Product) -> Candle<Tensor> {
+        let product = rows.matmul(&self.weight(weight)?.narrow(0, part.start, part.len())?.t()?)?;
+        match bias {
+            Some(bias) => product.broadcast_add(&self.weight(bias)?.flatten_all()?.narrow(0, part.start, part.len())?),
+            None => Ok(product),
+        }
     }
 
     fn weight(&self, weight: &Weight) -> Candle<&Tensor> {
@@ -190,32 +212,33 @@ impl ReferenceRun {
     }
 
     /// Rows `[tokens, heads x length]` with the pairs of each head turned.
-    fn rotate(&self, rows: &Tensor, heads: usize, tokens: &[TokenAt]) -> Candle<Tensor> {
+    fn rotate(&self, rows: &Tensor, heads: usize, rope: usize, tokens: &[TokenAt]) -> Candle<Tensor> {
         let (count, width) = rows.dims2()?;
-        let (length, pairs) = (width / heads, self.frequencies.len());
-        let angles = tokens.iter().flat_map(|at| self.frequencies.iter().map(|&frequency| f64::from(at.position) * f64::from(frequency)));
+        let (frequencies, Rope { magnitude, pairing, .. }) = (&self.frequencies[rope], &self.graph.ropes[rope]);
+        let (length, pairs) = (width / heads, frequencies.len());
+        let angles = tokens.iter().flat_map(|at| frequencies.iter().map(|&frequency| f64::from(at.position) * f64::from(frequency)));
         let angles = Tensor::from_vec(angles.collect::<Vec<f64>>(), (count, 1, pairs), &Device::Cpu)?;
-        let (cos, sin) = (angles.cos()?.to_dtype(DType::F32)?, angles.sin()?.to_dtype(DType::F32)?);
+        let magnified = |part: Tensor| part.to_dtype(DType::F32)? * f64::from(*magnitude);
+        let (cos, sin) = (magnified(angles.cos()?)?, magnified(angles.sin()?)?);
         let rows = rows.reshape((count, heads, length))?;
-        let turned = rows.narrow(2, 0, 2 * pairs)?.reshape((count, heads, pairs, 2))?;
-        let (x, y) = (turned.narrow(3, 0, 1)?.squeeze(3)?, turned.narrow(3, 1, 1)?.squeeze(3)?);
+        let turned = rows.narrow(2, 0, 2 * pairs)?;
+        // `[.., pairs, 2]` of neighbours, `[.., 2, pairs]` of halves.
+        let (turned, apart) = match pairing {
+            Pairing::Neighbours => (turned.reshape((count, heads, pairs, 2))?, 3),
+            Pairing::Halves => (turned.reshape((count, heads, 2, pairs))?, 2),
+        };
+        let (x, y) = (turned.narrow(apart, 0, 1)?.squeeze(apart)?, turned.narrow(apart, 1, 1)?.squeeze(apart)?);
         let first = (x.broadcast_mul(&cos)? - y.broadcast_mul(&sin)?)?;
         let second = (x.broadcast_mul(&sin)? + y.broadcast_mul(&cos)?)?;
-        let turned = Tensor::stack(&[first, second], 3)?.reshape((count, heads, 2 * pairs))?;
+        let turned = Tensor::stack(&[first, second], apart)?.reshape((count, heads, 2 * pairs))?;
         let rest = rows.narrow(2, 2 * pairs, length - 2 * pairs)?;
         Tensor::cat(&[turned, rest], 2)?.reshape((count, width))
     }
 
     /// Attention of each sequence's tokens in turn.
-    fn attention(
-        &mut self,
-        block: usize,
-        tokens: &[TokenAt],
-        [query, key, value]: [&Tensor; 3],
-        heads: usize,
-        scale: f32,
-    ) -> Candle<Tensor> {
+    fn attention(&mut self, block: usize, tokens: &[TokenAt], [query, key, value]: [&Tensor; 3], attention: &Attention) -> Candle<Tensor> {
         let shape = self.graph.blocks[block].cache;
+        let sinks = attention.sinks.as_ref().map(|sinks| self.weight(sinks)?.flatten_all()).transpose()?;
         let mut attended = Vec::new();
         let mut first = 0;
         for sequence in tokens.chunk_by(|a, b| a.slot == b.slot) {
@@ -225,7 +248,8 @@ impl ReferenceRun {
             let key = rows(key, shape.kv_heads, shape.key_length)?;
             let value = rows(value, shape.kv_heads, shape.value_length)?;
             let (keys, values) = self.remember(block, sequence[0], key, value)?;
-            attended.push(attend(&rows(query, heads, shape.key_length)?, &keys, &values, sequence, shape, scale)?);
+            let query = rows(query, attention.heads, shape.key_length)?;
+            attended.push(attend(&query, &keys, &values, sequence, shape, attention, sinks.as_ref())?);
             first += sequence.len();
         }
         Tensor::cat(&attended, 0)
@@ -246,7 +270,15 @@ impl ReferenceRun {
 }
 
 /// Causal attention of queries `[heads, tokens, length]`, as rows `[tokens, heads x value_length]`.
-fn attend(query: &Tensor, keys: &Tensor, values: &Tensor, tokens: &[TokenAt], shape: CacheShape, scale: f32) -> Candle<Tensor> {
+fn attend(
+    query: &Tensor,
+    keys: &Tensor,
+    values: &Tensor,
+    tokens: &[TokenAt],
+    shape: CacheShape,
+    attention: &Attention,
+    sinks: Option<&Tensor>,
+) -> Candle<Tensor> {
     let (heads, count, _) = query.dims3()?;
     let positions = keys.dim(1)?;
     let for_each_head = |tensor: &Tensor, length: usize| {
@@ -254,12 +286,22 @@ fn attend(query: &Tensor, keys: &Tensor, values: &Tensor, tokens: &[TokenAt], sh
         tensor.unsqueeze(1)?.expand((shape.kv_heads, sharing, positions, length))?.reshape((heads, positions, length))?.contiguous()
     };
     let keys = for_each_head(keys, shape.key_length)?;
-    let scores = (query.matmul(&keys.transpose(1, 2)?.contiguous()?)? * f64::from(scale))?;
-    let hidden = |at: &TokenAt, position: usize| if position <= at.position as usize { 0.0 } else { f32::NEG_INFINITY };
+    let scores = (query.matmul(&keys.transpose(1, 2)?.contiguous()?)? * f64::from(attention.scale))?;
+    let scores = capped(scores, attention.softcap)?;
+    let seen = |at: &TokenAt, position: usize| {
+        let own = at.position as usize;
+        position <= own && shape.window.is_none_or(|window| own - position < window)
+    };
+    let hidden = |at: &TokenAt, position: usize| if seen(at, position) { 0.0 } else { f32::NEG_INFINITY };
     let mask: Vec<f32> = tokens.iter().flat_map(|at| (0..positions).map(move |position| hidden(at, position))).collect();
     let scores = scores.broadcast_add(&Tensor::from_vec(mask, (1, count, positions), &Device::Cpu)?)?;
+    // A sink is a score of its own, whose value is nothing.
+    let scores = match sinks {
+        Some(sinks) => Tensor::cat(&[scores, sinks.reshape((heads, 1, 1))?.expand((heads, count, 1))?.contiguous()?], 2)?,
+        None => scores,
+    };
     let exponents = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?)?.exp()?;
-    let weights = exponents.broadcast_div(&exponents.sum_keepdim(D::Minus1)?)?;
+    let weights = exponents.broadcast_div(&exponents.sum_keepdim(D::Minus1)?)?.narrow(2, 0, positions)?.contiguous()?;
     let attended = weights.matmul(&for_each_head(values, shape.value_length)?)?;
     attended.transpose(0, 1)?.contiguous()?.reshape((count, heads * shape.value_length))
 }
