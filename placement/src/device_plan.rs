@@ -89,7 +89,8 @@ pub struct Device {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Holder {
     pub who: Who,
-    /// What the device would offer more without them.
+    /// What the device would offer more without them. Of a device that is more than full that is less than what they hold, by
+    /// [`crate::offer::overdrawn`], and then several together give back at least the sum of theirs.
     pub bytes: Bytes,
 }
 
