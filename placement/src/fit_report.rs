@@ -73,7 +73,8 @@ pub struct FitReport {
     pub suggestions: Vec<Suggestion>,
 }
 
-/// A change that would make it fit: `change` is a field of the request, or `device` or `release`.
+/// A change that would make it fit: `change` is a field of the request, or `node` (another one, which is kept out), `release` (who would have to
+/// leave) or `device` (a size of GPU).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Suggestion {

@@ -1,8 +1,10 @@
 //! Which node a replica goes to.
 //!
 //! `survey` says of each node, from sums alone, how well it could do at best; `search` plans nodes in that order and stops as soon as no other could
-//! be better, so the choice is the one that planning them all would give. `refusal` counts why none could take it.
+//! be better, so the choice is the one that planning them all would give. `refusal` counts why none could take it, and `elsewhere` looks for one that
+//! could if it were considered.
 
+mod elsewhere;
 mod figures;
 mod refusal;
 mod runs;
@@ -66,7 +68,21 @@ pub fn choose(summary: &ModelSummary, asked: &Asked, nodes: &[Node]) -> Choice {
     let demand = Demand::of(asked, summary.total_layers().0);
     let choice = demand.and_then(|demand| Search::new(summary, asked, demand, nodes).run(&open, &filtered));
     // Where it can't be planned at all, it would be the same on every node.
-    choice.unwrap_or_else(|refusal| Choice::Refused { refusal, best: None })
+    let mut choice = choice.unwrap_or_else(|refusal| Choice::Refused { refusal, best: None });
+    if let Some(report) = choice.report_mut() {
+        elsewhere::suggest(report, summary, asked, nodes);
+    }
+    choice
+}
+
+impl Choice {
+    /// Of the node that is taken, or came nearest.
+    fn report_mut(&mut self) -> Option<&mut PlanReport> {
+        match self {
+            Choice::Placed { report, .. } | Choice::Refused { best: Some((_, report)), .. } => Some(report),
+            Choice::Refused { best: None, .. } => None,
+        }
+    }
 }
 
 /// Assignments that a ModelNode's list holds.

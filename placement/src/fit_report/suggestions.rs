@@ -7,7 +7,7 @@ mod request;
 use crate::device_plan::NodeDevices;
 use crate::fit_report::Suggestion;
 use crate::fit_report::considered::{Considered, Limits, Outcome, consider};
-use crate::request::{Asked, ContextPolicy};
+use crate::request::Asked;
 
 /// Best first: what keeps the most of what was asked, then what others would have to give up, and last what only other hardware gives.
 pub(super) fn of(considered: &Considered<'_>, limits: Limits) -> Vec<Suggestion> {
@@ -43,8 +43,6 @@ fn suggestion(changed: &Considered<'_>, change: &str, value: String, message: St
     Suggestion { change: change.into(), value, processor: changed.plan().processor.clone(), message }
 }
 
-/// The request as it was resolved, so that one change is one change.
 fn resolved(considered: &Considered<'_>) -> Asked {
-    let num_ctx = Some(considered.request.num_ctx);
-    Asked { num_ctx, context_policy: ContextPolicy::Exact, min_context: None, ..considered.asked.clone() }
+    considered.asked.resolved(considered.request.num_ctx)
 }

@@ -48,6 +48,11 @@ impl Figures {
         Figures::new(plan.gpu_layers.0, plan.total_layers.0, considered.request.num_ctx, gpus.count(), left)
     }
 
+    /// Whether so many layers are on GPU, all that are wished there.
+    pub fn meet(self, wished: u32) -> bool {
+        self.layers.0 >= wished
+    }
+
     pub fn rank(self, has_model_file: bool, name: &str) -> Rank<'_> {
         let Figures { tier, layers, num_ctx, gpus, left } = self;
         (tier, layers, num_ctx, !has_model_file, gpus, left, name)
