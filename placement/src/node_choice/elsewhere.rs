@@ -3,7 +3,7 @@
 use crate::fit_report::{Demand, PlanReport, Refusal, Suggestion};
 use crate::model_summary::ModelSummary;
 use crate::node_choice::search::Search;
-use crate::node_choice::{MAX_ASSIGNMENTS, Node};
+use crate::node_choice::{MAX_ASSIGNMENTS, Node, filtered};
 use crate::request::Asked;
 
 /// Adds the best such node to what is suggested where the request is not met as wished. It stands before what others would have to give up.
@@ -11,7 +11,7 @@ pub(super) fn suggest(report: &mut PlanReport, summary: &ModelSummary, asked: &A
     if report.fit.fits {
         return;
     }
-    let kept_out: Vec<usize> = (0..nodes.len()).filter(|index| nodes[*index].ready && !keeping_out(&nodes[*index]).is_empty()).collect();
+    let kept_out: Vec<usize> = (0..nodes.len()).filter(|index| nodes[*index].ready && filtered(&nodes[*index]).is_some()).collect();
     if kept_out.is_empty() {
         return;
     }
