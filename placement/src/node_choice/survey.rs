@@ -139,8 +139,15 @@ impl<'a> Survey<'a> {
 
     /// With the longest context at which the layers wished could be on GPU; where there is none, with the longest that the host could bear.
     fn between(&mut self, node: &Node, least: Tokens, on_gpu: Tokens, on_cpu: Tokens) -> Result<Prospect, FootprintError> {
-        if let Some(num_ctx) = largest(least, on_gpu, |num_ctx| Ok(self.sketch(node, num_ctx)?.layers >= self.wished))? {
+        let mut longest = None;
+        largest(least, on_gpu, |num_ctx| {
             let sketch = self.sketch(node, num_ctx)?;
+            let enough = sketch.layers >= self.wished;
+            // What is tried after one that is enough is longer.
+            longest = if enough { Some((num_ctx, sketch)) } else { longest };
+            Ok::<bool, FootprintError>(enough)
+        })?;
+        if let Some((num_ctx, sketch)) = longest {
             return self.figures(node, num_ctx, sketch);
         }
         if self.demand != Demand::AsManyAsFit {
