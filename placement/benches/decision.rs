@@ -5,8 +5,8 @@ use std::hint::black_box;
 use criterion::{Criterion, criterion_group, criterion_main};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use stowage_placement::testing::{DEEPSEEK_R1_32B, Shape, devices};
-use stowage_placement::{Asked, Bytes, Holder, ModelSummary, Node, NodeDevices, PlacementPolicy, Tokens, Who, choose, decide};
+use stowage_placement::testing::{DEEPSEEK_R1_32B, OFFLOADING, Shape, devices};
+use stowage_placement::{Asked, Bytes, Holder, ModelSummary, Node, NodeDevices, PlacementPolicy, Tokens, Who, choose, decide, decide_for};
 
 const NODES: usize = 5000;
 const GPUS: usize = 8;
@@ -65,6 +65,10 @@ fn plans(criterion: &mut Criterion) {
         let asked = Asked { parallel: 4, ..asked(131_072) };
         criterion.bench_function(&format!("fit report with all suggestions, 8 {name} GPUs"), |bencher| {
             bencher.iter(|| decide(black_box(&summary), &asked, &node.devices));
+        });
+        let experts = Shape { architecture: "llama", feed_forward: 1024, ..DEEPSEEK_R1_32B }.with_experts(0, 128, 1024);
+        criterion.bench_function(&format!("fit report with all suggestions, 8 {name} GPUs, experts left on the host"), |bencher| {
+            bencher.iter(|| decide_for(OFFLOADING, black_box(&experts), &asked, &node.devices));
         });
         let held = held(&node.devices);
         criterion.bench_function(&format!("fit report with all suggestions, 8 {name} GPUs with 4 holders each"), |bencher| {

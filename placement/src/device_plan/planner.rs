@@ -1,10 +1,13 @@
 //! Plans one model on one node's devices.
 
+mod experts;
+
 use std::cell::OnceCell;
 
+use crate::capability::Engine;
 use crate::device_plan::costs::{GpuCosts, HostCosts};
 use crate::device_plan::packing::{Class, Costs, Packing, Run, Table};
-use crate::device_plan::{Device, DeviceAllocation, DeviceKind, DevicePlan, NodeDevices};
+use crate::device_plan::{Device, DeviceAllocation, DeviceKind, DevicePlan, NodeDevices, Split};
 use crate::footprint::{FootprintError, Span};
 use crate::layout::Backend;
 use crate::model_summary::ModelSummary;
@@ -27,6 +30,8 @@ pub(crate) struct Planner<'a> {
     /// Backend and overhead, each pair once.
     kinds: Vec<(Backend, Bytes)>,
     max_gpus: u32,
+    /// Layers may leave their experts in host memory.
+    offloads: bool,
     /// What a GPU would need where there is none.
     default_overhead: Bytes,
 }
@@ -37,6 +42,7 @@ impl<'a> Planner<'a> {
         summary: &'a ModelSummary,
         devices: &'a NodeDevices,
         usable: impl Fn(&Device) -> bool,
+        engine: Engine,
         max_gpus: Option<u32>,
     ) -> Planner<'a> {
         let mut gpus: Vec<&Device> = devices.gpus.iter().filter(|gpu| usable(gpu)).collect();
@@ -46,8 +52,9 @@ impl<'a> Planner<'a> {
         kinds.dedup();
         let offers: Vec<Bytes> = gpus.iter().map(|gpu| gpu.offered).collect();
         let groups = Groups::of(&gpus, &offers, &kinds);
+        let offloads = summary.has_experts() && gpus.iter().all(|gpu| (engine.offloads_experts)(gpu.backend));
         let (max_gpus, default_overhead) = (max_gpus.unwrap_or(u32::MAX), devices.defaults.overhead_bytes);
-        Planner { summary, gpus, host: &devices.host, groups, kinds, max_gpus, default_overhead }
+        Planner { summary, gpus, host: &devices.host, groups, kinds, max_gpus, offloads, default_overhead }
     }
 
     /// The most GPUs that a replica may use.
@@ -119,10 +126,10 @@ impl SizedPlanner<'_> {
     }
 
     fn class_costs<'g>(&'g self, groups: &'g Groups) -> ClassCosts<'g> {
-        ClassCosts { kinds: &self.costs, kind_of: &groups.kind_of }
+        ClassCosts { kinds: &self.costs, kind_of: &groups.kind_of, without_experts_below: 0 }
     }
 
-    /// How the GPUs can share the layers, handed to `ask`.
+    /// How the GPUs can share whole layers, handed to `ask`.
     fn packing<T>(&self, ask: impl FnOnce(Packing<'_, ClassCosts<'_>>) -> T) -> T {
         let (classes, layers, max_gpus) = (&self.planner.groups.classes, self.total_layers(), self.planner.max_gpus);
         let costs = self.class_costs(&self.planner.groups);
@@ -130,23 +137,43 @@ impl SizedPlanner<'_> {
         ask(Packing::new(&costs, classes, layers, max_gpus, table))
     }
 
-    /// What the host needs when the last `gpu_layers` are on GPU.
-    pub fn host_needs(&self, gpu_layers: u32) -> Bytes {
-        self.host.needs(gpu_layers).saturating_add(self.planner.host.overhead)
+    /// Likewise where the experts of the layers below `end` are in host memory.
+    fn packing_without_experts<T>(&self, end: u32, ask: impl FnOnce(Packing<'_, ClassCosts<'_>>) -> T) -> T {
+        let (classes, layers, max_gpus) = (&self.planner.groups.classes, self.total_layers(), self.planner.max_gpus);
+        let costs = ClassCosts { without_experts_below: end, ..self.class_costs(&self.planner.groups) };
+        let table = Table::of_all(&costs, classes, layers, max_gpus);
+        ask(Packing::new(&costs, classes, layers, max_gpus, &table))
     }
 
-    pub fn host_fits(&self, gpu_layers: u32) -> bool {
-        self.host_needs(gpu_layers) <= self.planner.host.offered
+    /// What the host needs for what is not on GPU.
+    pub fn host_needs(&self, split: impl Into<Split>) -> Bytes {
+        self.host.needs(split).saturating_add(self.planner.host.overhead)
     }
 
-    /// The plan with exactly this many layers on GPU; `None` where the GPUs can't hold them. The host is not checked.
-    pub fn plan(&self, gpu_layers: u32) -> Option<DevicePlan> {
-        let runs = if gpu_layers == 0 { Vec::new() } else { self.packing(|packing| packing.assign(gpu_layers))? };
-        let mut devices: Vec<DeviceAllocation> = runs.iter().map(|run| self.gpu_allocation(run)).collect();
-        devices.push(self.host_allocation(gpu_layers));
-        let total_layers = LayerCount(self.total_layers());
-        let processor = processor(&devices, LayerCount(gpu_layers), total_layers, self.host.input);
-        Some(DevicePlan { processor, gpu_layers: LayerCount(gpu_layers), total_layers, devices })
+    pub fn host_fits(&self, split: impl Into<Split>) -> bool {
+        self.host_needs(split) <= self.planner.host.offered
+    }
+
+    /// The plan with exactly this on GPU; `None` where the GPUs can't hold it. The host is not checked.
+    pub fn plan(&self, split: impl Into<Split>) -> Option<DevicePlan> {
+        let split = split.into();
+        let runs = self.runs(split)?;
+        let mut devices: Vec<DeviceAllocation> = runs.iter().map(|run| self.gpu_allocation(run, split)).collect();
+        devices.push(self.host_allocation(split));
+        let processor = processor(&devices, split, self.total_layers(), self.host.input);
+        let (gpu_layers, total_layers) = (LayerCount(split.gpu_layers), LayerCount(self.total_layers()));
+        Some(DevicePlan { processor, gpu_layers, total_layers, devices })
+    }
+
+    fn runs(&self, split: Split) -> Option<Vec<Run>> {
+        match split {
+            Split { gpu_layers: 0, .. } => Some(Vec::new()),
+            Split { gpu_layers, without_experts: 0 } => self.packing(|packing| packing.assign(gpu_layers)),
+            Split { gpu_layers, .. } => {
+                let end = split.experts_on_host(self.total_layers()).end;
+                self.packing_without_experts(end, |packing| packing.assign(gpu_layers))
+            }
+        }
     }
 
     /// What the last `gpu_layers` layers need on GPU where `gpus` GPUs share them: each pays for scratch memory and for its context.
@@ -179,20 +206,24 @@ impl SizedPlanner<'_> {
         self.costs[0].bytes(first, end)
     }
 
-    fn gpu_allocation(&self, run: &Run) -> DeviceAllocation {
+    fn gpu_allocation(&self, run: &Run, split: Split) -> DeviceAllocation {
         let gpu = self.planner.gpus[run.gpu];
         // Its own kind's, not its class's: a class may have been merged with others.
         let kind = self.planner.kinds.binary_search(&(gpu.backend, gpu.overhead)).unwrap_or_default();
         let costs = &self.costs[kind];
-        let span = costs.sizes.span(run.first, run.end);
+        let mut span = costs.sizes.span(run.first, run.end);
+        span.weights = span.weights.saturating_sub(costs.experts_left(run.first, run.end, split.experts_on_host(self.total_layers()).end));
         allocation(gpu, DeviceKind::Gpu, vec![[run.first, run.end - 1]], span, costs.compute(run.first, run.end), gpu.overhead)
     }
 
-    fn host_allocation(&self, gpu_layers: u32) -> DeviceAllocation {
-        let end = self.total_layers().saturating_sub(gpu_layers);
-        let ranges = if end > 0 { vec![[0, end - 1]] } else { Vec::new() };
+    fn host_allocation(&self, split: Split) -> DeviceAllocation {
+        let end = split.host_layers(self.total_layers());
+        let layer_ranges = if end > 0 { vec![[0, end - 1]] } else { Vec::new() };
         let host = self.planner.host;
-        allocation(host, DeviceKind::Host, ranges, self.host.span(end), self.host.compute(end), host.overhead)
+        let mut span = self.host.span(end);
+        span.weights = span.weights.saturating_add(self.host.experts(split));
+        let on_host = allocation(host, DeviceKind::Host, layer_ranges, span, self.host.compute(split), host.overhead);
+        DeviceAllocation { expert_layer_ranges: self.expert_layer_ranges(split), ..on_host }
     }
 }
 
@@ -240,11 +271,14 @@ impl Needs {
 struct ClassCosts<'a> {
     kinds: &'a [GpuCosts],
     kind_of: &'a [usize],
+    /// The experts of layers below this are in host memory.
+    without_experts_below: u32,
 }
 
 impl Costs for ClassCosts<'_> {
     fn bytes(&self, class: usize, first: u32, end: u32) -> u64 {
-        self.kinds[self.kind_of[class]].bytes(first, end).0
+        let costs = &self.kinds[self.kind_of[class]];
+        costs.bytes(first, end).saturating_sub(costs.experts_left(first, end, self.without_experts_below)).0
     }
 }
 
@@ -304,11 +338,11 @@ fn sets(groups: &[Group]) -> usize {
 }
 
 /// Shares of bytes, the input layer's weights left out; a part is never shown as 0 % or 100 %.
-fn processor(devices: &[DeviceAllocation], gpu_layers: LayerCount, total_layers: LayerCount, host_input: Bytes) -> String {
-    if gpu_layers.0 == 0 {
+fn processor(devices: &[DeviceAllocation], split: Split, total_layers: u32, host_input: Bytes) -> String {
+    if split.gpu_layers == 0 {
         return "100% CPU".into();
     }
-    if gpu_layers == total_layers {
+    if split == Split::from(total_layers) {
         return "100% GPU".into();
     }
     let sum = |kind: DeviceKind| -> u128 { devices.iter().filter(|d| d.kind == kind).map(|d| u128::from(d.total_bytes.0)).sum() };

@@ -28,14 +28,14 @@ pub(super) fn of(considered: &Considered<'_>, limits: Limits) -> Vec<Suggestion>
 
 /// The changed request as a suggestion, if with it the request is met as wished.
 fn met(considered: &Considered<'_>, asked: &Asked, change: &str, value: String, message: String) -> Option<Suggestion> {
-    let changed = consider(considered.summary, asked, considered.devices).ok()?;
+    let changed = consider(considered.engine, considered.summary, asked, considered.devices).ok()?;
     (changed.outcome == Outcome::Fits).then(|| suggestion(&changed, change, value, message))
 }
 
 /// Changed devices as a suggestion, if on them the request is met as wished.
 fn met_on(devices: &NodeDevices, considered: &Considered<'_>, change: &str, value: String, message: String) -> Option<Suggestion> {
     let asked = resolved(considered);
-    let changed = consider(considered.summary, &asked, devices).ok()?;
+    let changed = consider(considered.engine, considered.summary, &asked, devices).ok()?;
     (changed.outcome == Outcome::Fits).then(|| suggestion(&changed, change, value, message))
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use crate::capability::Engine;
 use crate::device_plan::{Device, NodeDevices};
 use crate::fit_report::{Considered, Demand, PlanReport, Refusal, consider};
 use crate::model_summary::ModelSummary;
@@ -15,6 +16,7 @@ use crate::units::Bytes;
 
 /// One search among the nodes for one request.
 pub(super) struct Search<'a> {
+    engine: Engine,
     summary: &'a ModelSummary,
     asked: &'a Asked,
     nodes: &'a [Node],
@@ -41,10 +43,10 @@ struct Refused {
 }
 
 impl<'a> Search<'a> {
-    pub fn new(summary: &'a ModelSummary, asked: &'a Asked, demand: Demand, nodes: &'a [Node]) -> Search<'a> {
+    pub fn new(engine: Engine, summary: &'a ModelSummary, asked: &'a Asked, demand: Demand, nodes: &'a [Node]) -> Search<'a> {
         let wished = demand.wished(summary.total_layers().0);
-        let survey = Survey::new(summary, asked, demand);
-        Search { summary, asked, nodes, wished, survey, planned: HashMap::new(), considered: HashMap::new() }
+        let survey = Survey::new(engine, summary, asked, demand);
+        Search { engine, summary, asked, nodes, wished, survey, planned: HashMap::new(), considered: HashMap::new() }
     }
 
     /// Among the nodes of these indices. An error: what is asked can't be planned on any node.
@@ -139,7 +141,7 @@ impl<'a> Search<'a> {
     }
 
     fn consider(&self, index: usize) -> Result<Considered<'a>, Refusal> {
-        consider(self.summary, self.asked, &self.nodes[index].devices)
+        consider(self.engine, self.summary, self.asked, &self.nodes[index].devices)
     }
 }
 

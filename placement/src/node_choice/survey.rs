@@ -7,6 +7,7 @@ use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::rc::Rc;
 
+use crate::capability::Engine;
 use crate::device_plan::{Device, HostCosts, MOST_TOLD_APART};
 use crate::fit_report::{Allowed, Demand, RunsOn, largest, smallest};
 use crate::footprint::FootprintError;
@@ -41,6 +42,7 @@ pub(super) struct Survey<'a> {
     wished: u32,
     max_gpus: usize,
     runs_on: RunsOn,
+    engine: Engine,
     gpus: HashMap<KindAt, Rc<Runs>>,
     /// The one asked for last, since most nodes are of one kind.
     last_gpu: Option<(KindAt, Rc<Runs>)>,
@@ -79,7 +81,7 @@ struct Sketch {
 }
 
 impl<'a> Survey<'a> {
-    pub fn new(summary: &'a ModelSummary, asked: &'a Asked, demand: Demand) -> Survey<'a> {
+    pub fn new(engine: Engine, summary: &'a ModelSummary, asked: &'a Asked, demand: Demand) -> Survey<'a> {
         Survey {
             summary,
             asked,
@@ -88,6 +90,7 @@ impl<'a> Survey<'a> {
             wished: demand.wished(summary.total_layers().0),
             max_gpus: asked.max_devices.unwrap_or(u32::MAX) as usize,
             runs_on: RunsOn::of(summary, asked),
+            engine,
             gpus: HashMap::new(),
             last_gpu: None,
             hosts: HashMap::new(),
@@ -121,6 +124,11 @@ impl<'a> Survey<'a> {
         let sketch = self.sketch(node, num_ctx)?;
         if sketch.layers < self.wished && self.demand != Demand::AsManyAsFit {
             return self.refused_by_gpus(node);
+        }
+        if sketch.layers < self.wished
+            && let Some(prospect) = self.without_experts(node, num_ctx, num_ctx)?
+        {
+            return Ok(prospect);
         }
         let short_of_memory = self.host_needs(node, num_ctx, sketch.layers)? > node.devices.host.offered;
         if short_of_memory && (sketch.sure || matches!(self.demand, Demand::AsManyAsFit | Demand::None)) {
@@ -156,6 +164,9 @@ impl<'a> Survey<'a> {
         if self.host_needs(node, on_cpu, 0)? <= node.devices.host.offered {
             return self.at(node, on_cpu);
         }
+        if let Some(prospect) = self.without_experts(node, least, on_cpu)? {
+            return Ok(prospect);
+        }
         let most = self.sketch(node, least)?.layers;
         if self.host_needs(node, least, most)? > node.devices.host.offered {
             return self.refused(node, Reason::InsufficientMemory);
@@ -163,6 +174,28 @@ impl<'a> Survey<'a> {
         // The shortest context leaves most layers on GPU, and the longest is the best.
         let total = self.summary.total_layers().0;
         Ok(Prospect::AtBest(Figures::new(most, total, on_cpu, 0, Bytes::ZERO)))
+    }
+
+    /// With all layers on GPU, not all of them with their experts, if that may be had with the shortest of the contexts.
+    fn without_experts(&mut self, node: &Node, least: Tokens, most: Tokens) -> Result<Option<Prospect>, FootprintError> {
+        if !self.offloads(node) {
+            return Ok(None);
+        }
+        let Some(kind) = self.kind(node, least)? else { return Ok(None) };
+        let offered: Bytes = self.offers.iter().map(|(offered, _)| *offered).sum();
+        let fewest = if kind.only { kind.runs.least_without_experts(offered) } else { Some(1) };
+        let total = self.summary.total_layers().0;
+        if self.host_needs(node, least, total)? > node.devices.host.offered {
+            return Ok(None);
+        }
+        let figures = |fewest| Figures::new(total, total, most, 0, Bytes::ZERO).without_experts(fewest);
+        Ok(fewest.map(|fewest| Prospect::AtBest(figures(fewest))))
+    }
+
+    /// Whether layers may leave their experts in host memory there.
+    fn offloads(&self, node: &Node) -> bool {
+        let all = || self.usable(node).all(|gpu| (self.engine.offloads_experts)(gpu.backend));
+        self.demand == Demand::AsManyAsFit && self.summary.has_experts() && all()
     }
 
     /// With the longest context that the host alone can bear.
@@ -298,6 +331,7 @@ impl<'a> Survey<'a> {
     /// The kind of the node's first usable GPU. What each of them offers is listed.
     fn kind(&mut self, node: &Node, num_ctx: Tokens) -> Result<Option<Kind>, FootprintError> {
         let (mut first, mut only) = (None, true);
+        self.counted = None;
         self.offers.clear();
         for gpu in self.usable(node) {
             let kind = (gpu.backend, gpu.overhead);

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
+use crate::capability::Engine;
 use crate::device_plan::{Device, NodeDevices};
 use crate::fit_report::{Suggestion, consider};
 use crate::gguf::GgmlType;
@@ -11,10 +12,10 @@ use crate::layout::Backend;
 use crate::model_summary::ModelSummary;
 use crate::node_choice::figures::Figures;
 use crate::node_choice::refusal::{Nearest, refuse};
-use crate::node_choice::{Choice, Node, choose};
+use crate::node_choice::{Choice, Node, choose, choose_for};
 use crate::reason::Reason;
 use crate::request::{Asked, ContextPolicy, KvCacheType, PlacementPolicy};
-use crate::testing::{LLAMA_3_8B, SMOLLM2_135M, Shape, devices};
+use crate::testing::{LLAMA_3_8B, OFFLOADING, SMOLLM2_135M, Shape, devices};
 use crate::units::{Bytes, Tokens};
 
 fn node(name: &str, gpus: &[u64]) -> Node {
@@ -168,14 +169,14 @@ fn a_node_that_is_kept_out_is_suggested_where_it_would_do() {
 }
 
 /// The choice as it is made by planning every node.
-fn by_planning_all(summary: &ModelSummary, asked: &Asked, nodes: &[Node]) -> Choice {
+fn by_planning_all(engine: Engine, summary: &ModelSummary, asked: &Asked, nodes: &[Node]) -> Choice {
     let (mut placed, mut refused, mut filtered) = (Vec::new(), BTreeMap::<Reason, Vec<(Bytes, &str, usize)>>::new(), Vec::new());
     for (index, node) in nodes.iter().enumerate() {
         if let Some(reason) = super::filtered(node) {
             filtered.push(reason);
             continue;
         }
-        match consider(summary, asked, &node.devices) {
+        match consider(engine, summary, asked, &node.devices) {
             Err(refusal) => return Choice::Refused { refusal, best: None },
             Ok(considered) if considered.outcome.is_placed() => {
                 placed.push((Figures::of(&considered).rank(node.has_model_file, &node.name), index));
@@ -187,9 +188,9 @@ fn by_planning_all(summary: &ModelSummary, asked: &Asked, nodes: &[Node]) -> Cho
         }
     }
     let report = |index: usize| {
-        let mut report = consider(summary, asked, &nodes[index].devices).unwrap().decision().unwrap().report;
+        let mut report = consider(engine, summary, asked, &nodes[index].devices).unwrap().decision().unwrap().report;
         let place = report.fit.suggestions.iter().position(|suggestion| suggestion.change == "device");
-        if let (false, Some(suggestion)) = (report.fit.fits, other_node(summary, &asked.resolved(report.request.num_ctx), nodes)) {
+        if let (false, Some(suggestion)) = (report.fit.fits, other_node(engine, summary, &asked.resolved(report.request.num_ctx), nodes)) {
             report.fit.suggestions.insert(place.unwrap_or(report.fit.suggestions.len()), suggestion);
         }
         report
@@ -206,10 +207,10 @@ fn by_planning_all(summary: &ModelSummary, asked: &Asked, nodes: &[Node]) -> Cho
 }
 
 /// The best of all nodes that are kept out though they are ready, and on which the request is met.
-fn other_node(summary: &ModelSummary, asked: &Asked, nodes: &[Node]) -> Option<Suggestion> {
+fn other_node(engine: Engine, summary: &ModelSummary, asked: &Asked, nodes: &[Node]) -> Option<Suggestion> {
     let kept_out = nodes.iter().filter(|node| super::filtered(node).is_some() && node.ready);
     let found = kept_out.filter_map(|node| {
-        let considered = consider(summary, asked, &node.devices).unwrap();
+        let considered = consider(engine, summary, asked, &node.devices).unwrap();
         let rank = Figures::of(&considered).rank(node.has_model_file, &node.name);
         (considered.outcome.reason() == Reason::Fits).then(|| (rank, considered.plan().processor.clone(), node))
     });
@@ -283,12 +284,24 @@ fn small_models() -> impl Strategy<Value = ModelSummary> {
     })
 }
 
+fn small_models_with_experts() -> impl Strategy<Value = ModelSummary> {
+    (1u32..9, 1u64..4, 0u32..3, 1u64..9, 1u32..20_000).prop_map(|(blocks, width, dense, experts, trained_context)| {
+        let sizes = Shape { blocks, embedding: width * 64, heads: 2, kv_heads: 1, feed_forward: 64, vocabulary: 640, ..SMOLLM2_135M };
+        Shape { weights: GgmlType::Q8_0, trained_context, ..sizes }.with_experts(dense, experts, 192)
+    })
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn the_choice_is_the_one_that_planning_every_node_gives(summary in small_models(), asked in requests(), nodes in fleets()) {
-        prop_assert_eq!(choose(&summary, &asked, &nodes), by_planning_all(&summary, &asked, &nodes));
+        prop_assert_eq!(choose(&summary, &asked, &nodes), by_planning_all(Engine::OURS, &summary, &asked, &nodes));
+    }
+
+    #[test]
+    fn it_is_where_layers_may_leave_their_experts_too(summary in small_models_with_experts(), asked in requests(), nodes in fleets()) {
+        prop_assert_eq!(choose_for(OFFLOADING, &summary, &asked, &nodes), by_planning_all(OFFLOADING, &summary, &asked, &nodes));
     }
 
     #[test]

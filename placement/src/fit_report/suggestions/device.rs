@@ -19,7 +19,7 @@ pub(super) fn of(considered: &Considered<'_>) -> Option<Suggestion> {
         defaults: *defaults,
     };
     let unlimited = node(Bytes::MAX);
-    let planner = Planner::new(considered.summary, &unlimited, |_| true, considered.asked.max_devices);
+    let planner = Planner::new(considered.summary, &unlimited, |_| true, considered.engine, considered.asked.max_devices);
     let needed = planner.sized(&considered.request).ok()?.gpu_needs(wished, 1).total();
     let size = defaults.smallest_gpu(needed)?;
     let gib = size.0 >> 30;

@@ -50,7 +50,7 @@ pub(super) fn context(considered: &Considered<'_>, limits: Limits) -> Option<Sug
     let shorter = candidates.into_iter().filter(|num_ctx| Tokens(0) < *num_ctx && *num_ctx < considered.request.num_ctx);
     let mut found = shorter.filter_map(|num_ctx| {
         let asked = Asked { num_ctx: Some(num_ctx), ..resolved(considered) };
-        let changed = consider(considered.summary, &asked, considered.devices).ok()?;
+        let changed = consider(considered.engine, considered.summary, &asked, considered.devices).ok()?;
         let enough = changed.outcome == Outcome::Fits || changed.outcome.is_placed() && !considered.outcome.is_placed();
         let message = format!("the longest context that fits, instead of {}", considered.request.num_ctx);
         enough.then(|| suggestion(&changed, "numCtx", num_ctx.to_string(), message))
