@@ -131,6 +131,12 @@ pub fn node(gpu: Bytes) -> NodeDevices {
     NodeDevices::new(vec![device(0, gpu)], HOST)
 }
 
+/// A node with GPUs that offer so many bytes, each with an overhead of its own.
+pub fn node_of(gpus: &[(u64, u64)]) -> NodeDevices {
+    let gpu = |(index, (offered, overhead)): (usize, &(u64, u64))| Device { overhead: Bytes(*overhead), ..device(index, Bytes(*offered)) };
+    NodeDevices::new(gpus.iter().enumerate().map(gpu).collect(), HOST)
+}
+
 fn device(index: usize, offered: Bytes) -> Device {
     Device { id: format!("gpu{index}"), backend: Backend::Cuda, offered, overhead: Defaults::default().overhead_bytes, ..Device::default() }
 }
