@@ -5,8 +5,8 @@ use std::hint::black_box;
 use criterion::{Criterion, criterion_group, criterion_main};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use stowage_placement::testing::{DEEPSEEK_R1_32B, Shape, devices};
-use stowage_placement::{Asked, Bytes, ModelSummary, Node, PlacementPolicy, Tokens, choose, decide};
+use stowage_placement::testing::{DEEPSEEK_R1_32B, OFFLOADING, Shape, devices};
+use stowage_placement::{Asked, Bytes, Holder, ModelSummary, Node, NodeDevices, PlacementPolicy, Tokens, Who, choose, decide, decide_for};
 
 const NODES: usize = 5000;
 const GPUS: usize = 8;
@@ -41,6 +41,19 @@ fn fleet(largest_gib: u64) -> Vec<Node> {
         .collect()
 }
 
+/// The same node with four holders on each GPU, all of whom together give back enough, and no one of whom does alone.
+fn held(devices: &NodeDevices) -> NodeDevices {
+    let mut devices = devices.clone();
+    for (index, gpu) in devices.gpus.iter_mut().enumerate() {
+        let holder = |nth: u32| {
+            let who = Who::Process { pid: 4 * index as u32 + nth, name: "python3".into() };
+            Holder { who, bytes: Bytes::mib(4000 + 100 * u64::from(nth) + index as u64) }
+        };
+        gpu.holders = (0..4).map(holder).collect();
+    }
+    devices
+}
+
 fn plans(criterion: &mut Criterion) {
     let summary = model();
     let different: Vec<Bytes> = (0..GPUS as u64).map(|gpu| Bytes::mib(2000 + 700 * gpu)).collect();
@@ -49,9 +62,17 @@ fn plans(criterion: &mut Criterion) {
         criterion.bench_function(&format!("plan of a 65-layer model on 8 {name} GPUs, chosen among one node"), |bencher| {
             bencher.iter(|| choose(black_box(&summary), &asked(32768), std::slice::from_ref(&node)));
         });
+        let asked = Asked { parallel: 4, ..asked(131_072) };
         criterion.bench_function(&format!("fit report with all suggestions, 8 {name} GPUs"), |bencher| {
-            let asked = Asked { parallel: 4, ..asked(131_072) };
             bencher.iter(|| decide(black_box(&summary), &asked, &node.devices));
+        });
+        let experts = Shape { architecture: "llama", feed_forward: 1024, ..DEEPSEEK_R1_32B }.with_experts(0, 128, 1024);
+        criterion.bench_function(&format!("fit report with all suggestions, 8 {name} GPUs, experts left on the host"), |bencher| {
+            bencher.iter(|| decide_for(OFFLOADING, black_box(&experts), &asked, &node.devices));
+        });
+        let held = held(&node.devices);
+        criterion.bench_function(&format!("fit report with all suggestions, 8 {name} GPUs with 4 holders each"), |bencher| {
+            bencher.iter(|| decide(black_box(&summary), &asked, &held));
         });
     }
 }

@@ -138,6 +138,27 @@ pub fn supports(architecture: &str, ty: GgmlType, cache: KvCacheType, backend: B
     Ok(())
 }
 
+/// What an engine can do with the parts of a model that it runs. Plans are made for [`Engine::OURS`]; tests make them for one that can more.
+#[derive(Clone, Copy, Debug)]
+pub struct Engine {
+    /// As [`offloads_experts`].
+    pub offloads_experts: fn(Backend) -> bool,
+}
+
+impl Engine {
+    pub const OURS: Engine = Engine { offloads_experts };
+}
+
+/// Whether a layer on this backend can leave its experts' weights in host memory, where the host then computes them.
+///
+/// Of a plan with `expertLayerRanges` the host then loads the tensors that [`crate::model_summary::LayerKind::experts`] counts of those layers, laid out
+/// for its own backend, and the GPU all others; each takes the scratch memory of a device that holds blocks.
+pub fn offloads_experts(backend: Backend) -> bool {
+    match backend {
+        Backend::Reference | Backend::Cpu | Backend::SimulatedGpu | Backend::Cuda => false,
+    }
+}
+
 /// Whether the engine has a graph for the family.
 pub fn architecture(name: &str) -> Result<(), String> {
     if ARCHITECTURES.contains(&name) {

@@ -27,7 +27,8 @@ pub struct ComputeShape {
 /// What a device does for the model; each part brings its buffers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DeviceRole {
-    /// It holds at least one block.
+    /// It holds at least one block, or the experts of one: a host that holds experts alone takes the buffers of a whole block all the same, and so does
+    /// the GPU that holds the rest of it.
     pub layers: bool,
     /// It holds the output layer.
     pub output: bool,

@@ -3,13 +3,18 @@
 //! As many layers as truly fit are put on GPU, the last ones first, and each device that gets a layer also pays for its scratch memory and for
 //! its driver's context. Of the ways to hold the same layers, the one with the fewest GPUs is taken; one GPU is the tightest that holds them, several
 //! are filled evenly. Equal ones are told apart by their ids.
+//!
+//! Where not all layers of a mixture of experts fit and as many as fit are asked for, all of them may be put on GPU but for the experts of the first
+//! ones, which the host then holds: see [`SizedPlanner::fullest`].
 
 mod costs;
 mod packing;
 mod planner;
+mod split;
 
 pub(crate) use costs::{GpuCosts, HostCosts};
 pub(crate) use planner::{MOST_TOLD_APART, Needs, Planner, SizedPlanner};
+pub(crate) use split::Split;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -22,7 +27,8 @@ use crate::units::{Bytes, LayerCount};
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct DevicePlan {
-    /// As a person reads it: `100% GPU`, `100% CPU`, `38%/62% CPU/GPU` (shares of bytes, input embeddings left out).
+    /// As a person reads it: `100% GPU`, `100% CPU`, `38%/62% CPU/GPU` (shares of bytes, input embeddings left out). Where the host holds experts, it is
+    /// such a share even if all layers are on GPU.
     pub processor: String,
     pub gpu_layers: LayerCount,
     pub total_layers: LayerCount,
@@ -47,6 +53,7 @@ pub struct DeviceAllocation {
     /// First and last layer of each run, both included; the output layer is `totalLayers - 1`.
     #[serde(default)]
     pub layer_ranges: Vec<[u32; 2]>,
+    /// Likewise the layers whose experts the host holds while all else of them is on GPU.
     #[serde(default)]
     pub expert_layer_ranges: Vec<[u32; 2]>,
     pub weights_bytes: Bytes,
@@ -96,7 +103,8 @@ pub struct Device {
 #[serde(rename_all = "camelCase")]
 pub struct Holder {
     pub who: Who,
-    /// What the device would offer more without them.
+    /// What the device would offer more without them. Of a device that is more than full that is less than what they hold, by
+    /// [`crate::offer::overdrawn`], and then several together give back at least the sum of theirs.
     pub bytes: Bytes,
 }
 

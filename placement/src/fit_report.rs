@@ -18,6 +18,7 @@ pub(crate) use runs_on::RunsOn;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::capability::Engine;
 use crate::device_plan::{DevicePlan, NodeDevices};
 use crate::footprint::{Footprint, FootprintError};
 use crate::model_summary::ModelSummary;
@@ -73,7 +74,8 @@ pub struct FitReport {
     pub suggestions: Vec<Suggestion>,
 }
 
-/// A change that would make it fit: `change` is a field of the request, or `device` or `release`.
+/// A change that would make it fit: `change` is a field of the request, or `node` (another one, which is kept out), `release` (who would have to
+/// leave) or `device` (a size of GPU).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Suggestion {
@@ -124,8 +126,12 @@ impl PlanReport {
 /// Plans `asked` for one node: resolves the context, plans the devices, and reports how it fits. An error means that there is nothing to report on:
 /// what is asked contradicts itself, or its sizes overflow.
 pub fn decide(summary: &ModelSummary, asked: &Asked, devices: &NodeDevices) -> Result<Decision, Refusal> {
-    let considered = consider(summary, asked, devices)?;
-    considered.decision()
+    decide_for(Engine::OURS, summary, asked, devices)
+}
+
+/// Likewise for another engine than ours.
+pub fn decide_for(engine: Engine, summary: &ModelSummary, asked: &Asked, devices: &NodeDevices) -> Result<Decision, Refusal> {
+    consider(engine, summary, asked, devices)?.decision()
 }
 
 #[cfg(test)]

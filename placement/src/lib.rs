@@ -25,7 +25,7 @@ pub mod testing;
 pub mod units;
 
 pub use device_plan::{Device, DeviceAllocation, DeviceKind, DevicePlan, HOST, Holder, NodeDevices, Who};
-pub use fit_report::{Decision, FitReport, PlanReport, Refusal, Suggestion, decide};
+pub use fit_report::{Decision, FitReport, PlanReport, Refusal, Suggestion, decide, decide_for};
 pub use footprint::{Footprint, LayerFootprint};
 pub use model_summary::{ModelSummary, SummaryError};
 pub use node_choice::{Choice, Node, choose};

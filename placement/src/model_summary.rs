@@ -144,6 +144,9 @@ pub type TensorCount = [u32; 2];
 pub struct LayerKind {
     /// None: the layer is in the file and is not loaded.
     pub tensors: Vec<TensorCount>,
+    /// Those of them that hold all of its experts' weights, of which a token uses a few; none where it has no experts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub experts: Vec<TensorCount>,
     /// 0: the layer caches no keys and values.
     #[serde(default, skip_serializing_if = "is_zero")]
     #[schemars(schema_with = "unsigned")]
@@ -218,6 +221,11 @@ impl ModelSummary {
 
     pub fn block_count(&self) -> u32 {
         self.layers.iter().fold(0, |sum, [_, count]| sum.saturating_add(*count))
+    }
+
+    /// Whether a layer has experts that tokens are routed to, in tensors of their own.
+    pub fn has_experts(&self) -> bool {
+        self.layer_kinds.iter().any(|kind| !kind.experts.is_empty())
     }
 
     /// Every type that a matrix has; the engine must be able to compute with each. (Vectors become f32 when they are loaded.)

@@ -1,14 +1,17 @@
 //! Which node a replica goes to.
 //!
 //! `survey` says of each node, from sums alone, how well it could do at best; `search` plans nodes in that order and stops as soon as no other could
-//! be better, so the choice is the one that planning them all would give. `refusal` counts why none could take it.
+//! be better, so the choice is the one that planning them all would give. `refusal` counts why none could take it, and `elsewhere` looks for one that
+//! could if it were considered.
 
+mod elsewhere;
 mod figures;
 mod refusal;
 mod runs;
 mod search;
 mod survey;
 
+use crate::capability::Engine;
 use crate::device_plan::NodeDevices;
 use crate::fit_report::{Demand, PlanReport, Refusal};
 use crate::model_summary::ModelSummary;
@@ -53,10 +56,15 @@ pub enum Choice {
 
 /// Chooses a node and plans its devices.
 ///
-/// Wholly on GPU goes before split, split before CPU; then comes what serves the user best (more layers on GPU, a longer context where that was left
-/// open), then the node that has the file already, then the fewest GPUs and the tightest fit, so that large gaps stay for large models. Equal nodes
+/// Wholly on GPU goes before split, split before CPU; then comes what serves the user best (more layers on GPU, fewer of them without
+/// their experts, a longer context where that was left open), then the node that has the file already, then the fewest GPUs and the tightest fit, so that large gaps stay for large models. Equal nodes
 /// are told apart by name.
 pub fn choose(summary: &ModelSummary, asked: &Asked, nodes: &[Node]) -> Choice {
+    choose_for(Engine::OURS, summary, asked, nodes)
+}
+
+/// Likewise for another engine than ours.
+pub fn choose_for(engine: Engine, summary: &ModelSummary, asked: &Asked, nodes: &[Node]) -> Choice {
     let reasons: Vec<Option<Reason>> = nodes.iter().map(filtered).collect();
     let open: Vec<usize> = (0..nodes.len()).filter(|index| reasons[*index].is_none()).collect();
     let filtered: Vec<Reason> = reasons.into_iter().flatten().collect();
@@ -64,9 +72,23 @@ pub fn choose(summary: &ModelSummary, asked: &Asked, nodes: &[Node]) -> Choice {
         return refuse(nodes, &filtered, &[], None);
     }
     let demand = Demand::of(asked, summary.total_layers().0);
-    let choice = demand.and_then(|demand| Search::new(summary, asked, demand, nodes).run(&open, &filtered));
+    let choice = demand.and_then(|demand| Search::new(engine, summary, asked, demand, nodes).run(&open, &filtered));
     // Where it can't be planned at all, it would be the same on every node.
-    choice.unwrap_or_else(|refusal| Choice::Refused { refusal, best: None })
+    let mut choice = choice.unwrap_or_else(|refusal| Choice::Refused { refusal, best: None });
+    if let Some(report) = choice.report_mut() {
+        elsewhere::suggest(report, engine, summary, asked, nodes);
+    }
+    choice
+}
+
+impl Choice {
+    /// Of the node that is taken, or came nearest.
+    fn report_mut(&mut self) -> Option<&mut PlanReport> {
+        match self {
+            Choice::Placed { report, .. } | Choice::Refused { best: Some((_, report)), .. } => Some(report),
+            Choice::Refused { best: None, .. } => None,
+        }
+    }
 }
 
 /// Assignments that a ModelNode's list holds.

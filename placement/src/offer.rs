@@ -61,8 +61,18 @@ impl Defaults {
 /// `holdings` is `(promised, held)` for each replica: what its assignment was promised on this device (0 for a worker without an assignment),
 /// and what it really holds. `used_by_others` is what no replica of ours holds.
 pub fn offer(total: Bytes, used_by_others: Bytes, holdings: impl Iterator<Item = (Bytes, Bytes)>, margin: Bytes) -> Bytes {
+    total.saturating_sub(taken(used_by_others, holdings, margin))
+}
+
+/// What must be given back on this device, in bytes, before it offers any: 0 where it is not more than full. Somebody who holds more than this gives
+/// back what they hold less this; see [`crate::device_plan::Holder`]. The arguments are those of [`offer`].
+pub fn overdrawn(total: Bytes, used_by_others: Bytes, holdings: impl Iterator<Item = (Bytes, Bytes)>, margin: Bytes) -> Bytes {
+    taken(used_by_others, holdings, margin).saturating_sub(total)
+}
+
+fn taken(used_by_others: Bytes, holdings: impl Iterator<Item = (Bytes, Bytes)>, margin: Bytes) -> Bytes {
     let holdings: Bytes = holdings.map(|(promised, held)| promised.max(held)).sum();
-    total.saturating_sub(used_by_others).saturating_sub(holdings).saturating_sub(margin)
+    used_by_others.saturating_add(holdings).saturating_add(margin)
 }
 
 #[cfg(test)]
@@ -90,6 +100,25 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn what_holders_give_back_is_never_more_than_is_offered_once_they_are_gone(
+            total in 0u64..100,
+            used_by_others in 0u64..50,
+            holdings in proptest::collection::vec((0u64..50, 0u64..50), 1..6),
+            leaving in any::<u32>(),
+        ) {
+            let holdings: Vec<(Bytes, Bytes)> = holdings.into_iter().map(|(promised, held)| (Bytes(promised), Bytes(held))).collect();
+            let offered = |of: &[(Bytes, Bytes)]| offer(Bytes(total), Bytes(used_by_others), of.iter().copied(), Bytes(3));
+            let overdrawn = overdrawn(Bytes(total), Bytes(used_by_others), holdings.iter().copied(), Bytes(3));
+            let leaves = |index: usize| leaving & (1 << index) != 0;
+            let gone: Vec<Bytes> = (0..holdings.len()).filter(|i| leaves(*i)).map(|i| holdings[i].0.max(holdings[i].1)).collect();
+            let staying: Vec<(Bytes, Bytes)> = (0..holdings.len()).filter(|i| !leaves(*i)).map(|i| holdings[i]).collect();
+            let given_back: Bytes = gone.iter().map(|bytes| bytes.saturating_sub(overdrawn)).sum();
+            let said = offered(&holdings).saturating_add(given_back);
+            prop_assert!(said <= offered(&staying));
+            prop_assert!(said == offered(&staying) || gone.len() > 1 && overdrawn > Bytes::ZERO);
+        }
+
         #[test]
         fn the_smallest_gpu_offers_what_is_needed_and_one_of_a_gib_less_does_not(
             needed in prop_oneof![1u64..1 << 38, (1u64..200).prop_map(|gib| gib << 30)],

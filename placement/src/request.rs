@@ -124,6 +124,11 @@ impl Default for Asked {
 }
 
 impl Asked {
+    /// The same with the context that was resolved, so that a change to it is one change.
+    pub(crate) fn resolved(&self, num_ctx: Tokens) -> Asked {
+        Asked { num_ctx: Some(num_ctx), context_policy: ContextPolicy::Exact, min_context: None, ..self.clone() }
+    }
+
     /// The parameters of a footprint, with the context that was resolved.
     pub fn with_num_ctx(&self, num_ctx: Tokens) -> Request {
         Request { num_ctx, num_gpu: self.num_gpu, kv_cache_type: self.kv_cache_type, parallel: self.parallel, num_batch: self.num_batch }

@@ -1,10 +1,11 @@
 //! Headers of real models, without their data, and shorthands for devices. For tests, here and in other crates.
 
+use crate::capability::Engine;
 use crate::device_plan::{Device, NodeDevices};
 use crate::gguf::write::HeaderWriter;
 use crate::gguf::{GgmlType, Header, HeaderReader, Keep};
 use crate::layout::Backend;
-use crate::model_summary::ModelSummary;
+use crate::model_summary::{ModelSummary, Particulars};
 use crate::units::Bytes;
 
 /// The numbers of a transformer that is built like Llama.
@@ -120,11 +121,33 @@ impl Shape {
     /// # Panics
     /// Where the shape is none that a header can have.
     pub fn summary(&self) -> ModelSummary {
-        let writer = self.writer();
-        let summary = ModelSummary::from_header(&read(&writer.header()), Bytes(writer.file_size()));
-        summary.unwrap_or_else(|error| panic!("{error}"))
+        summary(&self.writer())
+    }
+
+    /// The same with so many experts beside what every token goes through, in the blocks from `first` on. As if the engine ran it, which it does not yet.
+    ///
+    /// # Panics
+    /// As [`Shape::summary`].
+    pub fn with_experts(&self, first: u32, experts: u64, feed_forward: u64) -> ModelSummary {
+        let mut writer = self.writer();
+        for block in first..self.blocks {
+            for (name, columns, rows) in
+                [("gate", self.embedding, feed_forward), ("up", self.embedding, feed_forward), ("down", feed_forward, self.embedding)]
+            {
+                writer = writer.tensor(&format!("blk.{block}.ffn_{name}_exps.weight"), self.weights, &[columns, rows, experts]);
+            }
+        }
+        ModelSummary { particulars: Particulars::default(), ..summary(&writer) }
     }
 }
+
+fn summary(writer: &HeaderWriter) -> ModelSummary {
+    let summary = ModelSummary::from_header(&read(&writer.header()), Bytes(writer.file_size()));
+    summary.unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// An engine that leaves experts in host memory, which ours can't yet.
+pub const OFFLOADING: Engine = Engine { offloads_experts: |_| true };
 
 /// Reads a header that is known to be good.
 ///

@@ -74,6 +74,15 @@ fn block_of(name: &str) -> Option<u64> {
     name.strip_prefix("blk.")?.split_once('.')?.0.parse().ok()
 }
 
+/// `blk.7.ffn_gate_exps.weight` and its like, which hold all experts of a block. Routers, and experts that every token goes to, are not among them.
+///
+/// Source: `LLM_FFN_EXPS_REGEX` in `common/common.h` of llama.cpp, by which its `--n-cpu-moe` chooses.
+fn experts<'a>(block: &[&'a TensorInfo]) -> Vec<&'a TensorInfo> {
+    const PARTS: [&str; 4] = ["ffn_gate_exps", "ffn_up_exps", "ffn_down_exps", "ffn_gate_up_exps"];
+    let part = |tensor: &TensorInfo| tensor.name.split('.').nth(2).is_some_and(|part| PARTS.contains(&part));
+    block.iter().copied().filter(|tensor| part(tensor)).collect()
+}
+
 /// Each block has the tensors that its family needs.
 pub(super) fn check_blocks(placed: &Placed<'_>, architecture: &str, needs: impl Fn(usize) -> Vec<Need>) -> Result<(), SummaryError> {
     for (layer, block) in placed.blocks.iter().enumerate() {
@@ -122,7 +131,8 @@ impl TensorTable {
         let mut runs: Vec<LayerRun> = Vec::new();
         for (block, cache) in blocks.iter().zip(caches) {
             let LayerCache { kv_heads, key_length, value_length, window, state } = *cache;
-            let kind = LayerKind { tensors: self.counts(block), kv_heads, key_length, value_length, window, state_bytes: state };
+            let (tensors, experts) = (self.counts(block), self.counts(&experts(block)));
+            let kind = LayerKind { tensors, experts, kv_heads, key_length, value_length, window, state_bytes: state };
             let next = kinds.len() as u32;
             let found = *index.entry(kind.clone()).or_insert(next);
             if found == next {
@@ -134,5 +144,28 @@ impl TensorTable {
             }
         }
         (kinds, runs)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gguf::GgmlType;
+
+    #[test]
+    fn experts_are_the_tensors_that_hold_all_of_them_and_their_biases() {
+        let names = [
+            "blk.7.attn_q.weight",
+            "blk.7.ffn_gate_inp.weight",
+            "blk.7.ffn_gate_exps.weight",
+            "blk.7.ffn_gate_up_exps.weight",
+            "blk.7.ffn_down_exps.bias",
+            "blk.7.ffn_up_shexp.weight",
+            "blk.7.ffn_up.3.weight",
+        ];
+        let tensor = |name: &str| TensorInfo { name: name.into(), dimensions: vec![32, 32, 4], ggml_type: GgmlType::F32, offset: 0 };
+        let block: Vec<TensorInfo> = names.iter().map(|name| tensor(name)).collect();
+        let found = experts(&block.iter().collect::<Vec<_>>());
+        assert_eq!(found.iter().map(|tensor| tensor.name.as_str()).collect::<Vec<_>>(), names[2..5]);
     }
 }

@@ -1,6 +1,7 @@
 //! What layers cost on one kind of GPU, and on the host, for one request.
 
 use crate::compute::DeviceRole;
+use crate::device_plan::Split;
 use crate::footprint::{FootprintError, LayerSizes, Span, compute_bytes, input_weights};
 use crate::layout::Backend;
 use crate::model_summary::ModelSummary;
@@ -40,6 +41,14 @@ impl GpuCosts {
         }
     }
 
+    /// What of layers `first` to `end - 1` is not there where the experts of layers below `without_experts_below` are in host memory.
+    pub fn experts_left(&self, first: u32, end: u32, without_experts_below: u32) -> Bytes {
+        match without_experts_below.min(end) {
+            below if below > first => self.sizes.experts(first, below),
+            _ => Bytes::ZERO,
+        }
+    }
+
     /// What layers `first` to `end - 1` take on one GPU, all included.
     pub fn bytes(&self, first: u32, end: u32) -> Bytes {
         // The sum of everything was checked when it was sized.
@@ -47,7 +56,7 @@ impl GpuCosts {
     }
 }
 
-/// The host holds the input layer and what no GPU does.
+/// The host holds the input layer and what no GPU does, experts of layers that are on GPU among it.
 pub(crate) struct HostCosts {
     sizes: LayerSizes,
     /// The input layer's weights.
@@ -77,17 +86,29 @@ impl HostCosts {
         span
     }
 
-    pub fn compute(&self, end: u32) -> Bytes {
-        match end {
-            0 => self.compute[0],
+    pub fn compute(&self, split: Split) -> Bytes {
+        match split.host_layers(self.total_layers()) {
+            0 if split.without_experts == 0 => self.compute[0],
             end if end < self.total_layers() => self.compute[1],
             _ => self.compute[2],
         }
     }
 
-    /// What it needs without an overhead of its own when the last `gpu_layers` are on GPU; more of them never need more.
-    pub fn needs(&self, gpu_layers: u32) -> Bytes {
-        let end = self.total_layers().saturating_sub(gpu_layers);
-        self.span(end).total().saturating_add(self.compute(end))
+    /// Experts of layers that are on GPU.
+    pub fn experts(&self, split: Split) -> Bytes {
+        let layers = split.experts_on_host(self.total_layers());
+        self.sizes.experts(layers.start, layers.end)
+    }
+
+    /// Whether the layer has experts.
+    pub fn has_experts(&self, layer: u32) -> bool {
+        self.sizes.experts(layer, layer + 1) > Bytes::ZERO
+    }
+
+    /// What it needs without an overhead of its own; with more whole layers on GPU it is never more.
+    pub fn needs(&self, split: impl Into<Split>) -> Bytes {
+        let split = split.into();
+        let layers = self.span(split.host_layers(self.total_layers())).total();
+        layers.saturating_add(self.experts(split)).saturating_add(self.compute(split))
     }
 }

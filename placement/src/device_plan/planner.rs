@@ -1,10 +1,13 @@
 //! Plans one model on one node's devices.
 
+mod experts;
+
 use std::cell::OnceCell;
 
+use crate::capability::Engine;
 use crate::device_plan::costs::{GpuCosts, HostCosts};
 use crate::device_plan::packing::{Class, Costs, Packing, Run, Table};
-use crate::device_plan::{Device, DeviceAllocation, DeviceKind, DevicePlan, NodeDevices};
+use crate::device_plan::{Device, DeviceAllocation, DeviceKind, DevicePlan, NodeDevices, Split};
 use crate::footprint::{FootprintError, Span};
 use crate::layout::Backend;
 use crate::model_summary::ModelSummary;
@@ -23,12 +26,12 @@ pub(crate) struct Planner<'a> {
     pub summary: &'a ModelSummary,
     pub gpus: Vec<&'a Device>,
     pub host: &'a Device,
-    classes: Vec<Class>,
+    groups: Groups,
     /// Backend and overhead, each pair once.
     kinds: Vec<(Backend, Bytes)>,
-    /// Of each class, the index of its kind.
-    kind_of: Vec<usize>,
     max_gpus: u32,
+    /// Layers may leave their experts in host memory.
+    offloads: bool,
     /// What a GPU would need where there is none.
     default_overhead: Bytes,
 }
@@ -39,17 +42,19 @@ impl<'a> Planner<'a> {
         summary: &'a ModelSummary,
         devices: &'a NodeDevices,
         usable: impl Fn(&Device) -> bool,
+        engine: Engine,
         max_gpus: Option<u32>,
     ) -> Planner<'a> {
         let mut gpus: Vec<&Device> = devices.gpus.iter().filter(|gpu| usable(gpu)).collect();
         gpus.sort_by(|a, b| a.id.cmp(&b.id));
-        let (classes, kinds): (Vec<Class>, Vec<(Backend, Bytes)>) = classes(&gpus).into_iter().unzip();
-        let mut distinct = kinds.clone();
-        distinct.sort_unstable();
-        distinct.dedup();
-        let kind_of = kinds.iter().filter_map(|kind| distinct.binary_search(kind).ok()).collect();
+        let mut kinds: Vec<(Backend, Bytes)> = gpus.iter().map(|gpu| (gpu.backend, gpu.overhead)).collect();
+        kinds.sort_unstable();
+        kinds.dedup();
+        let offers: Vec<Bytes> = gpus.iter().map(|gpu| gpu.offered).collect();
+        let groups = Groups::of(&gpus, &offers, &kinds);
+        let offloads = summary.has_experts() && gpus.iter().all(|gpu| (engine.offloads_experts)(gpu.backend));
         let (max_gpus, default_overhead) = (max_gpus.unwrap_or(u32::MAX), devices.defaults.overhead_bytes);
-        Planner { summary, gpus, host: &devices.host, classes, kinds: distinct, kind_of, max_gpus, default_overhead }
+        Planner { summary, gpus, host: &devices.host, groups, kinds, max_gpus, offloads, default_overhead }
     }
 
     /// The most GPUs that a replica may use.
@@ -65,7 +70,7 @@ impl<'a> Planner<'a> {
         let costs = kinds.iter().map(|(backend, overhead)| GpuCosts::new(self.summary, request, *backend, *overhead));
         Ok(SizedPlanner {
             planner: self,
-            costs: ClassCosts { kinds: costs.collect::<Result<_, _>>()?, kind_of: &self.kind_of },
+            costs: costs.collect::<Result<_, _>>()?,
             host: HostCosts::new(self.summary, request, self.host.backend)?,
             table: OnceCell::new(),
         })
@@ -75,7 +80,8 @@ impl<'a> Planner<'a> {
 /// A planner with the sizes for one request.
 pub(crate) struct SizedPlanner<'a> {
     planner: &'a Planner<'a>,
-    costs: ClassCosts<'a>,
+    /// In the order of the planner's kinds.
+    costs: Vec<GpuCosts>,
     host: HostCosts,
     table: OnceCell<Table>,
 }
@@ -87,53 +93,92 @@ impl SizedPlanner<'_> {
 
     /// The largest number of last layers that fit on the GPUs, whatever the host holds.
     pub fn most_gpu_layers(&self) -> u32 {
-        self.packing().most()
+        self.packing(|packing| packing.most())
     }
 
-    /// Whether the GPUs hold the last `gpu_layers` layers. Where their sum says so already, the ways to share them are not gone through.
+    /// Whether the GPUs hold the last `gpu_layers` layers.
     pub fn gpus_hold(&self, gpu_layers: u32) -> bool {
+        self.held_by(&self.planner.groups, gpu_layers, |_| self.most_gpu_layers())
+    }
+
+    /// Whether they did if they offered this much, in the order of the planner's GPUs.
+    pub fn gpus_would_hold(&self, gpu_layers: u32, offers: &[Bytes]) -> bool {
+        let groups = Groups::of(&self.planner.gpus, offers, &self.planner.kinds);
+        self.held_by(&groups, gpu_layers, |costs| {
+            let table = Table::of_all(costs, &groups.classes, self.total_layers(), self.planner.max_gpus);
+            Packing::new(costs, &groups.classes, self.total_layers(), self.planner.max_gpus, &table).most()
+        })
+    }
+
+    /// Where one of them or their sum says so already, the ways to share the layers are not gone through.
+    fn held_by(&self, groups: &Groups, gpu_layers: u32, most: impl FnOnce(&ClassCosts<'_>) -> u32) -> bool {
         let total = self.total_layers();
         if gpu_layers == 0 || gpu_layers > total {
             return gpu_layers == 0;
         }
-        let classes = &self.planner.classes;
-        let alone = |class: usize| self.costs.bytes(class, total - gpu_layers, total) <= classes[class].offered;
+        let (classes, costs) = (&groups.classes, self.class_costs(groups));
+        let alone = |class: usize| costs.bytes(class, total - gpu_layers, total) <= classes[class].offered;
         if self.planner.max_gpus > 0 && (0..classes.len()).any(alone) {
             return true;
         }
-        let offered: Bytes = self.planner.gpus.iter().map(|gpu| gpu.offered).sum();
-        let least = self.costs.kinds.iter().map(|costs| costs.sizes.span(total - gpu_layers, total).total()).min();
-        least.is_some_and(|least| least <= offered) && self.most_gpu_layers() >= gpu_layers
+        let least = self.costs.iter().map(|costs| costs.sizes.bytes(total - gpu_layers, total)).min();
+        least.is_some_and(|least| least <= groups.offered()) && most(&costs) >= gpu_layers
     }
 
-    fn packing(&self) -> Packing<'_, ClassCosts<'_>> {
-        let (classes, layers, max_gpus) = (&self.planner.classes, self.total_layers(), self.planner.max_gpus);
-        let table = self.table.get_or_init(|| Table::of_all(&self.costs, classes, layers, max_gpus));
-        Packing::new(&self.costs, classes, layers, max_gpus, table)
+    fn class_costs<'g>(&'g self, groups: &'g Groups) -> ClassCosts<'g> {
+        ClassCosts { kinds: &self.costs, kind_of: &groups.kind_of, without_experts_below: 0 }
     }
 
-    /// What the host needs when the last `gpu_layers` are on GPU.
-    pub fn host_needs(&self, gpu_layers: u32) -> Bytes {
-        self.host.needs(gpu_layers).saturating_add(self.planner.host.overhead)
+    /// How the GPUs can share whole layers, handed to `ask`.
+    fn packing<T>(&self, ask: impl FnOnce(Packing<'_, ClassCosts<'_>>) -> T) -> T {
+        let (classes, layers, max_gpus) = (&self.planner.groups.classes, self.total_layers(), self.planner.max_gpus);
+        let costs = self.class_costs(&self.planner.groups);
+        let table = self.table.get_or_init(|| Table::of_all(&costs, classes, layers, max_gpus));
+        ask(Packing::new(&costs, classes, layers, max_gpus, table))
     }
 
-    pub fn host_fits(&self, gpu_layers: u32) -> bool {
-        self.host_needs(gpu_layers) <= self.planner.host.offered
+    /// Likewise where the experts of the layers below `end` are in host memory.
+    fn packing_without_experts<T>(&self, end: u32, ask: impl FnOnce(Packing<'_, ClassCosts<'_>>) -> T) -> T {
+        let (classes, layers, max_gpus) = (&self.planner.groups.classes, self.total_layers(), self.planner.max_gpus);
+        let costs = ClassCosts { without_experts_below: end, ..self.class_costs(&self.planner.groups) };
+        let table = Table::of_all(&costs, classes, layers, max_gpus);
+        ask(Packing::new(&costs, classes, layers, max_gpus, &table))
     }
 
-    /// The plan with exactly this many layers on GPU; `None` where the GPUs can't hold them. The host is not checked.
-    pub fn plan(&self, gpu_layers: u32) -> Option<DevicePlan> {
-        let runs = if gpu_layers == 0 { Vec::new() } else { self.packing().assign(gpu_layers)? };
-        let mut devices: Vec<DeviceAllocation> = runs.iter().map(|run| self.gpu_allocation(run)).collect();
-        devices.push(self.host_allocation(gpu_layers));
-        let total_layers = LayerCount(self.total_layers());
-        let processor = processor(&devices, LayerCount(gpu_layers), total_layers, self.host.input);
-        Some(DevicePlan { processor, gpu_layers: LayerCount(gpu_layers), total_layers, devices })
+    /// What the host needs for what is not on GPU.
+    pub fn host_needs(&self, split: impl Into<Split>) -> Bytes {
+        self.host.needs(split).saturating_add(self.planner.host.overhead)
+    }
+
+    pub fn host_fits(&self, split: impl Into<Split>) -> bool {
+        self.host_needs(split) <= self.planner.host.offered
+    }
+
+    /// The plan with exactly this on GPU; `None` where the GPUs can't hold it. The host is not checked.
+    pub fn plan(&self, split: impl Into<Split>) -> Option<DevicePlan> {
+        let split = split.into();
+        let runs = self.runs(split)?;
+        let mut devices: Vec<DeviceAllocation> = runs.iter().map(|run| self.gpu_allocation(run, split)).collect();
+        devices.push(self.host_allocation(split));
+        let processor = processor(&devices, split, self.total_layers(), self.host.input);
+        let (gpu_layers, total_layers) = (LayerCount(split.gpu_layers), LayerCount(self.total_layers()));
+        Some(DevicePlan { processor, gpu_layers, total_layers, devices })
+    }
+
+    fn runs(&self, split: Split) -> Option<Vec<Run>> {
+        match split {
+            Split { gpu_layers: 0, .. } => Some(Vec::new()),
+            Split { gpu_layers, without_experts: 0 } => self.packing(|packing| packing.assign(gpu_layers)),
+            Split { gpu_layers, .. } => {
+                let end = split.experts_on_host(self.total_layers()).end;
+                self.packing_without_experts(end, |packing| packing.assign(gpu_layers))
+            }
+        }
     }
 
     /// What the last `gpu_layers` layers need on GPU where `gpus` GPUs share them: each pays for scratch memory and for its context.
     pub fn gpu_needs(&self, gpu_layers: u32, gpus: u64) -> Needs {
-        let Some(costs) = self.costs.kinds.first() else { return Needs::default() };
+        let Some(costs) = self.costs.first() else { return Needs::default() };
         let first = self.total_layers().saturating_sub(gpu_layers);
         let Span { weights, kv_cache, state, checkpoints } = costs.sizes.span(first, self.total_layers());
         // One of them holds the output layer, and may hold blocks too.
@@ -148,33 +193,37 @@ impl SizedPlanner<'_> {
 
     /// The fewest bytes by which the GPU with the largest offer would have to offer more, so that `gpu_layers` fit.
     pub fn shortfall(&self, gpu_layers: u32) -> Bytes {
-        let classes = &self.planner.classes;
+        let classes = &self.planner.groups.classes;
         let Some(largest) = (0..classes.len()).max_by_key(|class| classes[*class].offered) else {
             return self.gpu_needs(gpu_layers, 1).total();
         };
-        Bytes(self.packing().shortfall(gpu_layers, largest))
+        Bytes(self.packing(|packing| packing.shortfall(gpu_layers, largest)))
     }
 
     /// What layers `first` to `end - 1` take on a GPU, all included.
     #[cfg(test)]
     pub fn bytes_of_run(&self, first: u32, end: u32) -> Bytes {
-        self.costs.kinds[0].bytes(first, end)
+        self.costs[0].bytes(first, end)
     }
 
-    fn gpu_allocation(&self, run: &Run) -> DeviceAllocation {
+    fn gpu_allocation(&self, run: &Run, split: Split) -> DeviceAllocation {
         let gpu = self.planner.gpus[run.gpu];
-        // Its own kind's, not its class's: a class may have been merged with others. Overhead aside, a backend's kinds are alike.
-        let kind = self.planner.kinds.iter().position(|(backend, _)| *backend == gpu.backend).unwrap_or_default();
-        let costs = &self.costs.kinds[kind];
-        let span = costs.sizes.span(run.first, run.end);
+        // Its own kind's, not its class's: a class may have been merged with others.
+        let kind = self.planner.kinds.binary_search(&(gpu.backend, gpu.overhead)).unwrap_or_default();
+        let costs = &self.costs[kind];
+        let mut span = costs.sizes.span(run.first, run.end);
+        span.weights = span.weights.saturating_sub(costs.experts_left(run.first, run.end, split.experts_on_host(self.total_layers()).end));
         allocation(gpu, DeviceKind::Gpu, vec![[run.first, run.end - 1]], span, costs.compute(run.first, run.end), gpu.overhead)
     }
 
-    fn host_allocation(&self, gpu_layers: u32) -> DeviceAllocation {
-        let end = self.total_layers().saturating_sub(gpu_layers);
-        let ranges = if end > 0 { vec![[0, end - 1]] } else { Vec::new() };
+    fn host_allocation(&self, split: Split) -> DeviceAllocation {
+        let end = split.host_layers(self.total_layers());
+        let layer_ranges = if end > 0 { vec![[0, end - 1]] } else { Vec::new() };
         let host = self.planner.host;
-        allocation(host, DeviceKind::Host, ranges, self.host.span(end), self.host.compute(end), host.overhead)
+        let mut span = self.host.span(end);
+        span.weights = span.weights.saturating_add(self.host.experts(split));
+        let on_host = allocation(host, DeviceKind::Host, layer_ranges, span, self.host.compute(split), host.overhead);
+        DeviceAllocation { expert_layer_ranges: self.expert_layer_ranges(split), ..on_host }
     }
 }
 
@@ -220,30 +269,55 @@ impl Needs {
 }
 
 struct ClassCosts<'a> {
-    kinds: Vec<GpuCosts>,
+    kinds: &'a [GpuCosts],
     kind_of: &'a [usize],
+    /// The experts of layers below this are in host memory.
+    without_experts_below: u32,
 }
 
 impl Costs for ClassCosts<'_> {
     fn bytes(&self, class: usize, first: u32, end: u32) -> u64 {
-        self.kinds[self.kind_of[class]].bytes(first, end).0
+        let costs = &self.kinds[self.kind_of[class]];
+        costs.bytes(first, end).saturating_sub(costs.experts_left(first, end, self.without_experts_below)).0
     }
 }
 
-/// Groups equal GPUs, and nearly equal ones where there would be too many sets.
-fn classes(gpus: &[&Device]) -> Vec<(Class, (Backend, Bytes))> {
-    let mut groups: Vec<(Backend, Bytes, u64, Vec<usize>)> = Vec::new();
+/// GPUs that are equal in everything that counts, or taken for it.
+struct Groups {
+    classes: Vec<Class>,
+    /// Of each class, the index of its kind.
+    kind_of: Vec<usize>,
+}
+
+impl Groups {
+    /// Groups equal GPUs, and nearly equal ones where there would be too many sets. `kinds` are those of the GPUs, sorted.
+    fn of(gpus: &[&Device], offers: &[Bytes], kinds: &[(Backend, Bytes)]) -> Groups {
+        let groups = grouped(gpus, offers).into_iter();
+        let class = |(backend, overhead, offered, members)| {
+            // The overhead of a group is that of one of its GPUs.
+            (Class { offered, members }, kinds.binary_search(&(backend, overhead)).unwrap_or_default())
+        };
+        let (classes, kind_of) = groups.map(class).unzip();
+        Groups { classes, kind_of }
+    }
+
+    fn offered(&self) -> Bytes {
+        self.classes.iter().map(|class| Bytes(class.offered.saturating_mul(class.members.len() as u64))).sum()
+    }
+}
+
+/// Backend, overhead, bytes on offer, and which GPUs: of nearly equal ones the larger overhead and the smaller offer.
+type Group = (Backend, Bytes, u64, Vec<usize>);
+
+fn grouped(gpus: &[&Device], offers: &[Bytes]) -> Vec<Group> {
+    let mut groups: Vec<Group> = Vec::new();
     let mut order: Vec<usize> = (0..gpus.len()).collect();
-    order.sort_by_key(|i| (gpus[*i].backend, gpus[*i].overhead, gpus[*i].offered, *i));
+    order.sort_by_key(|i| (gpus[*i].backend, gpus[*i].overhead, offers[*i], *i));
     for i in order {
-        let gpu = gpus[i];
+        let of = (gpus[i].backend, gpus[i].overhead, offers[i].0);
         match groups.last_mut() {
-            Some((backend, overhead, offered, members))
-                if (*backend, *overhead, *offered) == (gpu.backend, gpu.overhead, gpu.offered.0) =>
-            {
-                members.push(i);
-            }
-            _ => groups.push((gpu.backend, gpu.overhead, gpu.offered.0, vec![i])),
+            Some((backend, overhead, offered, members)) if (*backend, *overhead, *offered) == of => members.push(i),
+            _ => groups.push((of.0, of.1, of.2, vec![i])),
         }
     }
     while sets(&groups) > MOST_SETS {
@@ -256,19 +330,19 @@ fn classes(gpus: &[&Device]) -> Vec<(Class, (Backend, Bytes))> {
         group.3.extend(members);
         group.3.sort_unstable();
     }
-    groups.into_iter().map(|(backend, overhead, offered, members)| (Class { offered, members }, (backend, overhead))).collect()
+    groups
 }
 
-fn sets(groups: &[(Backend, Bytes, u64, Vec<usize>)]) -> usize {
+fn sets(groups: &[Group]) -> usize {
     groups.iter().fold(1usize, |sets, group| sets.saturating_mul(group.3.len() + 1))
 }
 
 /// Shares of bytes, the input layer's weights left out; a part is never shown as 0 % or 100 %.
-fn processor(devices: &[DeviceAllocation], gpu_layers: LayerCount, total_layers: LayerCount, host_input: Bytes) -> String {
-    if gpu_layers.0 == 0 {
+fn processor(devices: &[DeviceAllocation], split: Split, total_layers: u32, host_input: Bytes) -> String {
+    if split.gpu_layers == 0 {
         return "100% CPU".into();
     }
-    if gpu_layers == total_layers {
+    if split == Split::from(total_layers) {
         return "100% GPU".into();
     }
     let sum = |kind: DeviceKind| -> u128 { devices.iter().filter(|d| d.kind == kind).map(|d| u128::from(d.total_bytes.0)).sum() };

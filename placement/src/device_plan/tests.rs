@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 
+use crate::capability::Engine;
 use crate::device_plan::{Device, DeviceKind, DevicePlan, NodeDevices, Planner, SizedPlanner};
 use crate::gguf::GgmlType;
 use crate::model_summary::ModelSummary;
@@ -12,7 +13,7 @@ use crate::units::{Bytes, LayerCount, Tokens};
 const HOST: Bytes = Bytes::gib(64);
 
 fn planned<T>(summary: &ModelSummary, devices: &NodeDevices, request: &Request, f: impl FnOnce(&SizedPlanner<'_>) -> T) -> T {
-    let planner = Planner::new(summary, devices, |_| true, None);
+    let planner = Planner::new(summary, devices, |_| true, Engine::OURS, None);
     f(&planner.sized(request).unwrap())
 }
 

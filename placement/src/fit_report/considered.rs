@@ -2,7 +2,8 @@
 
 use std::cell::OnceCell;
 
-use crate::device_plan::{DevicePlan, NodeDevices, Planner, SizedPlanner};
+use crate::capability::Engine;
+use crate::device_plan::{DevicePlan, NodeDevices, Planner, SizedPlanner, Split};
 use crate::fit_report::contexts::{Contexts, Goal};
 use crate::fit_report::demand::Demand;
 use crate::fit_report::runs_on::{RunsOn, lacks};
@@ -17,14 +18,15 @@ use crate::units::{Bytes, Tokens};
 /// What was found. Making a report of it costs more than finding it, so that is done for the node that counts.
 #[derive(Clone, Debug)]
 pub(crate) struct Considered<'a> {
+    pub engine: Engine,
     pub summary: &'a ModelSummary,
     pub asked: &'a Asked,
     pub devices: &'a NodeDevices,
     pub demand: Demand,
     pub request: Request,
     runs_on: RunsOn,
-    /// Layers to put on GPU: where it is refused, the most that the GPUs can hold.
-    pub gpu_layers: u32,
+    /// What to put on GPU: where it is refused, the most that the GPUs can hold.
+    pub split: Split,
     plan: OnceCell<DevicePlan>,
     pub outcome: Outcome,
     /// Why the engine can't use the node's GPUs for this model, where it can't.
@@ -36,7 +38,7 @@ pub(crate) struct Considered<'a> {
 pub(crate) enum Outcome {
     /// As wished.
     Fits,
-    /// Placed, but with layers on CPU that were wished on GPU.
+    /// Placed, but with layers on CPU, or experts of layers, that were wished on GPU.
     LessOnGpu(Reason),
     Refused(Reason),
     /// The engine has no way to run it; the sentence says what is missing.
@@ -58,25 +60,33 @@ impl Outcome {
 }
 
 /// Settles the context, plans the devices, and gives the verdict.
-pub(crate) fn consider<'a>(summary: &'a ModelSummary, asked: &'a Asked, devices: &'a NodeDevices) -> Result<Considered<'a>, Refusal> {
+pub(crate) fn consider<'a>(
+    engine: Engine,
+    summary: &'a ModelSummary,
+    asked: &'a Asked,
+    devices: &'a NodeDevices,
+) -> Result<Considered<'a>, Refusal> {
     let total_layers = summary.total_layers().0;
     let demand = Demand::of(asked, total_layers)?;
     let runs_on = RunsOn::of(summary, asked);
-    let planner = Planner::new(summary, devices, runs_on.usable(devices), asked.max_devices);
+    let planner = Planner::new(summary, devices, runs_on.usable(devices), engine, asked.max_devices);
     let request = asked.with_num_ctx(Contexts { planner: &planner, asked }.resolve(demand, total_layers)?);
     let sized = planner.sized(&request)?;
-    let gpu_layers = planned_layers(&sized, demand);
+    let split = planned_split(&sized, demand);
     let unusable = devices.gpus.iter().find(|gpu| !runs_on.backend(gpu.backend)).and_then(|gpu| lacks(summary, asked, gpu.backend));
     let outcome = match lacks(summary, asked, devices.host.backend) {
         Some(lacking) => Outcome::CannotRun(lacking),
-        None => outcome(&planner, &sized, demand, &request, gpu_layers, unusable.as_deref()),
+        None => outcome(&planner, &sized, demand, &request, split, unusable.as_deref()),
     };
-    Ok(Considered { summary, asked, devices, demand, request, runs_on, gpu_layers, plan: OnceCell::new(), outcome, unusable })
+    Ok(Considered { engine, summary, asked, devices, demand, request, runs_on, split, plan: OnceCell::new(), outcome, unusable })
 }
 
-/// The layers to put on GPU: those demanded where they fit, else as many as fit.
-fn planned_layers(sized: &SizedPlanner<'_>, demand: Demand) -> u32 {
-    demand.wished(sized.total_layers()).min(sized.most_gpu_layers())
+/// The layers to put on GPU: those demanded where they fit, else as many as fit. A demand is for whole layers.
+fn planned_split(sized: &SizedPlanner<'_>, demand: Demand) -> Split {
+    match demand {
+        Demand::AsManyAsFit => sized.fullest(),
+        Demand::All | Demand::Exactly(_) | Demand::None => demand.wished(sized.total_layers()).min(sized.most_gpu_layers()).into(),
+    }
 }
 
 fn outcome(
@@ -84,7 +94,7 @@ fn outcome(
     sized: &SizedPlanner<'_>,
     demand: Demand,
     request: &Request,
-    gpu_layers: u32,
+    split: Split,
     unusable: Option<&str>,
 ) -> Outcome {
     if request.num_ctx > planner.summary.trained_context {
@@ -92,27 +102,28 @@ fn outcome(
     }
     let wished = demand.wished(sized.total_layers());
     let gpu_reason = if planner.gpus.is_empty() { Reason::NoUsableGPU } else { Reason::InsufficientVRAM };
-    if gpu_layers < wished && demand != Demand::AsManyAsFit {
+    let less = split != Split::from(wished);
+    if less && demand != Demand::AsManyAsFit {
         return match unusable {
             Some(lacking) if planner.gpus.is_empty() => Outcome::CannotRun(lacking.into()),
             _ => Outcome::Refused(gpu_reason),
         };
     }
-    if !sized.host_fits(gpu_layers) {
+    if !sized.host_fits(split) {
         return Outcome::Refused(Reason::InsufficientMemory);
     }
-    if gpu_layers < wished { Outcome::LessOnGpu(gpu_reason) } else { Outcome::Fits }
+    if less { Outcome::LessOnGpu(gpu_reason) } else { Outcome::Fits }
 }
 
 impl<'a> Considered<'a> {
     /// The GPUs that can be used for this model.
     pub fn planner(&self) -> Planner<'a> {
-        Planner::new(self.summary, self.devices, self.runs_on.usable(self.devices), self.asked.max_devices)
+        Planner::new(self.summary, self.devices, self.runs_on.usable(self.devices), self.engine, self.asked.max_devices)
     }
 
     /// Which layers go where. It is made when it is first asked for, which of a change that does not help it never is.
     pub fn plan(&self) -> &DevicePlan {
-        let planned = || self.planner().sized(&self.request).ok()?.plan(self.gpu_layers);
+        let planned = || self.planner().sized(&self.request).ok()?.plan(self.split);
         // It was sized before, and the layers are as many as the GPUs hold.
         self.plan.get_or_init(|| planned().unwrap_or_default())
     }

@@ -29,7 +29,7 @@ pub(super) fn fits(sized: &SizedPlanner<'_>, goal: Goal) -> bool {
     match goal {
         Goal::OnGpu(layers) => sized.gpus_hold(layers) && sized.host_fits(layers),
         // Where the host holds all layers, it holds fewer too.
-        Goal::Anywhere => sized.host_fits(0) || sized.host_fits(sized.most_gpu_layers()),
+        Goal::Anywhere => sized.host_fits(0) || sized.host_fits(sized.fullest()),
     }
 }
 

@@ -1,6 +1,6 @@
 //! The report in words, for someone who has never heard of a KV cache: what it needs, what there is, what is missing, and how long a context may be.
 
-use crate::device_plan::{Needs, Planner, SizedPlanner};
+use crate::device_plan::{DevicePlan, Needs, Planner, SizedPlanner};
 use crate::fit_report::considered::{Considered, Limits, Outcome};
 use crate::fit_report::demand::Demand;
 use crate::reason::Reason;
@@ -116,10 +116,10 @@ fn parts(considered: &Considered<'_>, needs: Needs, gpus: usize) -> String {
 }
 
 fn missing_on_host(considered: &Considered<'_>, sized: &SizedPlanner<'_>) -> String {
-    let needs = sized.host_needs(considered.plan().gpu_layers.0);
+    let needs = sized.host_needs(considered.split);
     let offered = considered.devices.host.offered;
     let missing = needs.saturating_sub(offered);
-    let what = match considered.plan().gpu_layers.0 {
+    let what = match considered.split.gpu_layers {
         0 => "On CPU, it".to_owned(),
         gpu_layers if gpu_layers == sized.total_layers() => "What stays in host memory".to_owned(),
         gpu_layers => format!("With {gpu_layers} of {} layers on GPU, the rest", sized.total_layers()),
@@ -148,6 +148,7 @@ fn consequence(considered: &Considered<'_>) -> String {
     let plan = considered.plan();
     match (&considered.outcome, considered.demand) {
         (Outcome::LessOnGpu(_), _) if plan.gpu_layers.0 == 0 => "It runs on CPU.".into(),
+        (Outcome::LessOnGpu(_), _) if considered.split.without_experts > 0 => without_experts(plan),
         (Outcome::LessOnGpu(_), _) => {
             format!("{} of {} layers run on GPU, the others on CPU ({}).", plan.gpu_layers, plan.total_layers, plan.processor)
         }
@@ -162,6 +163,18 @@ fn consequence(considered: &Considered<'_>) -> String {
         }
         _ => "The policy RequireGPU wants it wholly on GPU, so nothing is loaded.".into(),
     }
+}
+
+/// "All 49 layers run on GPU, but 20 of them leave their experts (weights of which each token uses a few) in host memory, where the CPU computes them
+/// (40%/60% CPU/GPU)."
+fn without_experts(plan: &DevicePlan) -> String {
+    format!(
+        "All {} layers run on GPU, but {} of them leave their experts (weights of which each token uses a few) in host memory, where the CPU computes \
+         them ({}).",
+        plan.total_layers,
+        plan.layers_without_experts(),
+        plan.processor
+    )
 }
 
 fn are(bytes: Bytes) -> &'static str {

@@ -1,5 +1,7 @@
 //! What is said yes and no to, with which numbers and in which words.
 
+mod experts;
+
 use proptest::prelude::*;
 
 use crate::device_plan::{Device, NodeDevices};

@@ -3,7 +3,7 @@
 use crate::architecture::MAX_CONTEXT;
 use crate::footprint::{FootprintError, LayerFootprint, sequences};
 use crate::layout::{Backend, weight_bytes};
-use crate::model_summary::{ModelSummary, TensorCount, TensorKind};
+use crate::model_summary::{LayerKind, ModelSummary, TensorCount, TensorKind};
 use crate::request::Request;
 use crate::units::Bytes;
 
@@ -54,6 +54,8 @@ pub(crate) struct LayerSizes {
     sums: Vec<Span>,
     /// The same, all kinds together.
     totals: Vec<Bytes>,
+    /// The same of the experts alone, which are among the weights; empty where no layer has any.
+    experts: Vec<Bytes>,
 }
 
 impl LayerSizes {
@@ -72,13 +74,15 @@ impl LayerSizes {
             Ok(Span { weights, ..kept })
         });
         let kinds = kinds.collect::<Result<Vec<Span>, FootprintError>>()?;
+        let experts = experts(summary, &kinds, bytes, request)?;
         let mut layers = Vec::with_capacity(summary.block_count() as usize + 1);
         for [kind, count] in &summary.layers {
             let span = kinds.get(*kind as usize).ok_or_else(|| bad(format!("there is no layer kind {kind}")))?;
             layers.extend(std::iter::repeat_n(*span, *count as usize));
         }
         layers.push(output_layer(summary, request, backend, on_gpu)?);
-        LayerSizes::summed(layers).ok_or_else(|| FootprintError::overflow("sum of all layers", request))
+        let sizes = LayerSizes::summed(layers).ok_or_else(|| FootprintError::overflow("sum of all layers", request))?;
+        Ok(LayerSizes { experts, ..sizes })
     }
 
     fn summed(layers: Vec<Span>) -> Option<LayerSizes> {
@@ -90,7 +94,7 @@ impl LayerSizes {
             sums.push(sum);
         }
         let totals = sums.iter().map(|sum| sum.total()).collect();
-        Some(LayerSizes { layers, sums, totals })
+        Some(LayerSizes { layers, sums, totals, experts: Vec::new() })
     }
 
     /// Blocks and the output layer.
@@ -108,6 +112,12 @@ impl LayerSizes {
         self.totals[end as usize].saturating_sub(self.totals[first as usize])
     }
 
+    /// Bytes of the experts of layers `first` to `end - 1`.
+    pub fn experts(&self, first: u32, end: u32) -> Bytes {
+        let sum = |layer: u32| self.experts.get(layer as usize).copied().unwrap_or_default();
+        sum(end).saturating_sub(sum(first))
+    }
+
     pub fn all(&self) -> Span {
         self.span(0, self.count())
     }
@@ -122,6 +132,32 @@ impl LayerSizes {
         };
         self.layers.into_iter().enumerate().map(footprint).collect()
     }
+}
+
+/// For each block the sum of the experts before it, and after the last one the sum of all, which holds for the output layer too.
+fn experts(
+    summary: &ModelSummary,
+    kinds: &[Span],
+    bytes: impl Fn(&TensorKind) -> Option<Bytes>,
+    request: &Request,
+) -> Result<Vec<Bytes>, FootprintError> {
+    if !summary.has_experts() {
+        return Ok(Vec::new());
+    }
+    let of_kind = |(kind, span): (&LayerKind, &Span)| {
+        let experts = weights_of(summary, &kind.experts, &bytes, "experts of a layer", request)?;
+        if experts <= span.weights { Ok(experts) } else { Err(bad("it claims more bytes of experts than of weights".into())) }
+    };
+    let of_kind = summary.layer_kinds.iter().zip(kinds).map(of_kind).collect::<Result<Vec<Bytes>, FootprintError>>()?;
+    let layers = summary.layers.iter().flat_map(|[kind, count]| std::iter::repeat_n(*kind as usize, *count as usize));
+    let mut sums = vec![Bytes::ZERO];
+    let mut sum = Bytes::ZERO;
+    for kind in layers.chain([usize::MAX]) {
+        // The output layer has none.
+        sum = sum.saturating_add(of_kind.get(kind).copied().unwrap_or_default());
+        sums.push(sum);
+    }
+    Ok(sums)
 }
 
 fn output_layer(summary: &ModelSummary, request: &Request, backend: Backend, on_gpu: bool) -> Result<Span, FootprintError> {

@@ -100,5 +100,6 @@ fn a_summary_from_elsewhere_that_makes_no_sense_is_an_error() {
     };
     assert!(bad(&|summary| summary.layers = vec![[9, 1]]).contains("no layer kind 9"));
     assert!(bad(&|summary| summary.input = vec![[99, 1]]).contains("no tensor kind 99"));
+    assert!(bad(&|summary| summary.layer_kinds[0].experts = vec![[0, 1000]]).contains("more bytes of experts than of weights"));
     assert!(bad(&|summary| summary.layers = vec![[0, u32::MAX], [0, u32::MAX]]).contains("4294967295 layers"));
 }

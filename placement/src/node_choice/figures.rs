@@ -11,6 +11,8 @@ use crate::units::{Bytes, Tokens};
 pub(super) struct Figures {
     tier: Tier,
     layers: Reverse<u32>,
+    /// Layers on GPU whose experts are on the host.
+    without_experts: u32,
     num_ctx: Reverse<Tokens>,
     gpus: usize,
     /// What the devices that take part have left.
@@ -25,7 +27,7 @@ pub(super) enum Tier {
 }
 
 /// The order of nodes: the node that has the file comes before the tightest fit, and names tell equal ones apart.
-pub(super) type Rank<'a> = (Tier, Reverse<u32>, Reverse<Tokens>, bool, usize, Bytes, &'a str);
+pub(super) type Rank<'a> = (Tier, Reverse<u32>, u32, Reverse<Tokens>, bool, usize, Bytes, &'a str);
 
 impl Figures {
     pub fn new(layers: u32, total_layers: u32, num_ctx: Tokens, gpus: usize, left: Bytes) -> Figures {
@@ -34,7 +36,13 @@ impl Figures {
             layers if layers == total_layers => Tier::WhollyOnGpu,
             _ => Tier::Split,
         };
-        Figures { tier, layers: Reverse(layers), num_ctx: Reverse(num_ctx), gpus, left }
+        Figures { tier, layers: Reverse(layers), without_experts: 0, num_ctx: Reverse(num_ctx), gpus, left }
+    }
+
+    /// Where at least so many layers leave their experts to the host.
+    pub fn without_experts(self, layers: u32) -> Figures {
+        let tier = if layers > 0 { self.tier.max(Tier::Split) } else { self.tier };
+        Figures { tier, without_experts: layers, ..self }
     }
 
     pub fn of(considered: &Considered<'_>) -> Figures {
@@ -45,11 +53,17 @@ impl Figures {
             0 => plan.devices.iter().map(left_over).sum(),
             _ => gpus.clone().map(left_over).sum(),
         };
-        Figures::new(plan.gpu_layers.0, plan.total_layers.0, considered.request.num_ctx, gpus.count(), left)
+        let figures = Figures::new(plan.gpu_layers.0, plan.total_layers.0, considered.request.num_ctx, gpus.count(), left);
+        figures.without_experts(plan.layers_without_experts())
+    }
+
+    /// Whether so many layers are wholly on GPU, all that are wished there.
+    pub fn meet(self, wished: u32) -> bool {
+        self.layers.0 >= wished && self.without_experts == 0
     }
 
     pub fn rank(self, has_model_file: bool, name: &str) -> Rank<'_> {
-        let Figures { tier, layers, num_ctx, gpus, left } = self;
-        (tier, layers, num_ctx, !has_model_file, gpus, left, name)
+        let Figures { tier, layers, without_experts, num_ctx, gpus, left } = self;
+        (tier, layers, without_experts, num_ctx, !has_model_file, gpus, left, name)
     }
 }

@@ -54,6 +54,18 @@ impl Runs {
         Bytes(self.last.bytes.last().copied().unwrap_or_default())
     }
 
+    /// How many of the first layers must leave their experts to the host, at least one, for all else to fit into so many bytes. `None`: all are not enough.
+    pub fn least_without_experts(&self, offered: Bytes) -> Option<u32> {
+        let sizes = &self.costs.sizes;
+        let missing = self.whole().saturating_sub(offered);
+        if sizes.experts(0, sizes.count()) < missing {
+            return None;
+        }
+        let layers = (0..sizes.count()).take_while(|layer| sizes.experts(0, *layer) < missing);
+        let with_experts = layers.filter(|layer| sizes.experts(*layer, layer + 1) > Bytes::ZERO);
+        Some(with_experts.count().max(1) as u32)
+    }
+
     /// What the last `layers` take on one GPU.
     pub fn last(&self, layers: u32) -> u64 {
         self.last.bytes[layers as usize]

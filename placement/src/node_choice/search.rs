@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use crate::capability::Engine;
 use crate::device_plan::{Device, NodeDevices};
 use crate::fit_report::{Considered, Demand, PlanReport, Refusal, consider};
 use crate::model_summary::ModelSummary;
@@ -15,9 +16,12 @@ use crate::units::Bytes;
 
 /// One search among the nodes for one request.
 pub(super) struct Search<'a> {
+    engine: Engine,
     summary: &'a ModelSummary,
     asked: &'a Asked,
     nodes: &'a [Node],
+    /// Layers wished on GPU.
+    wished: u32,
     survey: Survey<'a>,
     /// What was planned, by what the devices offer: of nodes that offer the same, one is planned.
     planned: HashMap<Vec<u64>, Planned>,
@@ -39,8 +43,10 @@ struct Refused {
 }
 
 impl<'a> Search<'a> {
-    pub fn new(summary: &'a ModelSummary, asked: &'a Asked, demand: Demand, nodes: &'a [Node]) -> Search<'a> {
-        Search { summary, asked, nodes, survey: Survey::new(summary, asked, demand), planned: HashMap::new(), considered: HashMap::new() }
+    pub fn new(engine: Engine, summary: &'a ModelSummary, asked: &'a Asked, demand: Demand, nodes: &'a [Node]) -> Search<'a> {
+        let wished = demand.wished(summary.total_layers().0);
+        let survey = Survey::new(engine, summary, asked, demand);
+        Search { engine, summary, asked, nodes, wished, survey, planned: HashMap::new(), considered: HashMap::new() }
     }
 
     /// Among the nodes of these indices. An error: what is asked can't be planned on any node.
@@ -67,6 +73,26 @@ impl<'a> Search<'a> {
             Some(((node, _), _)) => Ok(Choice::Placed { node, report: self.report(node)? }),
             None => self.refuse(&refused, filtered),
         }
+    }
+
+    /// Of the nodes of these indices, the best one on which the request is met as wished, and the processor there.
+    pub fn meeting(mut self, indices: &[usize]) -> Result<Option<(usize, String)>, Refusal> {
+        let mut hopeful: Vec<(usize, Figures)> = Vec::new();
+        for index in indices.iter().copied() {
+            if let Prospect::AtBest(figures) = self.survey.prospect(&self.nodes[index])?
+                && figures.meet(self.wished)
+            {
+                hopeful.push((index, figures));
+            }
+        }
+        let (nodes, wished) = (self.nodes, self.wished);
+        let rank = |index: usize, figures: Figures| figures.rank(nodes[index].has_model_file, &nodes[index].name);
+        let at_best = |(index, figures): (usize, Figures)| rank(index, figures);
+        let best = best_first(&hopeful, at_best, |(index, _)| match self.planned(index)? {
+            Planned::Placed(figures) if figures.meet(wished) => Ok(Some(rank(index, figures))),
+            Planned::Placed(_) | Planned::Refused(..) => Ok(None),
+        })?;
+        best.map(|((index, _), _)| Ok((index, self.consider(index)?.plan().processor.clone()))).transpose()
     }
 
     fn refuse(mut self, refused: &BTreeMap<Reason, Vec<Refused>>, filtered: &[Reason]) -> Result<Choice, Refusal> {
@@ -115,7 +141,7 @@ impl<'a> Search<'a> {
     }
 
     fn consider(&self, index: usize) -> Result<Considered<'a>, Refusal> {
-        consider(self.summary, self.asked, &self.nodes[index].devices)
+        consider(self.engine, self.summary, self.asked, &self.nodes[index].devices)
     }
 }
 

@@ -7,6 +7,7 @@ use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::rc::Rc;
 
+use crate::capability::Engine;
 use crate::device_plan::{Device, HostCosts, MOST_TOLD_APART};
 use crate::fit_report::{Allowed, Demand, RunsOn, largest, smallest};
 use crate::footprint::FootprintError;
@@ -41,20 +42,32 @@ pub(super) struct Survey<'a> {
     wished: u32,
     max_gpus: usize,
     runs_on: RunsOn,
+    engine: Engine,
     gpus: HashMap<KindAt, Rc<Runs>>,
     /// The one asked for last, since most nodes are of one kind.
     last_gpu: Option<(KindAt, Rc<Runs>)>,
     hosts: HashMap<(Tokens, Backend), Rc<HostCosts>>,
     last_host: Option<((Tokens, Backend), Rc<HostCosts>)>,
-    /// What the GPUs of the node in question offer, and how many blocks each could hold.
+    /// What the usable GPUs of the node in question offer, and how many blocks each could hold.
     offers: Vec<(Bytes, u32)>,
+    /// Of the same node, at the context at which the blocks were counted.
+    counted: Option<(Tokens, Counted)>,
 }
 
 /// The kind of a node's GPUs.
+#[derive(Clone)]
 struct Kind {
     runs: Rc<Runs>,
     /// All of them are of this kind.
     only: bool,
+}
+
+/// The GPUs of a node for which the blocks that each could hold were counted.
+#[derive(Clone)]
+struct Counted {
+    kind: Kind,
+    /// The most layers that one of them holds more if it holds the output layer: one must.
+    output: i64,
 }
 
 /// What the GPUs of a node could hold.
@@ -68,7 +81,7 @@ struct Sketch {
 }
 
 impl<'a> Survey<'a> {
-    pub fn new(summary: &'a ModelSummary, asked: &'a Asked, demand: Demand) -> Survey<'a> {
+    pub fn new(engine: Engine, summary: &'a ModelSummary, asked: &'a Asked, demand: Demand) -> Survey<'a> {
         Survey {
             summary,
             asked,
@@ -77,17 +90,20 @@ impl<'a> Survey<'a> {
             wished: demand.wished(summary.total_layers().0),
             max_gpus: asked.max_devices.unwrap_or(u32::MAX) as usize,
             runs_on: RunsOn::of(summary, asked),
+            engine,
             gpus: HashMap::new(),
             last_gpu: None,
             hosts: HashMap::new(),
             last_host: None,
             offers: Vec::new(),
+            counted: None,
         }
     }
 
     /// What this node could do at best. An error: sizes that can't be counted.
     pub fn prospect(&mut self, node: &Node) -> Result<Prospect, FootprintError> {
         let trained = self.summary.trained_context;
+        self.counted = None;
         if !self.runs_on.backend(node.devices.host.backend) {
             return self.refused(node, Reason::EngineCannotRun);
         }
@@ -109,6 +125,11 @@ impl<'a> Survey<'a> {
         if sketch.layers < self.wished && self.demand != Demand::AsManyAsFit {
             return self.refused_by_gpus(node);
         }
+        if sketch.layers < self.wished
+            && let Some(prospect) = self.without_experts(node, num_ctx, num_ctx)?
+        {
+            return Ok(prospect);
+        }
         let short_of_memory = self.host_needs(node, num_ctx, sketch.layers)? > node.devices.host.offered;
         if short_of_memory && (sketch.sure || matches!(self.demand, Demand::AsManyAsFit | Demand::None)) {
             return self.refused(node, Reason::InsufficientMemory);
@@ -126,8 +147,15 @@ impl<'a> Survey<'a> {
 
     /// With the longest context at which the layers wished could be on GPU; where there is none, with the longest that the host could bear.
     fn between(&mut self, node: &Node, least: Tokens, on_gpu: Tokens, on_cpu: Tokens) -> Result<Prospect, FootprintError> {
-        if let Some(num_ctx) = largest(least, on_gpu, |num_ctx| Ok(self.sketch(node, num_ctx)?.layers >= self.wished))? {
+        let mut longest = None;
+        largest(least, on_gpu, |num_ctx| {
             let sketch = self.sketch(node, num_ctx)?;
+            let enough = sketch.layers >= self.wished;
+            // What is tried after one that is enough is longer.
+            longest = if enough { Some((num_ctx, sketch)) } else { longest };
+            Ok::<bool, FootprintError>(enough)
+        })?;
+        if let Some((num_ctx, sketch)) = longest {
             return self.figures(node, num_ctx, sketch);
         }
         if self.demand != Demand::AsManyAsFit {
@@ -136,6 +164,9 @@ impl<'a> Survey<'a> {
         if self.host_needs(node, on_cpu, 0)? <= node.devices.host.offered {
             return self.at(node, on_cpu);
         }
+        if let Some(prospect) = self.without_experts(node, least, on_cpu)? {
+            return Ok(prospect);
+        }
         let most = self.sketch(node, least)?.layers;
         if self.host_needs(node, least, most)? > node.devices.host.offered {
             return self.refused(node, Reason::InsufficientMemory);
@@ -143,6 +174,28 @@ impl<'a> Survey<'a> {
         // The shortest context leaves most layers on GPU, and the longest is the best.
         let total = self.summary.total_layers().0;
         Ok(Prospect::AtBest(Figures::new(most, total, on_cpu, 0, Bytes::ZERO)))
+    }
+
+    /// With all layers on GPU, not all of them with their experts, if that may be had with the shortest of the contexts.
+    fn without_experts(&mut self, node: &Node, least: Tokens, most: Tokens) -> Result<Option<Prospect>, FootprintError> {
+        if !self.offloads(node) {
+            return Ok(None);
+        }
+        let Some(kind) = self.kind(node, least)? else { return Ok(None) };
+        let offered: Bytes = self.offers.iter().map(|(offered, _)| *offered).sum();
+        let fewest = if kind.only { kind.runs.least_without_experts(offered) } else { Some(1) };
+        let total = self.summary.total_layers().0;
+        if self.host_needs(node, least, total)? > node.devices.host.offered {
+            return Ok(None);
+        }
+        let figures = |fewest| Figures::new(total, total, most, 0, Bytes::ZERO).without_experts(fewest);
+        Ok(fewest.map(|fewest| Prospect::AtBest(figures(fewest))))
+    }
+
+    /// Whether layers may leave their experts in host memory there.
+    fn offloads(&self, node: &Node) -> bool {
+        let all = || self.usable(node).all(|gpu| (self.engine.offloads_experts)(gpu.backend));
+        self.demand == Demand::AsManyAsFit && self.summary.has_experts() && all()
     }
 
     /// With the longest context that the host alone can bear.
@@ -178,22 +231,26 @@ impl<'a> Survey<'a> {
         if self.wished == 0 {
             return Ok(self.host_needs(node, num_ctx, 0)?.saturating_sub(node.devices.host.offered));
         }
-        let Some(kind) = self.kind(node, num_ctx)? else {
-            return Ok(self.gpu(num_ctx, Backend::Cuda, node.devices.defaults.overhead_bytes)?.whole());
+        let known = self.counted.take().filter(|(at, _)| *at == num_ctx);
+        let Counted { kind, output } = match known {
+            Some((_, counted)) => counted,
+            None => match self.kind(node, num_ctx)? {
+                Some(kind) => self.count(node, num_ctx, kind)?,
+                None => return Ok(self.gpu(num_ctx, Backend::Cuda, node.devices.defaults.overhead_bytes)?.whole()),
+            },
         };
         if !kind.only || self.max_gpus == 0 {
             return Ok(Bytes::ZERO);
         }
-        let output = self.fill_offers(node, num_ctx, &kind)?;
         // What the others hold, and then what is left for the one with the largest offer, with the output layer or without.
-        let (largest, blocks) = self.offers.iter().copied().max().unwrap_or_default();
+        let (largest, blocks) = self.offers.iter().copied().max_by_key(|(offered, _)| *offered).unwrap_or_default();
         let others = self.most_blocks(self.max_gpus) - blocks;
         let blocks = self.wished.saturating_sub(others.saturating_add_signed(output as i32).max(1));
         let least = kind.runs.least_of_blocks(blocks).min(kind.runs.last(self.wished.saturating_sub(others)));
         Ok(Bytes(least.saturating_sub(largest.0)))
     }
 
-    /// What the GPUs could hold of the layers wished.
+    /// What the GPUs could hold of the layers wished. Where those are too few to be taken, it is not told how.
     fn sketch(&mut self, node: &Node, num_ctx: Tokens) -> Result<Sketch, FootprintError> {
         let none = Sketch { layers: 0, gpus: 0, left: Bytes::ZERO, sure: false };
         if self.wished == 0 || self.max_gpus == 0 {
@@ -201,15 +258,17 @@ impl<'a> Survey<'a> {
         }
         let Some(kind) = self.kind(node, num_ctx)? else { return Ok(none) };
         if kind.only
-            && let Some(left) = self.least_left(node, kind.runs.whole())
+            && let Some(left) = self.least_left(kind.runs.whole())
         {
             return Ok(Sketch { layers: self.wished, gpus: 1, left, sure: true });
         }
-        let output = self.fill_offers(node, num_ctx, &kind)?;
+        let counted = self.count(node, num_ctx, kind)?;
+        self.counted = Some((num_ctx, counted.clone()));
+        let Counted { kind, output } = counted;
         let blocks = self.most_blocks(self.max_gpus);
         let layers = (i64::from(blocks) + output).clamp(0, i64::from(self.wished)) as u32;
-        if layers == 0 {
-            return Ok(none);
+        if layers == 0 || layers < self.wished && self.demand != Demand::AsManyAsFit {
+            return Ok(Sketch { layers, ..none });
         }
         let (gpus, offered) = match layers < self.wished && self.max_gpus >= self.offers.len() {
             true => self.all_that_hold_any(),
@@ -217,7 +276,7 @@ impl<'a> Survey<'a> {
         };
         let left = match gpus {
             _ if !kind.only => Bytes::ZERO,
-            1 => self.least_left(node, Bytes(kind.runs.last(layers))).unwrap_or_default(),
+            1 => self.least_left(Bytes(kind.runs.last(layers))).unwrap_or_default(),
             // Those with the largest offers are taken, unless some are taken for equal.
             _ if self.offers.len() <= MOST_TOLD_APART => Bytes(offered.0.saturating_sub(kind.runs.most_of(layers, gpus))),
             _ => Bytes::ZERO,
@@ -259,8 +318,9 @@ impl<'a> Survey<'a> {
     }
 
     /// What the GPU that is the tightest for so many bytes has left.
-    fn least_left(&self, node: &Node, bytes: Bytes) -> Option<Bytes> {
-        self.usable(node).filter_map(|gpu| gpu.offered.0.checked_sub(bytes.0)).min().map(Bytes)
+    fn least_left(&self, bytes: Bytes) -> Option<Bytes> {
+        let left = self.offers.iter().filter(|(offered, _)| *offered >= bytes).map(|(offered, _)| offered.saturating_sub(bytes));
+        left.min()
     }
 
     fn usable<'n>(&self, node: &'n Node) -> impl Iterator<Item = &'n Device> + use<'n> {
@@ -268,28 +328,35 @@ impl<'a> Survey<'a> {
         node.devices.gpus.iter().filter(move |gpu| usable(gpu))
     }
 
-    /// The kind of the node's first usable GPU.
+    /// The kind of the node's first usable GPU. What each of them offers is listed.
     fn kind(&mut self, node: &Node, num_ctx: Tokens) -> Result<Option<Kind>, FootprintError> {
-        let mut usable = self.usable(node);
-        let Some(first) = usable.next() else { return Ok(None) };
-        let only = usable.all(|gpu| (gpu.backend, gpu.overhead) == (first.backend, first.overhead));
-        Ok(Some(Kind { runs: self.gpu(num_ctx, first.backend, first.overhead)?, only }))
+        let (mut first, mut only) = (None, true);
+        self.counted = None;
+        self.offers.clear();
+        for gpu in self.usable(node) {
+            let kind = (gpu.backend, gpu.overhead);
+            only &= *first.get_or_insert(kind) == kind;
+            self.offers.push((gpu.offered, 0));
+        }
+        let Some((backend, overhead)) = first else { return Ok(None) };
+        Ok(Some(Kind { runs: self.gpu(num_ctx, backend, overhead)?, only }))
     }
 
-    /// Lists what the usable GPUs offer, and how many blocks each could hold. The most layers that one of them holds more, if it holds the output layer:
-    /// one must.
-    fn fill_offers(&mut self, node: &Node, num_ctx: Tokens, kind: &Kind) -> Result<i64, FootprintError> {
-        self.offers.clear();
+    /// Counts how many blocks each of the GPUs listed could hold.
+    fn count(&mut self, node: &Node, num_ctx: Tokens, kind: Kind) -> Result<Counted, FootprintError> {
         let mut output = i64::MIN;
-        for gpu in self.usable(node) {
-            let (blocks, more) = match kind.only {
-                true => kind.runs.most(gpu.offered),
-                false => self.gpu(num_ctx, gpu.backend, gpu.overhead)?.most(gpu.offered),
-            };
-            self.offers.push((gpu.offered, blocks));
-            output = output.max(more);
+        if kind.only {
+            for (offered, blocks) in &mut self.offers {
+                let (most, more) = kind.runs.most(*offered);
+                (*blocks, output) = (most, output.max(more));
+            }
+        } else {
+            for (index, gpu) in self.usable(node).enumerate() {
+                let (most, more) = self.gpu(num_ctx, gpu.backend, gpu.overhead)?.most(gpu.offered);
+                (self.offers[index].1, output) = (most, output.max(more));
+            }
         }
-        Ok(output)
+        Ok(Counted { kind, output })
     }
 
     fn gpu(&mut self, num_ctx: Tokens, backend: Backend, overhead: Bytes) -> Result<Rc<Runs>, FootprintError> {

@@ -4,17 +4,18 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
+use crate::capability::Engine;
 use crate::device_plan::{Device, NodeDevices};
-use crate::fit_report::consider;
+use crate::fit_report::{Suggestion, consider};
 use crate::gguf::GgmlType;
 use crate::layout::Backend;
 use crate::model_summary::ModelSummary;
 use crate::node_choice::figures::Figures;
 use crate::node_choice::refusal::{Nearest, refuse};
-use crate::node_choice::{Choice, Node, choose};
+use crate::node_choice::{Choice, Node, choose, choose_for};
 use crate::reason::Reason;
 use crate::request::{Asked, ContextPolicy, KvCacheType, PlacementPolicy};
-use crate::testing::{LLAMA_3_8B, SMOLLM2_135M, Shape, devices};
+use crate::testing::{LLAMA_3_8B, OFFLOADING, SMOLLM2_135M, Shape, devices};
 use crate::units::{Bytes, Tokens};
 
 fn node(name: &str, gpus: &[u64]) -> Node {
@@ -123,15 +124,59 @@ fn a_placed_report_carries_the_resolved_request() {
     assert_eq!(report.request.num_ctx, Tokens(8192));
 }
 
+/// The suggestion of another node, as its name, processor and message.
+fn other(asked: &Asked, nodes: &[Node]) -> Option<(String, String, String)> {
+    let report = match choose(&LLAMA_3_8B.summary(), asked, nodes) {
+        Choice::Placed { report, .. } | Choice::Refused { best: Some((_, report)), .. } => report,
+        Choice::Refused { refusal, best: None } => panic!("{refusal}"),
+    };
+    let found = report.fit.suggestions.into_iter().find(|suggestion| suggestion.change == "node")?;
+    Some((found.value, found.processor, found.message))
+}
+
+#[test]
+fn a_node_that_is_kept_out_is_suggested_where_it_would_do() {
+    let small = node("small", &[3000]);
+    type Change = fn(&mut Node);
+    let kept_out = |change: Change| {
+        let mut large = node("large", &[9000]);
+        change(&mut large);
+        let mut larger = Node { name: "larger".into(), ..large.clone() };
+        larger.devices.gpus[0].offered = Bytes::gib(12);
+        [larger, small.clone(), large]
+    };
+    let required = Asked { policy: PlacementPolicy::RequireGPU, ..asked() };
+    let cases: [(Change, &str); 4] = [
+        (|node| node.selector_matches = false, "the nodeSelector or the deviceSelector does not match it"),
+        (|node| node.schedulable = false, "it is cordoned"),
+        (|node| node.assignments = 64, "it holds 64 assignments, as many as a node may"),
+        (
+            |node| (node.selector_matches, node.schedulable) = (false, false),
+            "the nodeSelector or the deviceSelector does not match it and it is cordoned",
+        ),
+    ];
+    for (change, why) in cases {
+        for asked in [asked(), required.clone()] {
+            let said = format!("this node has room for it as it is asked, but {why}");
+            assert_eq!(other(&asked, &kept_out(change)), Some(("large".into(), "100% GPU".into(), said)));
+        }
+    }
+    assert_eq!(other(&asked(), &kept_out(|node| (node.ready, node.schedulable) = (false, false))), None);
+    assert_eq!(
+        other(&asked(), &kept_out(|node| (node.schedulable, node.devices.gpus[0].offered) = (false, Bytes::ZERO))).map(|(name, ..)| name),
+        Some("larger".into())
+    );
+}
+
 /// The choice as it is made by planning every node.
-fn by_planning_all(summary: &ModelSummary, asked: &Asked, nodes: &[Node]) -> Choice {
+fn by_planning_all(engine: Engine, summary: &ModelSummary, asked: &Asked, nodes: &[Node]) -> Choice {
     let (mut placed, mut refused, mut filtered) = (Vec::new(), BTreeMap::<Reason, Vec<(Bytes, &str, usize)>>::new(), Vec::new());
     for (index, node) in nodes.iter().enumerate() {
         if let Some(reason) = super::filtered(node) {
             filtered.push(reason);
             continue;
         }
-        match consider(summary, asked, &node.devices) {
+        match consider(engine, summary, asked, &node.devices) {
             Err(refusal) => return Choice::Refused { refusal, best: None },
             Ok(considered) if considered.outcome.is_placed() => {
                 placed.push((Figures::of(&considered).rank(node.has_model_file, &node.name), index));
@@ -142,7 +187,14 @@ fn by_planning_all(summary: &ModelSummary, asked: &Asked, nodes: &[Node]) -> Cho
             }
         }
     }
-    let report = |index: usize| consider(summary, asked, &nodes[index].devices).unwrap().decision().unwrap().report;
+    let report = |index: usize| {
+        let mut report = consider(engine, summary, asked, &nodes[index].devices).unwrap().decision().unwrap().report;
+        let place = report.fit.suggestions.iter().position(|suggestion| suggestion.change == "device");
+        if let (false, Some(suggestion)) = (report.fit.fits, other_node(engine, summary, &asked.resolved(report.request.num_ctx), nodes)) {
+            report.fit.suggestions.insert(place.unwrap_or(report.fit.suggestions.len()), suggestion);
+        }
+        report
+    };
     if let Some((_, node)) = placed.into_iter().min() {
         return Choice::Placed { node, report: report(node) };
     }
@@ -152,6 +204,25 @@ fn by_planning_all(summary: &ModelSummary, asked: &Asked, nodes: &[Node]) -> Cho
     };
     let best = refused.values().flatten().min().map(|(_, _, index)| (*index, report(*index)));
     refuse(nodes, &filtered, &refused.iter().map(nearest).collect::<Vec<_>>(), best)
+}
+
+/// The best of all nodes that are kept out though they are ready, and on which the request is met.
+fn other_node(engine: Engine, summary: &ModelSummary, asked: &Asked, nodes: &[Node]) -> Option<Suggestion> {
+    let kept_out = nodes.iter().filter(|node| super::filtered(node).is_some() && node.ready);
+    let found = kept_out.filter_map(|node| {
+        let considered = consider(engine, summary, asked, &node.devices).unwrap();
+        let rank = Figures::of(&considered).rank(node.has_model_file, &node.name);
+        (considered.outcome.reason() == Reason::Fits).then(|| (rank, considered.plan().processor.clone(), node))
+    });
+    let (_, processor, node) = found.min_by(|(a, ..), (b, ..)| a.cmp(b))?;
+    let kept_out = [
+        (!node.selector_matches, "the nodeSelector or the deviceSelector does not match it".to_owned()),
+        (!node.schedulable, "it is cordoned".to_owned()),
+        (node.assignments >= 64, format!("it holds {} assignments, as many as a node may", node.assignments)),
+    ];
+    let kept_out: Vec<String> = kept_out.into_iter().filter(|(applies, _)| *applies).map(|(_, what)| what).collect();
+    let message = format!("this node has room for it as it is asked, but {}", kept_out.join(" and "));
+    Some(Suggestion { change: "node".into(), value: node.name.clone(), processor, message })
 }
 
 /// GPUs of several kinds, some of them full.
@@ -174,10 +245,11 @@ fn gpus(most: usize) -> impl Strategy<Value = Vec<Device>> {
 /// Nodes of up to twelve GPUs, beside hosts of all sizes.
 fn fleets() -> impl Strategy<Value = Vec<Node>> {
     let host = prop_oneof![3 => Just(1u64 << 30), 1 => 0u64..10 << 20];
-    let one = (prop_oneof![gpus(4), gpus(13)], host, proptest::bool::weighted(0.9), proptest::bool::weighted(0.3), 60u32..66);
-    let one = one.prop_map(|(gpus, host, ready, has_model_file, assignments)| {
+    let state = [0.9, 0.3, 0.9, 0.9].map(proptest::bool::weighted);
+    let one = (prop_oneof![gpus(4), gpus(13)], host, state, 60u32..66);
+    let one = one.prop_map(|(gpus, host, [ready, has_model_file, schedulable, selector_matches], assignments)| {
         let devices = NodeDevices::new(gpus, Bytes(host));
-        Node { ready, has_model_file, assignments, devices, ..node("", &[]) }
+        Node { ready, has_model_file, schedulable, selector_matches, assignments, devices, ..node("", &[]) }
     });
     proptest::collection::vec(one, 0..12).prop_map(|nodes| {
         let named = |(index, node): (usize, Node)| Node { name: format!("node{}", index * 7 % 12), ..node };
@@ -212,12 +284,24 @@ fn small_models() -> impl Strategy<Value = ModelSummary> {
     })
 }
 
+fn small_models_with_experts() -> impl Strategy<Value = ModelSummary> {
+    (1u32..9, 1u64..4, 0u32..3, 1u64..9, 1u32..20_000).prop_map(|(blocks, width, dense, experts, trained_context)| {
+        let sizes = Shape { blocks, embedding: width * 64, heads: 2, kv_heads: 1, feed_forward: 64, vocabulary: 640, ..SMOLLM2_135M };
+        Shape { weights: GgmlType::Q8_0, trained_context, ..sizes }.with_experts(dense, experts, 192)
+    })
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn the_choice_is_the_one_that_planning_every_node_gives(summary in small_models(), asked in requests(), nodes in fleets()) {
-        prop_assert_eq!(choose(&summary, &asked, &nodes), by_planning_all(&summary, &asked, &nodes));
+        prop_assert_eq!(choose(&summary, &asked, &nodes), by_planning_all(Engine::OURS, &summary, &asked, &nodes));
+    }
+
+    #[test]
+    fn it_is_where_layers_may_leave_their_experts_too(summary in small_models_with_experts(), asked in requests(), nodes in fleets()) {
+        prop_assert_eq!(choose_for(OFFLOADING, &summary, &asked, &nodes), by_planning_all(OFFLOADING, &summary, &asked, &nodes));
     }
 
     #[test]

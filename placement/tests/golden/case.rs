@@ -30,6 +30,9 @@ pub struct Input {
     /// A family that the engine runs, as which those nodes are planned: the bytes are the model's own, but what can't be run gets no suggestions.
     #[serde(default)]
     pub plan_nodes_as: Option<String>,
+    /// Those nodes have an engine that leaves experts in host memory, which ours can't yet.
+    #[serde(default)]
+    pub nodes_offload_experts: bool,
     /// What others say of the same file.
     #[serde(default)]
     pub published: Option<Published>,

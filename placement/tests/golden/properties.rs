@@ -1,8 +1,9 @@
 //! What holds for any header of any family, whatever is asked.
 
 use proptest::prelude::*;
+use stowage_placement::capability::Engine;
 use stowage_placement::layout::Backend;
-use stowage_placement::{Bytes, Footprint, KvCacheType, ModelSummary, Request, Tokens, decide, testing};
+use stowage_placement::{Bytes, Footprint, KvCacheType, ModelSummary, Request, Tokens, decide, decide_for, testing};
 
 use crate::config::Config;
 use crate::convert::{MODEL_TYPES, convert};
@@ -154,6 +155,40 @@ proptest! {
         prop_assert_eq!(&through_json, &summary);
         let (asked, node) = (report::asked(&request), report::node(Bytes::mib(gpu * 64)));
         prop_assert_eq!(decide(&through_json, &asked, &node), decide(&summary, &asked, &node));
+    }
+
+    #[test]
+    fn no_plan_exceeds_a_device_and_more_free_never_gives_fewer_layers_on_gpu(
+        summary in summaries(),
+        request in requests(),
+        gpus in prop::collection::vec((0u64..64 << 20, 0u64..1 << 20), 1..6),
+        (which, more) in (any::<prop::sample::Index>(), 0u64..64 << 20),
+        offloading in any::<bool>(),
+    ) {
+        let engine = if offloading { testing::OFFLOADING } else { Engine::OURS };
+        let asked = report::asked(&Request { num_gpu: -1, ..request });
+        let plan = |gpus: &[(u64, u64)]| decide_for(engine, &summary, &asked, &report::node_of(gpus)).unwrap().report.plan;
+        let before = plan(&gpus);
+        for device in &before.devices {
+            prop_assert!(device.total_bytes <= device.free_bytes, "{device:?}");
+        }
+        let mut larger = gpus.clone();
+        larger[which.index(gpus.len())].0 += more;
+        prop_assert!(plan(&larger).gpu_layers >= before.gpu_layers);
+    }
+
+    #[test]
+    fn the_order_of_the_gpus_does_not_matter(
+        summary in summaries(),
+        request in requests(),
+        gpus in prop::collection::vec((0u64..64 << 20, 0u64..1 << 20), 1..6),
+        turn in 0usize..6,
+    ) {
+        let node = report::node_of(&gpus);
+        let mut turned = node.clone();
+        turned.gpus.rotate_left(turn % gpus.len());
+        let asked = report::asked(&request);
+        prop_assert_eq!(decide(&summary, &asked, &node), decide(&summary, &asked, &turned));
     }
 
     #[test]

@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use serde_json::json;
+use stowage_placement::capability::Engine;
 use stowage_placement::layout::Backend;
+use stowage_placement::model_summary::Particulars;
 use stowage_placement::{
     Asked, Bytes, Defaults, Device, DeviceAllocation, Footprint, KvCacheType, LayerFootprint, ModelSummary, NodeDevices, PlanReport,
-    Request, Suggestion, capability, decide, testing,
+    Request, Suggestion, capability, decide, decide_for, testing,
 };
 
 use crate::case::Case;
@@ -129,6 +131,12 @@ pub fn node(gpu: Bytes) -> NodeDevices {
     NodeDevices::new(vec![device(0, gpu)], HOST)
 }
 
+/// A node with GPUs that offer so many bytes, each with an overhead of its own.
+pub fn node_of(gpus: &[(u64, u64)]) -> NodeDevices {
+    let gpu = |(index, (offered, overhead)): (usize, &(u64, u64))| Device { overhead: Bytes(*overhead), ..device(index, Bytes(*offered)) };
+    NodeDevices::new(gpus.iter().enumerate().map(gpu).collect(), HOST)
+}
+
 fn device(index: usize, offered: Bytes) -> Device {
     Device { id: format!("gpu{index}"), backend: Backend::Cuda, offered, overhead: Defaults::default().overhead_bytes, ..Device::default() }
 }
@@ -161,7 +169,11 @@ fn allocation(device: &DeviceAllocation) -> String {
         ("total", device.total_bytes),
     ];
     let sizes = sizes.map(|(name, bytes)| format!("{name}: {}", bytes.0)).join(", ");
-    format!("{{layers: \"{}\", {sizes}}}", shown(&device.layer_ranges))
+    let experts = match shown(&device.expert_layer_ranges) {
+        none if none.is_empty() => none,
+        layers => format!("expertsOfLayers: \"{layers}\", "),
+    };
+    format!("{{layers: \"{}\", {experts}{sizes}}}", shown(&device.layer_ranges))
 }
 
 /// What becomes of it on whole nodes, their margins taken off.
@@ -169,14 +181,16 @@ fn nodes(text: &mut String, case: &Case, request: &Request) {
     let mut summary = case.summary();
     if let Some(family) = &case.input.plan_nodes_as {
         summary.architecture.clone_from(family);
+        summary.particulars = Particulars::default();
     }
+    let engine = if case.input.nodes_offload_experts { testing::OFFLOADING } else { Engine::OURS };
     if !case.input.nodes.is_empty() {
         line(text, "  nodes:");
     }
     for gpus in &case.input.nodes {
         let offered = |gib: u64| Defaults::default().offered_by(Bytes::gib(gib));
         let devices = gpus.iter().enumerate().map(|(index, gib)| device(index, offered(*gib))).collect();
-        let report = decide(&summary, &asked(request), &NodeDevices::new(devices, HOST)).unwrap().report;
+        let report = decide_for(engine, &summary, &asked(request), &NodeDevices::new(devices, HOST)).unwrap().report;
         line(text, &format!("  - gpus: {} of {} GiB", gpus.len(), gpus[0]));
         told(text, &report);
     }
