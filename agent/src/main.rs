@@ -7,7 +7,6 @@ use clap::Parser;
 use stowage_agent::config::{Cli, Command, NVML_LIBRARY};
 use stowage_agent::devices::{Devices, Reading, offers};
 use stowage_agent::{bench, plan, run, worker};
-use stowage_placement::Defaults;
 use stowage_placement::layout::Backend;
 use tracing_subscriber::EnvFilter;
 
@@ -58,5 +57,5 @@ fn machine(args: &plan::PlanArgs) -> plan::Machine {
         false => Reading::default(),
     };
     let gpu_backend = if cfg!(feature = "simulated-gpu") { Backend::SimulatedGpu } else { Backend::Cuda };
-    plan::Machine { devices: offers(&reading, Defaults::default()), gpu_backend }
+    plan::Machine { devices: offers(&reading, args.defaults.defaults()), gpu_backend }
 }

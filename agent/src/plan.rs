@@ -7,6 +7,7 @@ mod cache_types;
 mod comparison;
 mod curve;
 mod gpus;
+mod offered;
 mod source;
 mod svg;
 mod table;
@@ -16,22 +17,18 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
-use kube::ResourceExt;
 use serde::Serialize;
-use stowage_crds::ledger::Ledger;
-use stowage_crds::model_node::Assignment;
-use stowage_crds::{ModelDeployment, ModelNode};
 use stowage_placement::layout::Backend;
-use stowage_placement::{Asked, Bytes, Defaults, Device, HOST, KvCacheType, NodeDevices, PlanReport, Refusal, Tokens, decide};
+use stowage_placement::{Asked, Bytes, KvCacheType, NodeDevices, PlanReport, Refusal, Tokens, decide};
 
 use stowage_sources::hugging_face;
-
-use crate::devices::device;
 
 pub use cache_types::CacheTypes;
 use cache_types::cache_type;
 pub use curve::Chart;
 pub use gpus::Gpus;
+pub use offered::DefaultsArgs;
+use offered::Offered;
 pub use source::PlanError;
 
 /// It fits as asked, or with one of the types of cache that are compared.
@@ -79,6 +76,8 @@ pub struct PlanArgs {
     /// Free host memory. Omitted: the machine's own.
     #[arg(long, value_name = "FREE", value_parser = clap::value_parser!(Bytes))]
     pub memory: Option<Bytes>,
+    #[command(flatten)]
+    pub defaults: DefaultsArgs,
     /// Address of the Hugging Face hub, for a ModelDeployment that names a repository there; HF_ENDPOINT, where it is set.
     #[arg(long, value_name = "URL", default_value_t = hugging_face::endpoint())]
     pub hf_endpoint: String,
@@ -114,24 +113,6 @@ impl PlanArgs {
         self.node.is_none() && (self.gpus.is_empty() || self.memory.is_none())
     }
 
-    fn devices(&self, machine: &Machine) -> NodeDevices {
-        let (mut devices, defaults) = (machine.devices.clone(), machine.devices.defaults);
-        if !self.gpus.is_empty() {
-            let each = self.gpus.iter().flat_map(|gpus| std::iter::repeat_n(gpus.free, gpus.count));
-            let gpu = |(index, free): (usize, Bytes)| Device {
-                backend: machine.gpu_backend,
-                overhead: defaults.overhead_bytes,
-                uncertainty: defaults.uncertainty(),
-                ..device(&format!("gpu{index}"), free, Bytes::ZERO, defaults)
-            };
-            devices.gpus = each.enumerate().map(gpu).collect();
-        }
-        if let Some(free) = self.memory {
-            devices.host = device(HOST, free, Bytes::ZERO, defaults);
-        }
-        devices
-    }
-
     /// What the source asks for, with the flags on top.
     fn over(&self, asked: Asked) -> Asked {
         Asked {
@@ -143,24 +124,6 @@ impl PlanArgs {
             ..asked
         }
     }
-}
-
-/// On what the ModelDeployment was decided, where that was on this node.
-fn recorded(node: &ModelNode, deployment: Option<&ModelDeployment>) -> Option<NodeDevices> {
-    let record = deployment?.status.as_ref()?.decision.as_ref()?;
-    (record.node == node.name_any() && Some(&record.model_node_uid) == node.uid().as_ref()).then(|| record.offered.clone())
-}
-
-/// What the node offers to a replica of this ModelDeployment, as if none of its own were there.
-fn on_node(node: &ModelNode, deployment: Option<&ModelDeployment>) -> NodeDevices {
-    let key = |deployment: &ModelDeployment| (deployment.namespace().unwrap_or_else(|| "default".to_owned()), deployment.name_any());
-    let own = deployment.map(key);
-    let is_own = |assignment: &Assignment| {
-        let owner = &assignment.model_deployment;
-        own.as_ref().is_some_and(|(namespace, name)| (namespace, name) == (&owner.namespace, &owner.name))
-    };
-    let selector = deployment.map(|deployment| deployment.spec.placement.device_selector.clone()).unwrap_or_default();
-    Ledger::without(node, Defaults::default(), is_own).devices(&selector)
 }
 
 /// Plans and prints. What is wrong with the input goes to standard error.
@@ -193,6 +156,8 @@ async fn answer(args: &PlanArgs, machine: &Machine) -> Result<(String, u8), Plan
 pub struct Planned {
     pub answer: Answer,
     pub chart: Chart,
+    /// Whose devices they are, where that is a node.
+    pub whose: Option<String>,
 }
 
 /// As JSON and YAML have it: the type that a ModelDeployment's status carries, or a list of it.
@@ -217,13 +182,7 @@ impl Answer {
 pub async fn plan(args: &PlanArgs, machine: &Machine) -> Result<Planned, PlanError> {
     let node = args.node.as_deref().map(source::model_node).transpose()?;
     let source::Model { summary, asked, deployment } = source::read(&args.source, &args.hf_endpoint, node.as_ref()).await?;
-    let devices = match node {
-        None => args.devices(machine),
-        Some(node) => {
-            let decided_on = recorded(&node, deployment.as_ref()).filter(|_| !args.now);
-            decided_on.unwrap_or_else(|| on_node(&node, deployment.as_ref()))
-        }
-    };
+    let Offered { devices, whose } = Offered::of(args, machine, node.as_ref(), deployment.as_ref());
     let asked = args.over(asked);
     let report = |asked: &Asked| -> Result<PlanReport, Refusal> { Ok(decide(&summary, asked, &devices)?.report) };
     let answer = match &args.compare {
@@ -234,13 +193,13 @@ pub async fn plan(args: &PlanArgs, machine: &Machine) -> Result<Planned, PlanErr
         }
     };
     let chart = Chart::new(&summary, &asked, &devices, answer.reports());
-    Ok(Planned { answer, chart })
+    Ok(Planned { answer, chart, whose })
 }
 
 fn print(planned: &Planned, args: &PlanArgs) -> Result<String, PlanError> {
-    let Planned { answer, chart } = planned;
+    let Planned { answer, chart, whose } = planned;
     match (args.format, answer) {
-        (Format::Table, Answer::Plan(report)) => Ok(table::render(report, chart, args.layers)),
+        (Format::Table, Answer::Plan(report)) => Ok(table::render(report, chart, whose.as_deref(), args.layers)),
         (Format::Table, Answer::Compared(reports)) => Ok(comparison::render(reports, chart)),
         (Format::Json, _) => Ok(serde_json::to_string_pretty(answer)? + "\n"),
         (Format::Yaml, _) => Ok(stowage_crds::yaml::to_string(answer)?),

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use stowage_placement::layout::Backend;
-use stowage_placement::offer::offer;
+use stowage_placement::offer::{offer, overdrawn};
 use stowage_placement::{Bytes, Defaults, Device, HOST, Holder, NodeDevices, Who};
 
 use crate::ModelNode;
@@ -68,8 +68,11 @@ impl<'a> Ledger<'a> {
             Some(calibration) => (calibration.overhead_bytes, calibration.uncertainty_bytes),
             None => (self.defaults.overhead_bytes, self.defaults.uncertainty()),
         };
-        let offered = offer(gpu.total_bytes, gpu.used_by_others_bytes, self.holdings(&gpu.uuid).into_iter(), margin);
-        Some(Device { id: gpu.uuid.clone(), backend, offered, margin, overhead, uncertainty, holders: self.holders(gpu) })
+        let (total, others, holdings) = (gpu.total_bytes, gpu.used_by_others_bytes, self.holdings(&gpu.uuid));
+        let offered = offer(total, others, holdings.iter().copied(), margin);
+        let overdrawn = overdrawn(total, others, holdings.into_iter(), margin);
+        let holders = self.holders(gpu, overdrawn);
+        Some(Device { id: gpu.uuid.clone(), backend, offered, margin, overhead, uncertainty, holders })
     }
 
     fn host(&self) -> Device {
@@ -82,8 +85,9 @@ impl<'a> Ledger<'a> {
         Device { id: HOST.into(), offered, margin, ..Device::default() }
     }
 
-    /// Who holds the GPU: replicas, with what they were promised or hold, and processes of others, as far as the agent saw them.
-    fn holders(&self, gpu: &DeviceStatus) -> Vec<Holder> {
+    /// Who holds the GPU: replicas, with what they were promised or hold, and processes of others, as far as the agent saw them. What is promised
+    /// beyond what the GPU has is had back first, and by nobody.
+    fn holders(&self, gpu: &DeviceStatus, overdrawn: Bytes) -> Vec<Holder> {
         let replica = |(promised, held): (Option<&Assignment>, Option<&ReplicaStatus>)| {
             // Of a worker whose assignment is gone nobody knows any more whose it was; it ends by itself.
             let assignment = promised?;
@@ -92,11 +96,13 @@ impl<'a> Ledger<'a> {
             let owner = &assignment.model_deployment;
             let (namespace, deployment) = (owner.namespace.clone(), owner.name.clone());
             let who = Who::Replica { namespace, deployment, replica: assignment.replica.clone() };
-            (bytes > Bytes::ZERO).then_some(Holder { who, bytes })
+            Some(Holder { who, bytes })
         };
         let process =
             |process: &DeviceProcess| Holder { who: Who::Process { pid: process.pid, name: process.name.clone() }, bytes: process.bytes };
-        self.replicas().into_values().filter_map(replica).chain(gpu.used_by.iter().map(process)).collect()
+        let holders = self.replicas().into_values().filter_map(replica).chain(gpu.used_by.iter().map(process));
+        let given_back = |holder: Holder| Holder { bytes: holder.bytes.saturating_sub(overdrawn), ..holder };
+        holders.map(given_back).filter(|holder| holder.bytes > Bytes::ZERO).collect()
     }
 
     /// The union of what spec promises and status reports, by uid.

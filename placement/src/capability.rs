@@ -184,11 +184,15 @@ fn rope_scaling(kind: &str) -> Result<(), String> {
     Err(format!("the engine has no rope scaling of type {kind}; it has {}, and factors in tensors", ROPE_SCALINGS.join(", ")))
 }
 
-/// Whether heads of the model's lengths can be kept in a cache of this type.
+/// Whether the model's heads can be kept in a cache of this type.
 fn heads(summary: &ModelSummary, cache: KvCacheType) -> Result<(), String> {
-    let kept = |length: u64| length.is_multiple_of(CACHE_BLOCK) && length <= LONGEST_QUANTISED_HEAD;
     let attending = summary.layer_kinds.iter().filter(|kind| kind.kv_heads > 0);
-    let mut lengths = attending.flat_map(|kind| [kind.key_length, kind.value_length]);
+    cached_heads(attending.flat_map(|kind| [kind.key_length, kind.value_length]), cache)
+}
+
+/// Whether keys and values of these lengths, in elements of a head, can be kept in a cache of this type.
+pub fn cached_heads(mut lengths: impl Iterator<Item = u64>, cache: KvCacheType) -> Result<(), String> {
+    let kept = |length: u64| length.is_multiple_of(CACHE_BLOCK) && length <= LONGEST_QUANTISED_HEAD;
     match lengths.find(|length| cache != KvCacheType::F16 && !kept(*length)) {
         Some(length) => Err(format!(
             "a KV cache of type {cache} has heads of whole blocks of {CACHE_BLOCK} elements, at most {LONGEST_QUANTISED_HEAD}, and this model's are {length} long"

@@ -25,7 +25,7 @@ pub struct Arena {
     mapped: (NonNull<u8>, usize),
     size: u64,
     taken: AtomicU64,
-    by_purpose: [AtomicU64; 3],
+    by_purpose: [AtomicU64; 4],
 }
 
 // SAFETY: the arena hands each byte out once, as part of one region; the memory itself is plain bytes that any thread may use.

@@ -49,6 +49,8 @@ pub(crate) fn check(file: &ModelFile, graph: &Graph, request: &LoadRequest) -> R
         capability::supports(&graph.architecture, tensor.ggml_type, cache, Layout::Cpu)
             .map_err(|missing| EngineError::new(Reason::EngineCannotRun, missing))?;
     }
+    let lengths = graph.blocks.iter().flat_map(|block| [block.cache.key_length as u64, block.cache.value_length as u64]);
+    capability::cached_heads(lengths, cache).map_err(|missing| EngineError::new(Reason::EngineCannotRun, missing))?;
     let parameters = &request.request;
     if parameters.num_ctx.0 == 0 || parameters.num_ctx.0 > 1 << 30 || parameters.num_batch == 0 || parameters.parallel == 0 {
         let message = format!(

@@ -11,7 +11,7 @@ use stowage_engine::BackendChoice;
 use stowage_engine::batch::Batch;
 use stowage_engine::host_plan::on_host;
 use stowage_engine::model::LoadedModel;
-use stowage_placement::{KvCacheType, Request, Tokens};
+use stowage_placement::{Asked, Bytes, DevicePlan, KvCacheType, ModelSummary, Request, Tokens, decide};
 
 /// Tokens of a sequence that are read at once.
 const CHUNK: usize = 7;
@@ -59,18 +59,55 @@ fn expected(folder: &Path, case: &Case) -> Vec<Vec<f32>> {
     floats.chunks_exact(case.shape[1]).map(<[f32]>::to_vec).collect()
 }
 
+/// How a case is computed.
+#[derive(Clone, Copy)]
+struct Way {
+    backend: BackendChoice,
+    kv_cache_type: KvCacheType,
+    /// Layers on a simulated GPU.
+    num_gpu: i64,
+}
+
+const ON_CPU: Way = Way { backend: BackendChoice::Cpu, kv_cache_type: KvCacheType::F16, num_gpu: 0 };
+
+impl Way {
+    /// The plan is placement's, and loading fails where the engine would take other bytes.
+    fn load(self, path: &Path, num_ctx: u64, parallel: u32) -> LoadedModel {
+        let shown = |error: &dyn std::fmt::Display| panic!("{}: {error}", path.display());
+        let num_batch = CHUNK as u32 * parallel;
+        let request = Request { num_ctx: Tokens(num_ctx), parallel, num_batch, kv_cache_type: self.kv_cache_type, num_gpu: self.num_gpu };
+        let mut load = on_host(path, &request, 2).unwrap_or_else(|error| shown(&error));
+        if self.num_gpu > 0 {
+            load.plan = split(path, &request);
+        }
+        load.backend = self.backend;
+        let model = LoadedModel::load(&load, &mut |_| {}).unwrap_or_else(|error| shown(&error));
+        for (measured, planned) in model.measured().iter().zip(&load.plan.devices).filter(|_| self.backend == BackendChoice::Cpu) {
+            let planned = [planned.weights_bytes, planned.kv_cache_bytes, planned.checkpoint_bytes, planned.compute_bytes];
+            assert_eq!([measured.weights, measured.kv_cache, measured.checkpoint, measured.compute], planned, "{}", path.display());
+        }
+        model
+    }
+}
+
+/// A plan with so many layers on a simulated GPU.
+fn split(path: &Path, request: &Request) -> DevicePlan {
+    let header = stowage_placement::testing::read(&std::fs::read(path).unwrap());
+    let summary = ModelSummary::from_header(&header, Bytes::ZERO).unwrap();
+    let Request { num_ctx, num_gpu, kv_cache_type, parallel, num_batch } = request.clone();
+    let asked = Asked { num_ctx: Some(num_ctx), num_gpu, kv_cache_type, parallel, num_batch, ..Asked::default() };
+    let decision = decide(&summary, &asked, &stowage_placement::testing::devices(&[Bytes::gib(1)], Bytes::gib(1))).unwrap();
+    decision.verdict.unwrap();
+    decision.report.plan
+}
+
 /// Logits `[rows of the case, vocabulary]`. Sequences for which a model is loaded with the same context run at once.
-fn computed(folder: &Path, case: &Case, backend: BackendChoice, kv_cache_type: KvCacheType) -> Vec<Vec<f32>> {
+fn computed(folder: &Path, case: &Case, way: Way) -> Vec<Vec<f32>> {
     let mut rows = vec![Vec::new(); case.shape[0]];
     let contexts: BTreeSet<u64> = case.sequences.iter().map(|sequence| sequence.num_ctx).collect();
     for num_ctx in contexts {
         let sequences: Vec<&Sequence> = case.sequences.iter().filter(|sequence| sequence.num_ctx == num_ctx).collect();
-        let num_batch = (CHUNK * sequences.len()) as u32;
-        let request =
-            Request { num_ctx: Tokens(num_ctx), parallel: sequences.len() as u32, num_batch, kv_cache_type, ..Request::default() };
-        let mut load = on_host(&folder.join(&case.gguf), &request, 2).unwrap_or_else(|error| panic!("{}: {error}", case.name));
-        load.backend = backend;
-        let mut model = LoadedModel::load(&load, &mut |_| {}).unwrap_or_else(|error| panic!("{}: {error}", case.name));
+        let mut model = way.load(&folder.join(&case.gguf), num_ctx, sequences.len() as u32);
         run(&mut model, &sequences, &mut rows);
     }
     rows
@@ -106,21 +143,20 @@ fn largest_difference(a: &[Vec<f32>], b: &[Vec<f32>]) -> f32 {
     a.iter().flatten().zip(b.iter().flatten()).fold(0f32, |most, (a, b)| most.max((a - b).abs()))
 }
 
-/// Each case's largest difference, and what it must stay below.
-fn compare(backend: BackendChoice, bound: impl Fn(&Case) -> f32) {
+/// Each case's largest difference to what is expected of it, and what that must stay below.
+fn compare(way: Way, expected: impl Fn(&Path, &Case) -> Vec<Vec<f32>>, bound: impl Fn(&Case) -> f32) {
     let mut failed = Vec::new();
     let mut compared = 0;
     for (folder, case) in cases().into_iter().filter(|(_, case)| case.kind == "logits") {
-        let found = std::panic::catch_unwind(|| computed(&folder, &case, backend, KvCacheType::F16));
-        let Ok(found) = found else {
+        let Ok(found) = std::panic::catch_unwind(|| computed(&folder, &case, way)) else {
             failed.push(case.name.clone());
             continue;
         };
         let (difference, bound) = (largest_difference(&expected(&folder, &case), &found), bound(&case));
         println!("{:<16} largest difference {difference:.2e} of logits that spread by {:.1}, at most {bound:.1e}", case.name, case.spread);
         compared += 1;
-        // What is no number is no difference below anything.
-        if !(difference < bound) {
+        // What is no number is not below anything.
+        if difference > bound || difference.is_nan() {
             failed.push(case.name.clone());
         }
     }
@@ -129,11 +165,26 @@ fn compare(backend: BackendChoice, bound: impl Fn(&Case) -> f32) {
 
 #[test]
 fn the_reference_backend_computes_what_transformers_computes() {
-    compare(BackendChoice::Reference, |_| 1e-3);
+    compare(Way { backend: BackendChoice::Reference, ..ON_CPU }, expected, |_| 1e-3);
 }
 
 #[test]
 fn the_cpu_backend_computes_what_transformers_computes_but_for_what_it_rounds() {
     // Its cache is f16; and what quantised weights are multiplied with has 8 bits.
-    compare(BackendChoice::Cpu, |case| if case.name.ends_with("mxfp4") { 5e-2 } else { 5e-3 } * case.spread);
+    compare(ON_CPU, expected, |case| if case.name.ends_with("mxfp4") { 5e-2 } else { 5e-3 } * case.spread);
+}
+
+#[test]
+fn quantised_caches_differ_by_what_they_round() {
+    let whole = |folder: &Path, case: &Case| computed(folder, case, ON_CPU);
+    compare(Way { kv_cache_type: KvCacheType::Q8_0, ..ON_CPU }, whole, |case| 0.1 * case.spread);
+    compare(Way { kv_cache_type: KvCacheType::Q4_0, ..ON_CPU }, whole, |case| case.spread);
+}
+
+#[cfg(feature = "simulated-gpu")]
+#[test]
+fn a_model_split_between_two_devices_computes_the_same_to_the_last_bit() {
+    let whole = |folder: &Path, case: &Case| computed(folder, case, ON_CPU);
+    // The output layer, and one block.
+    compare(Way { num_gpu: 2, ..ON_CPU }, whole, |_| 0.0);
 }

@@ -2,7 +2,7 @@
 
 use stowage_crds::model_node::DeviceBackend;
 use stowage_placement::layout::Backend;
-use stowage_placement::offer::offer;
+use stowage_placement::offer::{offer, overdrawn};
 use stowage_placement::{Bytes, Defaults, Device, HOST, Holder, NodeDevices, Who};
 
 use super::{Gpu, GpuProcess, Reading};
@@ -20,13 +20,16 @@ fn offered_gpu(gpu: &Gpu, defaults: Defaults) -> Option<Device> {
         DeviceBackend::Cuda => Backend::Cuda,
         DeviceBackend::Simulated => Backend::SimulatedGpu,
     };
+    let used = gpu.total.saturating_sub(gpu.free);
+    let overdrawn = overdrawn(gpu.total, used, std::iter::empty(), defaults.margin(gpu.total));
     let holder = |process: &GpuProcess| {
         let who = Who::Process { pid: process.pid, name: process.name.clone() };
-        process.bytes.map(|bytes| Holder { who, bytes })
+        let bytes = process.bytes?.saturating_sub(overdrawn);
+        (bytes > Bytes::ZERO).then_some(Holder { who, bytes })
     };
     let holders = gpu.processes.iter().filter_map(holder).collect();
     let (overhead, uncertainty) = (defaults.overhead_bytes, defaults.uncertainty());
-    let device = device(&gpu.uuid, gpu.total, gpu.total.saturating_sub(gpu.free), defaults);
+    let device = device(&gpu.uuid, gpu.total, used, defaults);
     Some(Device { backend, overhead, uncertainty, holders, ..device })
 }
 

@@ -1,15 +1,16 @@
 //! A plan as text: what the model is, what it needs, where it goes, and what would make it fit.
 
-use stowage_placement::{Bytes, DeviceAllocation, DeviceKind, LayerFootprint, PlanReport, Request, Tokens};
+use stowage_placement::{Bytes, Defaults, DeviceAllocation, DeviceKind, LayerFootprint, PlanReport, Request, Tokens};
 
 use super::curve::Chart;
 use super::text::{columns, paragraph};
 use super::{bars, printable};
 
 /// With `by_layer`, each layer has a row too.
-pub(super) fn render(report: &PlanReport, chart: &Chart, by_layer: bool) -> String {
+pub(super) fn render(report: &PlanReport, chart: &Chart, whose: Option<&str>, by_layer: bool) -> String {
     let layers = if by_layer { each_layer(report) } else { String::new() };
-    let heading = model(report) + &request(report);
+    let whose = whose.map(|whose| paragraph("On", whose)).unwrap_or_default();
+    let heading = model(report) + &request(report) + &whose + &assumed(report);
     let sections = [heading, footprint(report), layers, bars::render(chart), devices(report), fit(report), suggestions(report)];
     sections.into_iter().filter(|section| !section.is_empty()).collect::<Vec<_>>().join("\n")
 }
@@ -37,6 +38,14 @@ fn request(report: &PlanReport) -> String {
     let Request { num_ctx, num_gpu, kv_cache_type, parallel, num_batch } = &report.request;
     let asked = format!("num_ctx {num_ctx}, num_gpu {num_gpu}, KV cache {kv_cache_type}, parallel {parallel}, num_batch {num_batch}");
     paragraph("Request", &asked)
+}
+
+/// With which margins and overhead it was planned.
+fn assumed(report: &PlanReport) -> String {
+    let Defaults { margin_percent, least_margin_bytes, overhead_bytes } = &report.defaults;
+    let margin = format!("{margin_percent} % of each device, at least {least_margin_bytes}, is left free");
+    let overhead = format!("a GPU's driver and libraries take {overhead_bytes} until measured");
+    paragraph("Assumed", &format!("{margin}; {overhead}"))
 }
 
 /// `134.5M`, `32.8B`.
@@ -91,7 +100,14 @@ fn devices(report: &PlanReport) -> String {
         let [weights, cache, compute, overhead, total, free] = bytes.map(|bytes| bytes.to_string());
         [short_id(device), layers(device), weights, cache, compute, overhead, total, free]
     }));
-    columns(&rows)
+    columns(&rows) + &uncertainty(report)
+}
+
+/// How far the totals of GPUs may be off.
+fn uncertainty(report: &PlanReport) -> String {
+    let most = report.plan.devices.iter().map(|device| device.uncertainty_bytes).max().unwrap_or_default();
+    let told = format!("A GPU's total may be off by {most}: so far is known what its driver and libraries take.");
+    if most > Bytes::ZERO { paragraph("", &told) } else { String::new() }
 }
 
 /// A GPU's UUID is longer than the table has room for; its beginning tells GPUs apart, and the JSON has all of it.

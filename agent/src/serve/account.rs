@@ -30,6 +30,7 @@ struct Figures {
     first_token: Option<Duration>,
     prompt_tokens: u64,
     cached_tokens: u64,
+    lost_tokens: u64,
     generated_tokens: u64,
     queued: Duration,
 }
@@ -75,6 +76,7 @@ impl Account {
         let mut figures = self.figures();
         figures.prompt_tokens += u64::from(finish.prompt_tokens);
         figures.cached_tokens += u64::from(finish.cached_tokens);
+        figures.lost_tokens += u64::from(finish.lost_tokens);
         figures.generated_tokens += u64::from(finish.generated_tokens);
         figures.queued += finish.queued;
     }
@@ -101,11 +103,13 @@ impl Account {
 impl Drop for Open {
     fn drop(&mut self) {
         let figures = std::mem::take(self.figures.get_mut().unwrap_or_else(PoisonError::into_inner));
-        let Figures { outcome, model, stream, first_token, prompt_tokens, cached_tokens, generated_tokens, queued } = figures;
+        let Figures { outcome, model, stream, first_token, prompt_tokens, cached_tokens, lost_tokens, generated_tokens, queued } = figures;
         let outcome = outcome.unwrap_or("cancelled");
         let duration = self.started.elapsed();
         if prompt_tokens + generated_tokens > 0 {
-            self.metrics.tokens(&ModelLabels { model: model.clone(), api: self.api }, prompt_tokens, generated_tokens);
+            let labels = ModelLabels { model: model.clone(), api: self.api };
+            self.metrics.tokens(&labels, prompt_tokens, generated_tokens);
+            self.metrics.lost_tokens(&labels, lost_tokens);
         }
         tracing::info!(
             target: "stowage::access",
@@ -118,6 +122,7 @@ impl Drop for Open {
             queued_ms = queued.as_millis() as u64,
             prompt_tokens,
             cached_tokens,
+            lost_tokens,
             generated_tokens,
             traceparent = self.trace.as_deref(),
             "request"

@@ -37,6 +37,7 @@ pub struct Metrics {
     registry: Registry,
     requests: Family<RequestLabels, Counter>,
     prompt_tokens: Family<ModelLabels, Counter>,
+    lost_tokens: Family<ModelLabels, Counter>,
     generated_tokens: Family<ModelLabels, Counter>,
     first_token: Histograms,
     duration: Histograms,
@@ -62,12 +63,16 @@ impl Metrics {
         let mut registry = Registry::with_prefix(prefix);
         let requests = Family::default();
         let prompt_tokens = Family::default();
+        let lost_tokens = Family::default();
         let generated_tokens = Family::default();
         let first_token: Histograms = Family::new_with_constructor(first_token_histogram);
         let duration: Histograms = Family::new_with_constructor(duration_histogram);
         let (running, queued) = (Gauge::default(), Gauge::default());
         registry.register("requests", "Requests by model, API and outcome", requests.clone());
         registry.register("prompt_tokens", "Tokens read from prompts", prompt_tokens.clone());
+        let help =
+            "Tokens of prompts read again although they had been in the cache: layers with a window had let go of what they look back on";
+        registry.register("prompt_tokens_read_again", help, lost_tokens.clone());
         registry.register("generated_tokens", "Tokens generated", generated_tokens.clone());
         let help = "From a request's arrival to its first text";
         registry.register_with_unit("time_to_first_token", help, Unit::Seconds, first_token.clone());
@@ -80,6 +85,7 @@ impl Metrics {
             registry,
             requests,
             prompt_tokens,
+            lost_tokens,
             generated_tokens,
             first_token,
             duration,
@@ -102,6 +108,11 @@ impl Metrics {
         let model = ModelLabels { model: labels.model.clone(), api: labels.api };
         self.requests.get_or_create(&labels).inc();
         self.duration.get_or_create(&model).observe(duration.as_secs_f64());
+    }
+
+    /// Tokens that were read again though an earlier prompt had them.
+    pub fn lost_tokens(&self, model: &ModelLabels, lost: u64) {
+        self.lost_tokens.get_or_create(model).inc_by(lost);
     }
 
     pub fn tokens(&self, model: &ModelLabels, prompt: u64, generated: u64) {

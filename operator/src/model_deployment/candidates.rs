@@ -3,7 +3,7 @@
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use stowage_crds::ModelNode;
-use stowage_crds::model_deployment::DecisionRecord;
+use stowage_crds::model_deployment::{DecisionRecord, DeviceSelector};
 use stowage_crds::model_node::Assignment;
 use stowage_placement::{Asked, Choice, Node, PlacementPolicy, PlanReport, Refusal, choose};
 
@@ -78,13 +78,19 @@ pub fn candidate(
     let name = node.name_any();
     let ledger = Ledger::without(node, state.defaults, given_back);
     let of_cluster = state.node(&name);
+    let selector_matches = selector_matches(state, wanted, node);
+    let mut devices = ledger.devices(&wanted.placement.device_selector);
+    if !selector_matches && devices.gpus.is_empty() {
+        // It is told what it could have if the selector admitted them.
+        devices = ledger.devices(&DeviceSelector::default());
+    }
     Node {
         ready: state.is_ready(&name, now),
         schedulable: of_cluster.is_some_and(|node| node.spec.as_ref().is_none_or(|spec| spec.unschedulable != Some(true))),
-        selector_matches: selector_matches(state, wanted, node),
+        selector_matches,
         assignments: ledger.assignments(),
         has_model_file: found.present_on.contains(&name),
-        devices: ledger.devices(&wanted.placement.device_selector),
+        devices,
         name,
     }
 }

@@ -263,7 +263,9 @@ fn the_size_of_gpu_that_would_do_is_suggested_last_and_without_any_gpu_too() {
 
 #[test]
 fn a_cache_that_the_engine_lacks_is_told_with_one_that_it_has() {
-    let report = decided(&LLAMA_3_8B, &Asked { kv_cache_type: KvCacheType::Q8_0, ..ASKED }, &one_gpu(9000)).report;
+    let mut summary = LLAMA_3_8B.summary();
+    summary.layer_kinds.iter_mut().for_each(|kind| kind.key_length = 80);
+    let report = decide(&summary, &Asked { kv_cache_type: KvCacheType::Q8_0, ..ASKED }, &one_gpu(9000)).unwrap().report;
     assert_eq!(report.fit.reason, Reason::EngineCannotRun);
     assert_eq!(suggested(&report, "kvCacheType"), Some("f16"));
 }
@@ -371,6 +373,9 @@ proptest! {
                 "numCtx" => changed.num_ctx = Some(Tokens(suggestion.value.parse().unwrap())),
                 "numBatch" => changed.num_batch = suggestion.value.parse().unwrap(),
                 "numGpu" => changed.num_gpu = suggestion.value.parse().unwrap(),
+                "kvCacheType" => {
+                    changed.kv_cache_type = KvCacheType::ALL.into_iter().find(|cache| cache.as_str() == suggestion.value).unwrap();
+                }
                 "parallel" => changed.parallel = suggestion.value.parse().unwrap(),
                 "device" => node = only_gpu(&node, offered_by(&suggestion.value)),
                 other => prop_assert!(false, "{other} is not expected here"),

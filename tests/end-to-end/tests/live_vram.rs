@@ -57,6 +57,13 @@ async fn what_another_process_takes_is_told_with_its_name_and_keeps_replicas_awa
     cluster.create(&manifest::on_gpu("m")).await?;
     let refused = cluster.until("m", is_refused).await?;
     println!("{}", watch::message(&refused, ConditionType::Scheduled));
+    let suggestions = refused.status.and_then(|status| status.fit).map(|fit| fit.fit.suggestions).unwrap_or_default();
+    let release = suggestions.iter().find(|suggestion| suggestion.change == "release").context("who would have to leave is suggested")?;
+    println!("release {}: {}, {}", release.value, release.processor, release.message);
+    ensure!(
+        (release.value.as_str(), release.processor.as_str()) == (&*format!("process {} (sleep)", stranger.0.id()), "100% GPU"),
+        "{release:?}"
+    );
     takes(&mut cluster.agents[0], &stranger, Bytes::ZERO)?;
     let ready = cluster.until("m", watch::is_ready).await?;
     ensure!(watch::processor(&ready) == "100% GPU", "{}", watch::processor(&ready));

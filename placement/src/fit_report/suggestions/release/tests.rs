@@ -49,7 +49,7 @@ fn one_holder_is_suggested_before_several_and_the_smallest_that_does() {
     assert_eq!((found.value.as_str(), found.processor.as_str()), ("default/small", "100% GPU"));
     assert_eq!(found.message, "stops default/small, which gives back 500.0 MiB on gpu0");
     let order: Vec<&str> = report.fit.suggestions.iter().map(|suggestion| suggestion.change.as_str()).collect();
-    assert_eq!(order, ["numCtx", "release", "device"]);
+    assert_eq!(order, ["kvCacheType", "numCtx", "release", "device"]);
 }
 
 #[test]
