@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use stowage_placement::{Bytes, DevicePlan, Reason, Request};
 
+use crate::template::Json;
+
 /// What to load, and exactly where. Nothing here is decided by the engine.
 #[derive(Clone, Debug)]
 pub struct LoadRequest {
@@ -80,8 +82,12 @@ pub struct ModelInfo {
 pub struct ChatMessage {
     pub role: String,
     pub content: String,
+    /// What the model thought before it said this. Templates decide what of it the model sees again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reasoning_content: Option<String>,
+    /// As they are handed to the template: most want a call's arguments as an object, not as text.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub tool_calls: Vec<serde_json::Value>,
+    pub tool_calls: Vec<Json>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]

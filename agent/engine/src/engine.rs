@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use crate::api::{ChatMessage, EngineError, GenerateEvent, GenerateRequest, LoadProgress, LoadRequest, MeasuredDevice, ModelInfo};
 use crate::model::LoadedModel;
 use crate::schedule::{MAX_QUEUE, Model, Occupancy, Scheduler};
-use crate::template::ChatTemplate;
+use crate::template::{ChatTemplate, Json, RenderOptions};
 use crate::tokenizer::Tokenizer;
 
 /// One loaded replica. Clones share it. When the last is dropped, or [`Engine::shutdown`] is called, it finishes what it has and frees the model.
@@ -85,18 +85,13 @@ impl Engine {
     }
 
     /// The chat as the model's template writes it, ready for [`Engine::tokenize`] with `parse_special`.
-    pub fn render_chat(&self, messages: &[ChatMessage], tools: &[serde_json::Value]) -> Result<String, EngineError> {
-        self.render_chat_with(messages, tools, &serde_json::Map::new())
+    pub fn render_chat(&self, messages: &[ChatMessage], tools: &[Json]) -> Result<String, EngineError> {
+        self.render_chat_with(messages, tools, &RenderOptions::default())
     }
 
-    /// The same with more variables for the template, such as `enable_thinking`.
-    pub fn render_chat_with(
-        &self,
-        messages: &[ChatMessage],
-        tools: &[serde_json::Value],
-        extra: &serde_json::Map<String, serde_json::Value>,
-    ) -> Result<String, EngineError> {
-        self.inner.template.render(messages, tools, extra)
+    /// The same with more that the template is told, such as `enable_thinking`.
+    pub fn render_chat_with(&self, messages: &[ChatMessage], tools: &[Json], options: &RenderOptions) -> Result<String, EngineError> {
+        self.inner.template.render(messages, tools, options)
     }
 
     /// Queues a generation. At once an error where the prompt does not fit, the queue is full ([`EngineError::is_busy`]) or the replica drains.

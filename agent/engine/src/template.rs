@@ -3,16 +3,21 @@
 //! Templates are Jinja as `transformers` runs it: Python's string methods, `raise_exception`, `strftime_now`, `tojson` as Python's `json.dumps` writes.
 //! They come from strangers, with the model: how much one may compute is bounded.
 
+mod json;
 mod python_json;
+mod variables;
 
 use std::error::Error as _;
 
+use jiff::Zoned;
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, Serde, Value};
-use minijinja::{Environment, Error, ErrorKind, context};
+use minijinja::value::{Kwargs, Value};
+use minijinja::{Environment, Error, ErrorKind};
 use stowage_placement::Reason;
 
 use crate::api::{ChatMessage, EngineError};
+pub use json::Json;
+use variables::ReasoningField;
 
 /// Instructions that one rendering may take: a long conversation takes some tens of thousands.
 const FUEL: u64 = 20_000_000;
@@ -23,6 +28,25 @@ pub struct ChatTemplate {
     kind: Kind,
     bos: String,
     eos: String,
+    reasoning: ReasoningField,
+}
+
+/// What a template is told beside messages and tools.
+#[derive(Clone, Debug)]
+pub struct RenderOptions {
+    /// Whether the assistant's turn is begun after the last message.
+    pub add_generation_prompt: bool,
+    /// More variables, such as `enable_thinking`; they go before those that every template is told.
+    pub extra: serde_json::Map<String, serde_json::Value>,
+    /// The time for templates that write the date; `None`: now, in the host's time zone.
+    pub now: Option<Zoned>,
+}
+
+impl Default for RenderOptions {
+    /// For a conversation that is to be answered.
+    fn default() -> RenderOptions {
+        RenderOptions { add_generation_prompt: true, extra: serde_json::Map::new(), now: None }
+    }
 }
 
 enum Kind {
@@ -43,6 +67,7 @@ impl ChatTemplate {
     ///
     /// Errors: InvalidRequest where the overriding template is written in Go's template language or is no valid Jinja.
     pub fn new(from_file: Option<&str>, override_with: &str, bos: &str, eos: &str) -> Result<ChatTemplate, EngineError> {
+        let reasoning = ReasoningField::of(if override_with.trim().is_empty() { from_file.unwrap_or_default() } else { override_with });
         let kind = match (override_with.trim().is_empty(), from_file) {
             (false, _) => {
                 refuse_go(override_with)?;
@@ -59,37 +84,26 @@ impl ChatTemplate {
             },
             (true, None) => Kind::None,
         };
-        Ok(ChatTemplate { kind, bos: bos.into(), eos: eos.into() })
+        Ok(ChatTemplate { kind, bos: bos.into(), eos: eos.into(), reasoning })
     }
 
     pub fn exists(&self) -> bool {
         !matches!(self.kind, Kind::None)
     }
 
-    /// The conversation, and the beginning of the assistant's turn. Tools are JSON schemas as OpenAI's API has them; `extra` are more variables of the
-    /// template, such as `enable_thinking`.
+    /// The conversation as the template writes it. Tools are JSON schemas as OpenAI's API has them.
     ///
     /// A model without a template is a base model, which knows no roles: its prompt is the contents of the messages, a line each.
-    pub fn render(
-        &self,
-        messages: &[ChatMessage],
-        tools: &[serde_json::Value],
-        extra: &serde_json::Map<String, serde_json::Value>,
-    ) -> Result<String, EngineError> {
+    ///
+    /// Errors: InvalidRequest where the template refuses the messages, with its message, or can't be carried out on them; EngineCannotRun where the file's
+    /// template can't be compiled.
+    pub fn render(&self, messages: &[ChatMessage], tools: &[Json], options: &RenderOptions) -> Result<String, EngineError> {
         let environment = match &self.kind {
             Kind::Jinja(environment) => environment,
             Kind::None => return Ok(messages.iter().map(|message| message.content.as_str()).collect::<Vec<_>>().join("\n")),
             Kind::Unusable(error) => return Err(error.clone()),
         };
-        let tools = if tools.is_empty() { Value::from(()) } else { Value::from(Serde(tools)) };
-        let variables = context! {
-            messages => Value::from(Serde(messages)),
-            tools => tools,
-            add_generation_prompt => true,
-            bos_token => self.bos.as_str(),
-            eos_token => self.eos.as_str(),
-            ..Value::from(Serde(extra))
-        };
+        let variables = self.variables(messages, tools, options);
         environment.get_template(NAME).and_then(|template| template.render(variables)).map_err(|error| not_rendered(&error))
     }
 }
@@ -102,19 +116,21 @@ fn compile(source: &str) -> Result<Environment<'static>, Error> {
     environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
         Err(Error::new(ErrorKind::InvalidOperation, message.clone()).with_source(Raised(message)))
     });
-    environment.add_function("strftime_now", |format: String| {
-        let formatted = jiff::fmt::strtime::format(&format, &jiff::Zoned::now());
-        formatted.map_err(|error| Error::new(ErrorKind::InvalidOperation, format!("strftime_now({format:?}): {error}")))
-    });
-    environment.add_filter("tojson", |value: Value, options: Kwargs| {
-        let indent: Option<usize> = options.get("indent")?;
-        let _: Option<bool> = options.get("ensure_ascii")?;
-        options.assert_all_used()?;
-        let json = python_json::to_string(&value, indent);
-        json.map(Value::from_safe_string).map_err(|error| Error::new(ErrorKind::BadSerialization, error.to_string()))
-    });
+    // In Python nothing can be read off `None`: templates ask this of `tools`, which is `None` where there are none.
+    environment.add_test("iterable", |value: Value| !value.is_none() && value.try_iter().is_ok());
+    environment.add_filter("tojson", to_json);
     environment.add_template_owned(NAME, source.to_owned())?;
     Ok(environment)
+}
+
+/// As `transformers` has it: without Jinja's escapes for HTML.
+fn to_json(value: Value, options: Kwargs) -> Result<Value, Error> {
+    if value.is_undefined() {
+        return Err(Error::new(ErrorKind::BadSerialization, "what is undefined can't be written as JSON"));
+    }
+    let style = python_json::Style::from_arguments(&options)?;
+    let json = style.write(&value).map_err(|error| Error::new(ErrorKind::BadSerialization, error.to_string()))?;
+    Ok(Value::from_safe_string(json))
 }
 
 fn not_rendered(error: &Error) -> EngineError {

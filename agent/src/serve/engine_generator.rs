@@ -1,5 +1,6 @@
 //! The real generator: the engine.
 
+use stowage_engine::template::Json;
 use stowage_engine::{ChatMessage, Engine, EngineError, GenerateEvent, GenerateRequest, ModelInfo};
 use tokio::sync::mpsc;
 
@@ -14,7 +15,7 @@ impl Generator for Engine {
         Engine::tokenize(self, text, parse_special)
     }
 
-    fn render_chat(&self, messages: &[ChatMessage], tools: &[serde_json::Value]) -> Result<String, EngineError> {
+    fn render_chat(&self, messages: &[ChatMessage], tools: &[Json]) -> Result<String, EngineError> {
         Engine::render_chat(self, messages, tools)
     }
 

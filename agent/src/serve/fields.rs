@@ -1,11 +1,13 @@
 //! A request's fields, taken one by one, so that what is malformed or left over can be refused by name.
 
+use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
 use axum::extract::rejection::BytesRejection;
 use bytes::Bytes;
 use http::StatusCode;
-use serde_json::{Map, Value};
+use serde_json::Value;
+use stowage_engine::template::Json;
 
 use super::error::{Fault, FaultKind};
 
@@ -15,7 +17,7 @@ pub type Body = Result<Bytes, BytesRejection>;
 /// A JSON object being read. `null` counts as absent, as clients send it for what they leave unset.
 #[derive(Debug)]
 pub struct Fields {
-    map: Map<String, Value>,
+    map: BTreeMap<String, Json>,
     /// Where in the request this object stands, as `options.`; empty for the request itself.
     path: String,
 }
@@ -43,17 +45,20 @@ impl Fields {
     pub fn parse(body: Body) -> Result<Fields, Fault> {
         let bytes = read(body)?;
         match serde_json::from_slice(&bytes) {
-            Ok(Value::Object(map)) => Ok(Fields { map, path: String::new() }),
-            Ok(other) => Err(Fault::new(FaultKind::InvalidRequest, format!("the body must be a JSON object, and is {}", type_of(&other)))),
+            Ok(Json::Object(fields)) => Ok(Fields { map: fields.into_iter().collect(), path: String::new() }),
+            Ok(other) => {
+                let found = type_of(&other.into());
+                Err(Fault::new(FaultKind::InvalidRequest, format!("the body must be a JSON object, and is {found}")))
+            }
             Err(error) => Err(Fault::new(FaultKind::InvalidRequest, format!("the body is not valid JSON: {error}"))),
         }
     }
 
     /// An object inside a request. `path` is how a person would name it: `messages[2]`.
-    pub fn of(value: Value, path: &str) -> Result<Fields, Fault> {
+    pub fn of(value: Json, path: &str) -> Result<Fields, Fault> {
         match value {
-            Value::Object(map) => Ok(Fields { map, path: format!("{path}.") }),
-            other => Err(Fault::field(path, format!("`{path}` must be an object, and is {}", type_of(&other)))),
+            Json::Object(fields) => Ok(Fields { map: fields.into_iter().collect(), path: format!("{path}.") }),
+            other => Err(Fault::field(path, format!("`{path}` must be an object, and is {}", type_of(&other.into())))),
         }
     }
 
@@ -63,7 +68,12 @@ impl Fields {
     }
 
     pub fn take(&mut self, name: &str) -> Option<Value> {
-        self.map.remove(name).filter(|value| !value.is_null())
+        self.take_as_written(name).map(Value::from)
+    }
+
+    /// With the order of its fields, for what the model gets to read.
+    pub fn take_as_written(&mut self, name: &str) -> Option<Json> {
+        self.map.remove(name).filter(|value| *value != Json::Null)
     }
 
     /// A fault that names this field.
@@ -130,17 +140,17 @@ impl Fields {
         strings.map(Some).ok_or_else(|| self.refuse(name, "must be a string or an array of strings"))
     }
 
-    pub fn array(&mut self, name: &str) -> Result<Option<Vec<Value>>, Fault> {
-        match self.take(name) {
+    pub fn array(&mut self, name: &str) -> Result<Option<Vec<Json>>, Fault> {
+        match self.take_as_written(name) {
             None => Ok(None),
-            Some(Value::Array(items)) => Ok(Some(items)),
-            Some(other) => Err(self.refuse(name, format_args!("must be an array, and is {}", type_of(&other)))),
+            Some(Json::Array(items)) => Ok(Some(items)),
+            Some(other) => Err(self.refuse(name, format_args!("must be an array, and is {}", type_of(&other.into())))),
         }
     }
 
     pub fn object(&mut self, name: &str) -> Result<Option<Fields>, Fault> {
         let path = self.path(name);
-        self.take(name).map(|value| Fields::of(value, &path)).transpose()
+        self.take_as_written(name).map(|value| Fields::of(value, &path)).transpose()
     }
 
     /// The model that the request names; Ollama's older clients call it `name`.
@@ -162,7 +172,7 @@ impl Fields {
 
     /// Nothing may be left: what nobody took can't be honoured.
     pub fn finish(self) -> Result<(), Fault> {
-        match self.map.iter().find(|(_, value)| !value.is_null()) {
+        match self.map.iter().find(|(_, value)| **value != Json::Null) {
             Some((name, _)) => Err(self.refuse(name, "is not a field that this API honours")),
             None => Ok(()),
         }
@@ -206,6 +216,13 @@ mod tests {
         let mut request = fields(json!({"model": "m", "audio": null, "suffix": "x"}));
         assert_eq!(request.model().unwrap(), "m");
         assert_eq!(request.finish().unwrap_err().field.as_deref(), Some("suffix"));
+    }
+
+    #[test]
+    fn what_the_model_reads_keeps_the_order_in_which_it_was_written() {
+        let text = r#"[{"type":"function","function":{"name":"f","description":"d","parameters":{"z":1,"a":2}}}]"#;
+        let mut request = Fields::parse(Ok(Bytes::from(format!(r#"{{"tools":{text}}}"#)))).unwrap();
+        assert_eq!(serde_json::to_string(&request.array("tools").unwrap()).unwrap(), text);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::pin::Pin;
 
+use stowage_engine::template::Json;
 use stowage_engine::{ChatMessage, EngineError, GenerateEvent, GenerateRequest, ModelInfo};
 use tokio::sync::mpsc;
 
@@ -17,7 +18,7 @@ pub trait Generator: Send + Sync + 'static {
     fn tokenize(&self, text: &str, parse_special: bool) -> Vec<u32>;
 
     /// The chat as the model's template writes it, ready for [`Generator::tokenize`] with `parse_special`.
-    fn render_chat(&self, messages: &[ChatMessage], tools: &[serde_json::Value]) -> Result<String, EngineError>;
+    fn render_chat(&self, messages: &[ChatMessage], tools: &[Json]) -> Result<String, EngineError>;
 
     /// Queues a generation; dropping the receiver ends it.
     fn generate(&self, request: GenerateRequest) -> Result<mpsc::Receiver<GenerateEvent>, EngineError>;

@@ -1,7 +1,7 @@
 //! From what a request says to the tokens that the engine reads.
 
-use serde_json::Value;
 use stowage_engine::ChatMessage;
+use stowage_engine::template::Json;
 
 use super::error::{Fault, FaultKind};
 use super::worker::{Worker, WorkerState};
@@ -17,7 +17,7 @@ pub enum WhenTooLong {
 /// A conversation to be rendered by the model's chat template.
 pub struct Conversation {
     pub messages: Vec<ChatMessage>,
-    pub tools: Vec<Value>,
+    pub tools: Vec<Json>,
     pub when_too_long: WhenTooLong,
     /// Tokens that prompt and answer may take together.
     pub context: u64,
@@ -57,7 +57,7 @@ fn too_long(length: u64, context: u64) -> Fault {
     Fault::new(FaultKind::PromptTooLong, message)
 }
 
-fn render(worker: &Worker, messages: &[ChatMessage], tools: &[Value]) -> Result<Vec<u32>, Fault> {
+fn render(worker: &Worker, messages: &[ChatMessage], tools: &[Json]) -> Result<Vec<u32>, Fault> {
     let text = if worker.generator().info().has_chat_template {
         worker.generator().render_chat(messages, tools)?
     } else {
@@ -82,7 +82,7 @@ fn conversation_tokens(worker: &Worker, conversation: Conversation) -> Result<Ve
 
 /// The conversation from the earliest turn from which on it fits. A turn begins with the user's message and is never cut, so that an answer
 /// keeps its question and a tool's result its call.
-fn shortened(worker: &Worker, messages: &[ChatMessage], tools: &[Value], context: u64) -> Result<Vec<u32>, Fault> {
+fn shortened(worker: &Worker, messages: &[ChatMessage], tools: &[Json], context: u64) -> Result<Vec<u32>, Fault> {
     let turns: Vec<usize> = (0..messages.len()).filter(|index| messages[*index].role == "user").collect();
     let from = |turn: usize| -> Result<Vec<u32>, Fault> {
         let start = turns.get(turn).copied().unwrap_or(0);

@@ -6,7 +6,7 @@ fn message(role: &str, content: &str) -> ChatMessage {
 }
 
 fn render(source: &str, messages: &[ChatMessage]) -> Result<String, EngineError> {
-    ChatTemplate::new(Some(source), "", "<s>", "</s>").unwrap().render(messages, &[], &serde_json::Map::new())
+    ChatTemplate::new(Some(source), "", "<s>", "</s>").unwrap().render(messages, &[], &RenderOptions::default())
 }
 
 /// SmolLM2's, as its file has it.
@@ -48,9 +48,9 @@ fn what_the_template_refuses_is_the_callers_fault_and_says_why() {
 #[test]
 fn tools_are_written_as_python_writes_json() {
     let template = ChatTemplate::new(Some("{% if tools %}{{ tools[0] | tojson }}{% else %}none{% endif %}"), "", "", "").unwrap();
-    let tools = [json!({"function": {"name": "f", "parameters": {}}})];
-    let rendered = |tools: &[serde_json::Value]| template.render(&[], tools, &serde_json::Map::new()).unwrap();
-    assert_eq!(rendered(&tools), r#"{"function": {"name": "f", "parameters": {}}}"#);
+    let tool = r#"{"type": "function", "function": {"name": "f", "description": "", "parameters": {}}}"#;
+    let rendered = |tools: &[Json]| template.render(&[], tools, &RenderOptions::default()).unwrap();
+    assert_eq!(rendered(&[serde_json::from_str(tool).unwrap()]), tool);
     assert_eq!(rendered(&[]), "none");
 }
 
@@ -58,22 +58,56 @@ fn tools_are_written_as_python_writes_json() {
 fn more_variables_reach_the_template() {
     let template = ChatTemplate::new(Some("{{ 'off' if enable_thinking is defined and not enable_thinking }}"), "", "", "").unwrap();
     let extra = json!({"enable_thinking": false}).as_object().unwrap().clone();
-    assert_eq!(template.render(&[], &[], &extra).unwrap(), "off");
+    assert_eq!(template.render(&[], &[], &RenderOptions { extra, ..RenderOptions::default() }).unwrap(), "off");
+}
+
+#[test]
+fn a_variable_of_the_callers_goes_before_the_templates_own() {
+    let template = ChatTemplate::new(Some("{{ documents | length }}{{ bos_token }}"), "", "<s>", "").unwrap();
+    let extra = json!({"documents": [1, 2], "bos_token": "<b>"}).as_object().unwrap().clone();
+    assert_eq!(template.render(&[], &[], &RenderOptions { extra, ..RenderOptions::default() }).unwrap(), "2<b>");
+}
+
+#[test]
+fn the_assistants_turn_is_begun_only_where_it_is_asked_for() {
+    let template = ChatTemplate::new(Some(CHATML), "", "", "").unwrap();
+    let options = RenderOptions { add_generation_prompt: false, ..RenderOptions::default() };
+    assert!(template.render(&[message("user", "Hi")], &[], &options).unwrap().ends_with("<|im_start|>user\nHi<|im_end|>\n"));
+}
+
+#[test]
+fn what_the_model_thought_is_told_by_the_name_that_the_template_knows() {
+    let thought = ChatMessage { reasoning_content: Some("hm".into()), ..message("assistant", "a") };
+    for name in ["reasoning_content", "thinking"] {
+        let source = format!("{{% for message in messages %}}{{{{ message.{name} if message.{name} is defined else '-' }}}}{{% endfor %}}");
+        assert_eq!(render(&source, &[message("user", "q"), thought.clone()]).unwrap(), "-hm", "{name}");
+    }
+}
+
+#[test]
+fn a_calls_arguments_are_passed_as_they_were_given() {
+    let source = "{% for call in messages[0].tool_calls %}{{ call.arguments if call.arguments is string else call.arguments | tojson }};{% endfor %}";
+    let calls = [r#"{"arguments": {"b": 1, "a": 2}}"#, r#"{"arguments": "{\"b\":1}"}"#].map(|call| serde_json::from_str(call).unwrap());
+    let calling = ChatMessage { tool_calls: calls.to_vec(), ..message("assistant", "") };
+    assert_eq!(render(source, &[calling]).unwrap(), r#"{"b": 1, "a": 2};{"b":1};"#);
 }
 
 #[test]
 fn the_date_is_written_in_the_format_asked_for() {
     let year: i32 = render("{{ strftime_now('%Y') }}", &[]).unwrap().parse().unwrap();
     assert!(year >= 2024);
-    assert!(render("{{ strftime_now('%d %b %Y') }}", &[]).unwrap().split(' ').count() == 3);
     assert!(render("{{ strftime_now('%!') }}", &[]).is_err());
+    let template = ChatTemplate::new(Some("{{ strftime_now('%d %b %Y, %H:%M') }}"), "", "", "").unwrap();
+    let now = jiff::civil::datetime(2025, 2, 3, 4, 5, 6, 0).to_zoned(jiff::tz::TimeZone::UTC).unwrap();
+    let options = RenderOptions { now: Some(now), ..RenderOptions::default() };
+    assert_eq!(template.render(&[], &[], &options).unwrap(), "03 Feb 2025, 04:05");
 }
 
 #[test]
 fn a_model_without_a_template_gets_the_contents_a_line_each() {
     let template = ChatTemplate::new(None, "", "", "").unwrap();
     assert!(!template.exists());
-    let rendered = template.render(&[message("system", "One."), message("user", "Two")], &[], &serde_json::Map::new());
+    let rendered = template.render(&[message("system", "One."), message("user", "Two")], &[], &RenderOptions::default());
     assert_eq!(rendered.unwrap(), "One.\nTwo");
 }
 
@@ -86,7 +120,7 @@ fn a_go_template_is_refused_and_a_jinja_one_replaces_the_files() {
         assert!(error.message.contains("Go's template language") && error.message.contains("{% for message in messages %}"), "{error}");
     }
     let template = ChatTemplate::new(Some(CHATML), "{{ messages[0].content if messages }}{{ ending }}", "", "").unwrap();
-    assert_eq!(template.render(&[message("user", "a")], &[], &serde_json::Map::new()).unwrap(), "a");
+    assert_eq!(template.render(&[message("user", "a")], &[], &RenderOptions::default()).unwrap(), "a");
 }
 
 #[test]

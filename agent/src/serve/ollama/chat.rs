@@ -3,8 +3,8 @@
 use axum::extract::State;
 use axum::response::Response;
 use http::HeaderMap;
-use serde_json::Value;
 use stowage_engine::ChatMessage;
+use stowage_engine::template::Json;
 
 use super::generate::run;
 use super::reply::{Shape, Writer};
@@ -40,18 +40,17 @@ async fn chatted(worker: &WorkerState, account: &Account, body: Body) -> Result<
     run(worker, asked, tokens, with_tools, writer).await
 }
 
-fn message(index: usize, value: Value) -> Result<ChatMessage, Fault> {
+fn message(index: usize, value: Json) -> Result<ChatMessage, Fault> {
     let mut fields = Fields::of(value, &format!("messages[{index}]"))?;
     let role = fields.string("role")?.unwrap_or_default();
     if !["system", "user", "assistant", "tool"].contains(&role.as_str()) {
         return Err(fields.refuse("role", "must be one of system, user, assistant, tool"));
     }
     fields.only("images", is_empty, "is not honoured: this model reads text only")?;
-    // What a model thought in earlier turns is not shown to it again, in any chat template.
-    fields.string("thinking")?;
     let message = ChatMessage {
         role,
         content: fields.string("content")?.unwrap_or_default(),
+        reasoning_content: fields.string("thinking")?,
         tool_calls: fields.array("tool_calls")?.unwrap_or_default(),
         name: fields.string("tool_name")?,
         tool_call_id: fields.string("tool_call_id")?,

@@ -3,7 +3,7 @@
 use axum::extract::State;
 use axum::response::Response;
 use http::HeaderMap;
-use serde_json::Value;
+use stowage_engine::template::Json;
 
 use super::options::{self, Asked};
 use super::reply::{Choice, Shape, Writer};
@@ -61,9 +61,9 @@ fn logprobs(fields: &mut Fields) -> Result<Option<u32>, Fault> {
 }
 
 /// The tools that the model is told of, and whether it may call only one at a time.
-fn tools(fields: &mut Fields) -> Result<(Vec<Value>, bool), Fault> {
+fn tools(fields: &mut Fields) -> Result<(Vec<Json>, bool), Fault> {
     let tools = fields.array("tools")?.unwrap_or_default();
-    if let Some(index) = tools.iter().position(|tool| tool.get("type").and_then(Value::as_str) != Some("function")) {
+    if let Some(index) = tools.iter().position(|tool| tool.get("type").and_then(Json::as_str) != Some("function")) {
         return Err(fields.refuse(&format!("tools[{index}].type"), "must be function"));
     }
     let one_call = fields.boolean("parallel_tool_calls")? == Some(false);

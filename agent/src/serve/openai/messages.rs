@@ -1,19 +1,19 @@
 //! OpenAI's messages, as chat templates expect them.
 
-use serde_json::{Value, json};
 use stowage_engine::ChatMessage;
+use stowage_engine::template::Json;
 
 use crate::serve::error::Fault;
 use crate::serve::fields::{Fields, is_empty};
 
-pub fn read(values: Vec<Value>) -> Result<Vec<ChatMessage>, Fault> {
+pub fn read(values: Vec<Json>) -> Result<Vec<ChatMessage>, Fault> {
     if values.is_empty() {
         return Err(Fault::field("messages", "`messages` must have at least one message"));
     }
     values.into_iter().enumerate().map(|(index, value)| message(&format!("messages[{index}]"), value)).collect()
 }
 
-fn message(path: &str, value: Value) -> Result<ChatMessage, Fault> {
+fn message(path: &str, value: Json) -> Result<ChatMessage, Fault> {
     let mut fields = Fields::of(value, path)?;
     let role = match fields.string("role")?.unwrap_or_default().as_str() {
         // What OpenAI's newer models call the system.
@@ -24,11 +24,19 @@ fn message(path: &str, value: Value) -> Result<ChatMessage, Fault> {
     let content = content(&mut fields)?;
     let calls = fields.array("tool_calls")?.unwrap_or_default();
     let tool_calls = calls.into_iter().enumerate().map(|(index, call)| tool_call(&format!("{path}.tool_calls[{index}]"), call));
-    let tool_calls: Vec<Value> = tool_calls.collect::<Result<_, _>>()?;
+    let tool_calls: Vec<Json> = tool_calls.collect::<Result<_, _>>()?;
     for name in ["refusal", "audio", "function_call", "annotations"] {
         fields.only(name, is_empty, "is not honoured: this model reads text and tool calls")?;
     }
-    let message = ChatMessage { role, content, tool_calls, name: fields.string("name")?, tool_call_id: fields.string("tool_call_id")? };
+    let message = ChatMessage {
+        role,
+        content,
+        // Not OpenAI's; clients of vLLM and DeepSeek send back by this name what they were sent.
+        reasoning_content: fields.string("reasoning_content")?,
+        tool_calls,
+        name: fields.string("name")?,
+        tool_call_id: fields.string("tool_call_id")?,
+    };
     fields.finish()?;
     Ok(message)
 }
@@ -36,17 +44,17 @@ fn message(path: &str, value: Value) -> Result<ChatMessage, Fault> {
 /// A string, or parts of which all are text.
 fn content(fields: &mut Fields) -> Result<String, Fault> {
     let path = fields.path("content");
-    match fields.take("content") {
+    match fields.take_as_written("content") {
         None => Ok(String::new()),
-        Some(Value::String(text)) => Ok(text),
-        Some(Value::Array(parts)) => {
+        Some(Json::String(text)) => Ok(text),
+        Some(Json::Array(parts)) => {
             parts.into_iter().enumerate().map(|(index, part)| text_part(&format!("{path}[{index}]"), part)).collect()
         }
         Some(_) => Err(fields.refuse("content", "must be a string or an array of parts")),
     }
 }
 
-fn text_part(path: &str, part: Value) -> Result<String, Fault> {
+fn text_part(path: &str, part: Json) -> Result<String, Fault> {
     let mut fields = Fields::of(part, path)?;
     match fields.string("type")?.as_deref() {
         Some("text") => fields.string("text")?.ok_or_else(|| fields.refuse("text", "is required in a part of type text")),
@@ -55,7 +63,7 @@ fn text_part(path: &str, part: Value) -> Result<String, Fault> {
 }
 
 /// OpenAI writes arguments as a string of JSON, templates expect the object.
-fn tool_call(path: &str, call: Value) -> Result<Value, Fault> {
+fn tool_call(path: &str, call: Json) -> Result<Json, Fault> {
     let mut fields = Fields::of(call, path)?;
     let id = fields.string("id")?.unwrap_or_default();
     let Some(mut function) = fields.object("function")? else {
@@ -65,6 +73,8 @@ fn tool_call(path: &str, call: Value) -> Result<Value, Fault> {
         return Err(function.refuse("name", "is required"));
     };
     let text = function.string("arguments")?.unwrap_or_default();
-    let arguments = serde_json::from_str(&text).unwrap_or(Value::String(text));
-    Ok(json!({"id": id, "type": "function", "function": {"name": name, "arguments": arguments}}))
+    let arguments = serde_json::from_str(&text).unwrap_or(Json::String(text));
+    let object = |fields: Vec<(&str, Json)>| Json::Object(fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect());
+    let function = object(vec![("name", Json::String(name)), ("arguments", arguments)]);
+    Ok(object(vec![("id", Json::String(id)), ("type", Json::String("function".into())), ("function", function)]))
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use serde_json::Value;
+use stowage_engine::template::Json;
 use stowage_engine::{
     ChatMessage, EngineError, Finish, FinishReason, GenerateEvent, GenerateRequest, ModelInfo, SamplingOptions, TokenLogprob,
 };
@@ -31,7 +31,7 @@ impl Parrot {
             embedding_length: 4,
             has_chat_template: true,
             chat_template: "{% for message in messages %}{{ message.content }}{% endfor %}{{ tools }}".into(),
-            metadata: [("general.architecture".to_owned(), Value::from("parrot"))].into(),
+            metadata: [("general.architecture".to_owned(), "parrot".into())].into(),
         };
         Parrot { info }
     }
@@ -104,7 +104,7 @@ impl Generator for Parrot {
         text.chars().map(u32::from).collect()
     }
 
-    fn render_chat(&self, messages: &[ChatMessage], _: &[Value]) -> Result<String, EngineError> {
+    fn render_chat(&self, messages: &[ChatMessage], _: &[Json]) -> Result<String, EngineError> {
         let turns: String = messages.iter().map(|message| format!("<{}>{}", message.role, message.content)).collect();
         Ok(turns + "<assistant>")
     }
