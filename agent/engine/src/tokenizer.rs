@@ -8,6 +8,7 @@ mod pre_tokenizer;
 mod sentence_piece;
 mod special;
 mod vocabulary;
+mod word_piece;
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -15,6 +16,7 @@ use std::collections::HashMap;
 use stowage_placement::Reason;
 use stowage_placement::gguf::Header;
 use tokenizers::models::bpe::{BPE, Vocab};
+use tokenizers::normalizers::NFC;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
@@ -39,8 +41,20 @@ pub struct Tokenizer {
 enum Writing {
     /// In GPT-2's alphabet.
     ByteLevel(Box<byte_alphabet::Bytes>),
-    /// As UTF-8 with `▁` for a space, and tokens for single bytes. `space_before`: one was put before the text.
+    /// As UTF-8 with `▁` for a space, and tokens for single bytes. `space_before`: one is put before the text.
     SentencePiece { space_before: bool },
+    /// As UTF-8 with `▁` where a word begins.
+    WordPiece,
+}
+
+impl Writing {
+    /// A text as it is read: to SentencePiece, its own sign for a space is a space.
+    fn read<'a>(&self, text: &'a str) -> Cow<'a, str> {
+        match self {
+            Writing::SentencePiece { .. } if text.contains(sentence_piece::SPACE) => Cow::Owned(text.replace(sentence_piece::SPACE, " ")),
+            _ => Cow::Borrowed(text),
+        }
+    }
 }
 
 impl Tokenizer {
@@ -53,9 +67,15 @@ impl Tokenizer {
         match model {
             "gpt2" => Tokenizer::byte_level(Vocabulary::from_header(header)?, pre),
             "llama" => Tokenizer::sentence_piece(Vocabulary::from_header(header)?),
+            "bert" => {
+                Tokenizer::word_piece(Vocabulary::from_header(header)?, header.bool("tokenizer.ggml.normalizer.lowercase")?.unwrap_or(true))
+            }
             other => Err(EngineError::new(
                 Reason::EngineCannotRun,
-                format!("the tokenizer `{other}` (tokenizer.ggml.model) is not supported; supported are gpt2 and llama (SentencePiece)"),
+                format!(
+                    "the tokenizer `{other}` (tokenizer.ggml.model) is not supported; supported are gpt2 (byte-level BPE), llama (SentencePiece) and bert \
+                     (WordPiece)"
+                ),
             )),
         }
     }
@@ -83,6 +103,9 @@ impl Tokenizer {
             steps.push(ByteLevel::new(false, false, false).into());
             let mut tokenizer = tokenizers::Tokenizer::new(model);
             tokenizer.with_pre_tokenizer(Some(Sequence::new(steps)));
+            if pre.composes {
+                tokenizer.with_normalizer(Some(NFC))?;
+            }
             Ok(tokenizer)
         };
         let text = build().map_err(not_built)?;
@@ -98,13 +121,22 @@ impl Tokenizer {
             ));
         }
         let space_before = vocabulary.add_space_prefix.unwrap_or(true);
-        let text = sentence_piece::build(&vocabulary, ids(&vocabulary), space_before).map_err(not_built)?;
+        let text = sentence_piece::build(&vocabulary, ids(&vocabulary)).map_err(not_built)?;
         Ok(Tokenizer::new(vocabulary, text, Writing::SentencePiece { space_before }, true))
+    }
+
+    fn word_piece(mut vocabulary: Vocabulary, lowercase: bool) -> Result<Tokenizer, EngineError> {
+        // BERT was trained on texts between [CLS] and [SEP].
+        vocabulary.bos = vocabulary.cls.or(vocabulary.bos);
+        vocabulary.eos = vocabulary.sep.or(vocabulary.eos);
+        vocabulary.add_eos.get_or_insert(true);
+        let text = word_piece::build(&vocabulary, lowercase).map_err(not_built)?;
+        Ok(Tokenizer::new(vocabulary, text, Writing::WordPiece, true))
     }
 
     fn new(vocabulary: Vocabulary, text: tokenizers::Tokenizer, writing: Writing, add_bos: bool) -> Tokenizer {
         Tokenizer {
-            special: SpecialTokens::new(&vocabulary),
+            special: SpecialTokens::new(&vocabulary, |text| writing.read(text).into_owned()),
             add_bos: vocabulary.add_bos.unwrap_or(add_bos) && vocabulary.bos.is_some(),
             add_eos: vocabulary.add_eos.unwrap_or(false) && vocabulary.eos.is_some(),
             vocabulary,
@@ -116,20 +148,30 @@ impl Tokenizer {
     /// The ids of a text. `parse_special`: control tokens spelled out in it are taken as such; text from strangers is read without.
     pub fn encode(&self, text: &str, parse_special: bool) -> Result<Vec<u32>, EngineError> {
         let mut ids = Vec::new();
-        for piece in self.special.cut(text, parse_special) {
+        // SentencePiece reads a text as if a space stood before it; a control token begins a new one.
+        let mut begins = true;
+        for piece in self.special.cut(&self.writing.read(text), parse_special) {
+            let space_before = begins && matches!(self.writing, Writing::SentencePiece { space_before: true });
             match piece {
-                Piece::Special(id) => ids.push(id),
-                Piece::Text(text) => {
-                    let unreadable =
-                        |error| EngineError::new(Reason::InvalidRequest, format!("tokenizing a text of {} bytes: {error}", text.len()));
-                    ids.extend_from_slice(self.text.encode_fast(text, false).map_err(unreadable)?.get_ids());
-                }
+                Piece::Control(id) => ids.push(id),
+                Piece::UserDefined(id) if space_before => ids.extend(self.encode_plain(" ")?.into_iter().chain([id])),
+                Piece::UserDefined(id) => ids.push(id),
+                Piece::Text(text) if space_before => ids.extend(self.encode_plain(&format!(" {text}"))?),
+                Piece::Text(text) => ids.extend(self.encode_plain(text)?),
             }
+            begins = matches!(piece, Piece::Control(_));
         }
         Ok(ids)
     }
 
+    /// The ids of a text in which no special token is looked for.
+    fn encode_plain(&self, text: &str) -> Result<Vec<u32>, EngineError> {
+        let unreadable = |error| EngineError::new(Reason::InvalidRequest, format!("tokenizing a text of {} bytes: {error}", text.len()));
+        Ok(self.text.encode_fast(text, false).map_err(unreadable)?.get_ids().to_vec())
+    }
+
     /// The ids of a whole prompt: BOS before and EOS after it where the model wants them and they aren't there (chat templates often write BOS themselves).
+    /// For BERT those are [CLS] and [SEP].
     pub fn encode_prompt(&self, text: &str, parse_special: bool) -> Result<Vec<u32>, EngineError> {
         let mut ids = self.encode(text, parse_special)?;
         if let Some(bos) = self.vocabulary.bos.filter(|&bos| self.add_bos && ids.first() != Some(&bos)) {
@@ -152,15 +194,19 @@ impl Tokenizer {
                 None => Cow::Borrowed(text.as_bytes()),
             },
             (_, Writing::SentencePiece { .. }) => Cow::Owned(text.replace(sentence_piece::SPACE, " ").into_bytes()),
+            (_, Writing::WordPiece) => Cow::Owned(text.replacen(word_piece::WORD, " ", 1).into_bytes()),
         }
     }
 
     /// The text of some tokens. Bytes that are no UTF-8 are replaced by U+FFFD.
+    ///
+    /// That is the text that was encoded, but for what the model's own tokenizer lets go of: some compose characters (NFC), SentencePiece reads `▁` as a
+    /// space, and WordPiece keeps words only: no case and no accents where the model has none, one space between each two, nothing of unknown words.
     pub fn decode(&self, ids: &[u32]) -> String {
         let bytes: Vec<u8> = ids.iter().flat_map(|&id| self.bytes(id).into_owned()).collect();
         let text = String::from_utf8_lossy(&bytes);
         match self.writing {
-            Writing::SentencePiece { space_before: true } => text.strip_prefix(' ').unwrap_or(&text).to_owned(),
+            Writing::SentencePiece { space_before: true } | Writing::WordPiece => text.strip_prefix(' ').unwrap_or(&text).to_owned(),
             _ => text.into_owned(),
         }
     }

@@ -34,35 +34,38 @@ pub struct PreTokenizer {
     pub names: &'static [&'static str],
     /// Each cuts what the one before left; what it doesn't match stays as a piece.
     pub expressions: &'static [&'static str],
+    /// Characters are composed first (NFC), as the models' `tokenizer.json` says of Qwen, Cohere and GPT-NeoX. llama.cpp never does.
+    pub composes: bool,
     /// A word that is a token is taken whole, whatever the merges say.
     pub ignore_merges: bool,
     /// Whether BOS is written where the file does not say.
     pub add_bos: bool,
 }
 
-const PLAIN: PreTokenizer = PreTokenizer { names: &[], expressions: &[], ignore_merges: false, add_bos: false };
+const PLAIN: PreTokenizer = PreTokenizer { names: &[], expressions: &[], composes: false, ignore_merges: false, add_bos: false };
 
 const KNOWN: &[PreTokenizer] = &[
+    PreTokenizer { names: &["gpt-2", "phi-2", "jais", "trillion", "granite-docling", "exaone4"], expressions: &[GPT2], ..PLAIN },
+    // Of GPT-NeoX's kind.
+    PreTokenizer { names: &["mpt", "olmo"], expressions: &[GPT2], composes: true, ..PLAIN },
     PreTokenizer {
-        names: &["gpt-2", "phi-2", "mpt", "olmo", "jais", "trillion", "granite-docling", "exaone4"],
-        expressions: &[GPT2],
-        ..PLAIN
-    },
-    PreTokenizer {
-        names: &["smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"],
+        names: &["smollm", "starcoder", "refact", "codeshell", "exaone", "minerva-7b"],
         expressions: &[r"\p{N}", GPT2],
         ..PLAIN
     },
+    PreTokenizer { names: &["command-r"], expressions: &[r"\p{N}", GPT2], composes: true, ..PLAIN },
     PreTokenizer {
         names: &["llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "lfm2"],
         expressions: &[LLAMA3],
         ignore_merges: true,
         add_bos: true,
+        ..PLAIN
     },
     PreTokenizer { names: &["smaug-bpe", "dbrx", "glm4", "chatglm-bpe"], expressions: &[LLAMA3], ..PLAIN },
-    PreTokenizer { names: &["qwen2", "deepseek-r1-qwen", "stablelm2", "megrez", "hunyuan", "grok-2"], expressions: &[QWEN2], ..PLAIN },
+    PreTokenizer { names: &["qwen2"], expressions: &[QWEN2], composes: true, ..PLAIN },
+    PreTokenizer { names: &["deepseek-r1-qwen", "stablelm2", "megrez", "hunyuan", "grok-2"], expressions: &[QWEN2], ..PLAIN },
     PreTokenizer { names: &["gpt-4o", "llama4"], expressions: &[GPT4O], ..PLAIN },
-    PreTokenizer { names: &["tekken"], expressions: &[TEKKEN], ignore_merges: true, add_bos: true },
+    PreTokenizer { names: &["tekken"], expressions: &[TEKKEN], ignore_merges: true, add_bos: true, ..PLAIN },
     PreTokenizer {
         names: &["deepseek-coder"],
         expressions: &[r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", r"[一-龥ࠀ-一가-퟿]+", r"\p{N}"],

@@ -5,9 +5,9 @@
 
 use std::collections::HashMap;
 
+use tokenizers::Tokenizer;
 use tokenizers::models::bpe::{BPE, Vocab};
-use tokenizers::normalizers::{Prepend, Replace, Sequence};
-use tokenizers::{NormalizerWrapper, Tokenizer};
+use tokenizers::normalizers::Replace;
 
 use crate::tokenizer::vocabulary::{TokenType, Vocabulary};
 
@@ -17,20 +17,15 @@ pub const SPACE: &str = "▁";
 /// Longest piece for which splits are looked up; real ones have at most a few dozen characters, and the work grows with the square.
 const LONGEST_PIECE: usize = 256;
 
-/// A tokenizer for text between special tokens. `space_before`: the text is read as if a space stood before it.
-pub fn build(vocabulary: &Vocabulary, ids: HashMap<String, u32>, space_before: bool) -> tokenizers::Result<Tokenizer> {
+/// A tokenizer for text between special tokens.
+pub fn build(vocabulary: &Vocabulary, ids: HashMap<String, u32>) -> tokenizers::Result<Tokenizer> {
     let merges = merges(vocabulary, &ids);
     let mut builder = BPE::builder().vocab_and_merges(Vocab::from_iter(ids), merges).byte_fallback(true).fuse_unk(true);
     if let Some(unknown) = vocabulary.unknown {
         builder = builder.unk_token(vocabulary.texts[unknown as usize].clone());
     }
-    let mut normalizers: Vec<NormalizerWrapper> = Vec::new();
-    if space_before {
-        normalizers.push(Prepend::new(SPACE.into()).into());
-    }
-    normalizers.push(Replace::new(" ", SPACE)?.into());
     let mut tokenizer = Tokenizer::new(builder.build()?);
-    tokenizer.with_normalizer(Some(Sequence::new(normalizers)))?;
+    tokenizer.with_normalizer(Some(Replace::new(" ", SPACE)?))?;
     Ok(tokenizer)
 }
 

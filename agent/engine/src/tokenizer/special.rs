@@ -5,10 +5,13 @@ use std::collections::HashMap;
 use crate::tokenizer::vocabulary::{TokenType, Vocabulary};
 
 /// A piece of a text.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Piece<'a> {
     Text(&'a str),
-    Special(u32),
+    /// A token that no text of the model's training had: it stands between texts.
+    Control(u32),
+    /// A token that is read in any text.
+    UserDefined(u32),
 }
 
 /// The special tokens, by the first byte of their text, the longest first.
@@ -24,14 +27,16 @@ struct SpecialToken {
 }
 
 impl SpecialTokens {
-    pub fn new(vocabulary: &Vocabulary) -> SpecialTokens {
+    /// `spelled`: how a token's text is spelled in the texts that are cut.
+    pub fn new(vocabulary: &Vocabulary, spelled: impl Fn(&str) -> String) -> SpecialTokens {
         let mut by_first_byte: HashMap<u8, Vec<SpecialToken>> = HashMap::new();
         for (id, (text, kind)) in vocabulary.texts.iter().zip(&vocabulary.types).enumerate() {
             let id = id as u32;
             // An end of an answer is special even where the file has its type wrong.
             let special = matches!(kind, TokenType::Control | TokenType::UserDefined | TokenType::Unknown) || vocabulary.ends.contains(&id);
+            let text = spelled(text);
             if let (true, Some(&first)) = (special, text.as_bytes().first()) {
-                let token = SpecialToken { text: text.clone(), id, always: *kind == TokenType::UserDefined };
+                let token = SpecialToken { text, id, always: *kind == TokenType::UserDefined };
                 by_first_byte.entry(first).or_default().push(token);
             }
         }
@@ -51,7 +56,7 @@ impl SpecialTokens {
                     if begin < at {
                         pieces.push(Piece::Text(&text[begin..at]));
                     }
-                    pieces.push(Piece::Special(token.id));
+                    pieces.push(if token.always { Piece::UserDefined(token.id) } else { Piece::Control(token.id) });
                     at += token.text.len();
                     begin = at;
                 }

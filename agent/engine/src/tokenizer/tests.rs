@@ -114,13 +114,48 @@ fn merges_that_lead_to_no_token_are_left_out_rather_than_believed() {
 fn sentence_piece_gives_the_ids_of_the_sentencepiece_package() {
     let (tokenizer, cases) = sentence_piece();
     for Case { text, ids, .. } in cases {
-        // That package keeps a user-defined symbol within its text, where every GGUF engine puts a space after it again.
-        if !text.contains("<tool>") {
-            assert_eq!(tokenizer.encode(&text, false).unwrap(), ids, "{text:?}");
-            assert_eq!(tokenizer.decode(&ids), text);
-        }
+        assert_eq!(tokenizer.encode(&text, false).unwrap(), ids, "{text:?}");
+        assert_eq!(tokenizer.decode(&ids), text);
     }
     assert_eq!(tokenizer.encode_prompt("", true).unwrap(), [1]);
+}
+
+#[test]
+fn a_control_token_begins_a_new_text_and_a_user_defined_one_does_not() {
+    let (tokenizer, _) = sentence_piece();
+    let ids = |text: &str| tokenizer.encode(text, true).unwrap();
+    assert_eq!(ids("<s>a"), [&[1], ids("a").as_slice()].concat());
+    let with_tool = ids("a<tool>a");
+    assert_eq!(tokenizer.decode(&with_tool), "a<tool>a");
+    assert_eq!(with_tool.len(), ids("a").len() + 1 + tokenizer.encode_plain("a").unwrap().len());
+}
+
+/// `play` and `ing`, in the form that GGUF files have them in.
+fn words() -> HeaderWriter {
+    HeaderWriter::architecture("bert")
+        .string("tokenizer.ggml.model", "bert")
+        .strings("tokenizer.ggml.tokens", ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "▁play", "ing", "▁!"])
+        .i32s("tokenizer.ggml.token_type", &[3, 3, 3, 3, 1, 1, 1])
+        .u32("tokenizer.ggml.unknown_token_id", 1)
+        .u32("tokenizer.ggml.cls_token_id", 2)
+        .u32("tokenizer.ggml.seperator_token_id", 3)
+}
+
+#[test]
+fn word_piece_stands_between_its_beginning_and_its_end() {
+    let tokenizer = Tokenizer::from_header(&header(&words())).unwrap();
+    assert_eq!(tokenizer.encode_prompt("Plaýing!", false).unwrap(), [2, 4, 5, 6, 3]);
+    assert_eq!(tokenizer.encode_prompt("[CLS]play[SEP]", true).unwrap(), [2, 4, 3]);
+    assert_eq!(tokenizer.encode("play played", false).unwrap(), [4, 1]);
+    assert_eq!(tokenizer.decode(&[4, 5, 6]), "playing !");
+    let plain = words().bool("tokenizer.ggml.add_bos_token", false).bool("tokenizer.ggml.add_eos_token", false);
+    assert_eq!(Tokenizer::from_header(&header(&plain)).unwrap().encode_prompt("play", false).unwrap(), [4]);
+}
+
+#[test]
+fn word_piece_keeps_case_where_the_model_does() {
+    let cased = words().bool("tokenizer.ggml.normalizer.lowercase", false);
+    assert_eq!(Tokenizer::from_header(&header(&cased)).unwrap().encode("Play play", false).unwrap(), [1, 4]);
 }
 
 /// The tokenizer of a real model, where its file is at hand.

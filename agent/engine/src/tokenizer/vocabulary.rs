@@ -62,6 +62,9 @@ pub struct Vocabulary {
     pub merges: Vec<(String, String)>,
     pub bos: Option<u32>,
     pub eos: Option<u32>,
+    /// BERT's beginning and end of a text.
+    pub cls: Option<u32>,
+    pub sep: Option<u32>,
     pub unknown: Option<u32>,
     /// `None` where the file does not say.
     pub add_bos: Option<bool>,
@@ -101,6 +104,9 @@ impl Vocabulary {
         Ok(Vocabulary {
             bos,
             eos,
+            cls: id("cls_token_id")?,
+            // The key is spelled so in all files.
+            sep: id("seperator_token_id")?,
             unknown,
             add_bos: header.bool("tokenizer.ggml.add_bos_token")?,
             add_eos: header.bool("tokenizer.ggml.add_eos_token")?,
