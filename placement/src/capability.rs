@@ -59,8 +59,8 @@ pub const WEIGHT_TYPES: &[GgmlType] = &[
 /// Types of KV cache that the engine keeps.
 pub const CACHE_TYPES: &[KvCacheType] = &[KvCacheType::F16, KvCacheType::Q8_0, KvCacheType::Q4_0];
 
-/// Kinds of tokenizer (`tokenizer.ggml.model`) that the engine has: byte-level BPE, and SentencePiece.
-pub const TOKENIZERS: &[&str] = &["gpt2", "llama"];
+/// Kinds of tokenizer (`tokenizer.ggml.model`) that the engine has: WordPiece, byte-level BPE, and SentencePiece.
+pub const TOKENIZERS: &[&str] = &["bert", "gpt2", "llama"];
 
 /// Ways to cut words before BPE (`tokenizer.ggml.pre`) that the engine has.
 pub const PRE_TOKENIZERS: &[&str] = &[
