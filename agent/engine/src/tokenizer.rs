@@ -187,14 +187,21 @@ impl Tokenizer {
     pub fn bytes(&self, id: u32) -> Cow<'_, [u8]> {
         let Some(text) = self.vocabulary.texts.get(id as usize) else { return Cow::Borrowed(&[]) };
         match (self.vocabulary.types[id as usize], &self.writing) {
-            (TokenType::Control | TokenType::UserDefined | TokenType::Unknown, _) => Cow::Borrowed(text.as_bytes()),
+            (TokenType::Control | TokenType::UserDefined | TokenType::Unknown, _) => self.as_written(text),
             (_, Writing::ByteLevel(alphabet)) => Cow::Owned(alphabet.of(text)),
             (TokenType::Byte, Writing::SentencePiece { .. }) => match sentence_piece::byte_of(text) {
                 Some(byte) => Cow::Owned(vec![byte]),
                 None => Cow::Borrowed(text.as_bytes()),
             },
-            (_, Writing::SentencePiece { .. }) => Cow::Owned(text.replace(sentence_piece::SPACE, " ").into_bytes()),
+            (_, Writing::SentencePiece { .. }) => self.as_written(text),
             (_, Writing::WordPiece) => Cow::Owned(text.replacen(word_piece::WORD, " ", 1).into_bytes()),
+        }
+    }
+
+    fn as_written<'a>(&self, text: &'a str) -> Cow<'a, [u8]> {
+        match self.writing.read(text) {
+            Cow::Borrowed(text) => Cow::Borrowed(text.as_bytes()),
+            Cow::Owned(text) => Cow::Owned(text.into_bytes()),
         }
     }
 

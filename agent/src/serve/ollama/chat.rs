@@ -58,3 +58,18 @@ fn message(index: usize, value: Json) -> Result<ChatMessage, Fault> {
     fields.finish()?;
     Ok(message)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_model_thought_and_called_is_told_to_the_template() {
+        let value =
+            r#"{"role": "assistant", "thinking": "hm", "tool_calls": [{"function": {"name": "f", "arguments": {"z": 1, "a": 2}}}]}"#;
+        let message = message(0, serde_json::from_str(value).unwrap()).unwrap();
+        assert_eq!(message.reasoning_content.as_deref(), Some("hm"));
+        let told = serde_json::to_string(&message.tool_calls).unwrap();
+        assert_eq!(told, r#"[{"function":{"name":"f","arguments":{"z":1,"a":2}}}]"#);
+    }
+}

@@ -78,3 +78,19 @@ fn tool_call(path: &str, call: Json) -> Result<Json, Fault> {
     let function = object(vec![("name", Json::String(name)), ("arguments", arguments)]);
     Ok(object(vec![("id", Json::String(id)), ("type", Json::String("function".into())), ("function", function)]))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_is_told_to_the_template_as_an_object_whose_fields_keep_their_order() {
+        let call = r#"{"id": "c", "function": {"name": "f", "arguments": "{\"z\":1,\"a\":2}"}}"#;
+        let value =
+            serde_json::from_str(&format!(r#"[{{"role": "assistant", "reasoning_content": "hm", "tool_calls": [{call}]}}]"#)).unwrap();
+        let messages = read(value).unwrap();
+        assert_eq!(messages[0].reasoning_content.as_deref(), Some("hm"));
+        let told = serde_json::to_string(&messages[0].tool_calls).unwrap();
+        assert_eq!(told, r#"[{"id":"c","type":"function","function":{"name":"f","arguments":{"z":1,"a":2}}}]"#);
+    }
+}
