@@ -11,7 +11,8 @@ use stowage_engine::BackendChoice;
 use stowage_engine::batch::Batch;
 use stowage_engine::host_plan::on_host;
 use stowage_engine::model::LoadedModel;
-use stowage_placement::{Asked, Bytes, DevicePlan, KvCacheType, ModelSummary, Request, Tokens, decide};
+use stowage_placement::layout::Backend;
+use stowage_placement::{Asked, Bytes, DevicePlan, KvCacheType, ModelSummary, Request, Tokens, capability, decide};
 
 /// Tokens of a sequence that are read at once.
 const CHUNK: usize = 7;
@@ -73,15 +74,14 @@ const ON_CPU: Way = Way { backend: BackendChoice::Cpu, kv_cache_type: KvCacheTyp
 impl Way {
     /// The plan is placement's, and loading fails where the engine would take other bytes.
     fn load(self, path: &Path, num_ctx: u64, parallel: u32) -> LoadedModel {
-        let shown = |error: &dyn std::fmt::Display| panic!("{}: {error}", path.display());
         let num_batch = CHUNK as u32 * parallel;
         let request = Request { num_ctx: Tokens(num_ctx), parallel, num_batch, kv_cache_type: self.kv_cache_type, num_gpu: self.num_gpu };
-        let mut load = on_host(path, &request, 2).unwrap_or_else(|error| shown(&error));
+        let mut load = on_host(path, &request, 2).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         if self.num_gpu > 0 {
             load.plan = split(path, &request);
         }
         load.backend = self.backend;
-        let model = LoadedModel::load(&load, &mut |_| {}).unwrap_or_else(|error| shown(&error));
+        let model = LoadedModel::load(&load, &mut |_| {}).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         for (measured, planned) in model.measured().iter().zip(&load.plan.devices).filter(|_| self.backend == BackendChoice::Cpu) {
             let planned = [planned.weights_bytes, planned.kv_cache_bytes, planned.checkpoint_bytes, planned.compute_bytes];
             assert_eq!([measured.weights, measured.kv_cache, measured.checkpoint, measured.compute], planned, "{}", path.display());
@@ -90,13 +90,16 @@ impl Way {
     }
 }
 
+fn summary(path: &Path) -> ModelSummary {
+    let header = stowage_placement::testing::read(&std::fs::read(path).unwrap());
+    ModelSummary::from_header(&header, Bytes::ZERO).unwrap()
+}
+
 /// A plan with so many layers on a simulated GPU.
 fn split(path: &Path, request: &Request) -> DevicePlan {
-    let header = stowage_placement::testing::read(&std::fs::read(path).unwrap());
-    let summary = ModelSummary::from_header(&header, Bytes::ZERO).unwrap();
     let Request { num_ctx, num_gpu, kv_cache_type, parallel, num_batch } = request.clone();
     let asked = Asked { num_ctx: Some(num_ctx), num_gpu, kv_cache_type, parallel, num_batch, ..Asked::default() };
-    let decision = decide(&summary, &asked, &stowage_placement::testing::devices(&[Bytes::gib(1)], Bytes::gib(1))).unwrap();
+    let decision = decide(&summary(path), &asked, &stowage_placement::testing::devices(&[Bytes::gib(1)], Bytes::gib(1))).unwrap();
     decision.verdict.unwrap();
     decision.report.plan
 }
@@ -147,7 +150,10 @@ fn largest_difference(a: &[Vec<f32>], b: &[Vec<f32>]) -> f32 {
 fn compare(way: Way, expected: impl Fn(&Path, &Case) -> Vec<Vec<f32>>, bound: impl Fn(&Case) -> f32) {
     let mut failed = Vec::new();
     let mut compared = 0;
-    for (folder, case) in cases().into_iter().filter(|(_, case)| case.kind == "logits") {
+    let runs = |folder: &Path, case: &Case| {
+        case.kind == "logits" && capability::runs(&summary(&folder.join(&case.gguf)), way.kv_cache_type, Backend::Cpu).is_ok()
+    };
+    for (folder, case) in cases().into_iter().filter(|(folder, case)| runs(folder, case)) {
         let Ok(found) = std::panic::catch_unwind(|| computed(&folder, &case, way)) else {
             failed.push(case.name.clone());
             continue;
@@ -160,7 +166,8 @@ fn compare(way: Way, expected: impl Fn(&Path, &Case) -> Vec<Vec<f32>>, bound: im
             failed.push(case.name.clone());
         }
     }
-    assert!(failed.is_empty() && compared > 20, "of {compared} these differ: {}", failed.join(", "));
+    // All of them, but for one whose heads are too short for a quantised cache.
+    assert!(failed.is_empty() && compared >= 20, "of {compared} these differ: {}", failed.join(", "));
 }
 
 #[test]

@@ -27,9 +27,6 @@ pub struct Input {
     /// Nodes with these GPUs, in GiB with nothing on them, for which all is told: what the report says, and what it suggests.
     #[serde(default)]
     pub nodes: Vec<Vec<u64>>,
-    /// A family that the engine runs, as which those nodes are planned: the bytes are the model's own, but what can't be run gets no suggestions.
-    #[serde(default)]
-    pub plan_nodes_as: Option<String>,
     /// Those nodes have an engine that leaves experts in host memory, which ours can't yet.
     #[serde(default)]
     pub nodes_offload_experts: bool,

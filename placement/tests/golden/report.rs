@@ -6,7 +6,6 @@ use std::fmt::Write;
 use serde_json::json;
 use stowage_placement::capability::Engine;
 use stowage_placement::layout::Backend;
-use stowage_placement::model_summary::Particulars;
 use stowage_placement::{
     Asked, Bytes, Defaults, Device, DeviceAllocation, Footprint, KvCacheType, LayerFootprint, ModelSummary, NodeDevices, PlanReport,
     Request, Suggestion, capability, decide, decide_for, testing,
@@ -178,11 +177,7 @@ fn allocation(device: &DeviceAllocation) -> String {
 
 /// What becomes of it on whole nodes, their margins taken off.
 fn nodes(text: &mut String, case: &Case, request: &Request) {
-    let mut summary = case.summary();
-    if let Some(family) = &case.input.plan_nodes_as {
-        summary.architecture.clone_from(family);
-        summary.particulars = Particulars::default();
-    }
+    let summary = case.summary();
     let engine = if case.input.nodes_offload_experts { testing::OFFLOADING } else { Engine::OURS };
     if !case.input.nodes.is_empty() {
         line(text, "  nodes:");

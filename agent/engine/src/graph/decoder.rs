@@ -199,7 +199,7 @@ impl<'a> Decoder<'a> {
 
     /// The experts, and the one that every token goes to where there is one.
     fn routed(&self, index: usize, experts: Experts) -> Result<Vec<Operation>, EngineError> {
-        let mut operations = vec![Operation::Experts(experts)];
+        let mut operations = vec![Operation::Experts(Box::new(experts))];
         if self.keys.has(&weight_of(index, "ffn_gate_shexp")) {
             let length = match self.keys.optional("expert_shared_feed_forward_length")?.filter(|length| *length > 0) {
                 Some(length) => length,

@@ -126,7 +126,7 @@ pub enum Operation {
     /// `value = value x sigmoid(by)`.
     Share { value: Operand, by: Operand },
     /// Adds what a token's experts make of Normed to Hidden.
-    Experts(Experts),
+    Experts(Box<Experts>),
     /// `to = to + from x scale`.
     Add { from: Operand, scale: f32, to: Operand },
 }

@@ -266,7 +266,8 @@ fn unpack_row(ty: GgmlType, b: &[u8], sub: usize, row: usize, panel: &mut Panel)
             panel.set_row(row, [d; 2], [-128.0 * d; 2], |c| IQ4_VALUES[usize::from(nibble(&b[2..], c))] ^ 0x80);
         }
         GgmlType::IQ4_XS => {
-            let scale = b[4 + sub / 2] >> (sub % 2 * 4) & 15 | (u16::from_le_bytes([b[2], b[3]]) >> (sub * 2) & 3) as u8 * 16;
+            let (low, high) = (b[4 + sub / 2] >> (sub % 2 * 4) & 15, u16::from_le_bytes([b[2], b[3]]) >> (sub * 2) & 3);
+            let scale = low | (high as u8) << 4;
             let d = half(b, 0) * (f32::from(scale) - 32.0);
             panel.set_row(row, [d; 2], [-128.0 * d; 2], |c| IQ4_VALUES[usize::from(nibble(&b[8 + sub * 16..], c))] ^ 0x80);
         }

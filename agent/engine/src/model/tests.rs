@@ -190,7 +190,6 @@ fn what_the_engine_does_not_have_is_refused_by_name() {
         assert!(error.message.contains(word), "{error}");
     };
     refuse(&write(&small.header().string("llama.rope.scaling.type", "spiral"), folder.path()), "spiral");
-    refuse(&write(&small.header().u32("llama.expert_count", 8), folder.path()), "expert");
     refuse(&write(&small.header().tensor("blk.0.attn_sub_norm.weight", GgmlType::F32, &[72]), folder.path()), "attn_sub_norm");
     refuse(&write(&small.header().tensor("output.weight.bits", GgmlType::IQ2_S, &[256, 4]), folder.path()), "output.weight.bits");
 
