@@ -9,7 +9,8 @@ use crate::model_summary::{ModelSummary, Particulars};
 use crate::request::KvCacheType;
 
 /// Families whose graph the engine has.
-pub const ARCHITECTURES: &[&str] = &["gemma2", "gemma3", "gpt-oss", "granite", "llama", "phi3", "qwen2", "qwen2moe", "qwen3", "qwen3moe"];
+pub const ARCHITECTURES: &[&str] =
+    &["bert", "gemma2", "gemma3", "gpt-oss", "granite", "llama", "nomic-bert", "phi3", "qwen2", "qwen2moe", "qwen3", "qwen3moe"];
 
 /// Those of them whose experts it routes to.
 const WITH_EXPERTS: &[&str] = &["gpt-oss", "llama", "qwen2moe", "qwen3moe"];
@@ -27,8 +28,12 @@ const OPTIONAL_TENSORS: &[&str] = &[
     "ffn_down.bias",
     "ffn_gate.bias",
     "ffn_up.bias",
+    "position_embd.weight",
     "rope_factors_long.weight",
     "rope_factors_short.weight",
+    "token_embd_norm.bias",
+    "token_embd_norm.weight",
+    "token_types.weight",
 ];
 
 /// Quantised caches have whole blocks of this many elements.

@@ -24,6 +24,13 @@ pub struct ComputeShape {
     pub expert_feed_forward: u64,
 }
 
+impl ComputeShape {
+    /// Whether the model reads a whole text at once, both ways, and gives no logits.
+    pub fn reads_at_once(&self) -> bool {
+        self.vocabulary == 0
+    }
+}
+
 /// What a device does for the model; each part brings its buffers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DeviceRole {
@@ -62,8 +69,11 @@ pub fn scratch_bytes(shape: &ComputeShape, num_batch: u32, parallel: u32, backen
         if shape.experts > 0 {
             sizes.extend(expert_buffers(shape, batch));
         }
+        if shape.reads_at_once() {
+            sizes.push(batch_cache_bytes(shape, batch));
+        }
     }
-    if role.output {
+    if role.output && !shape.reads_at_once() {
         sizes.extend(output_buffers(shape, logit_rows(parallel)));
     }
     let mut total = Bytes::ZERO;
@@ -93,6 +103,12 @@ pub fn layer_buffers(shape: &ComputeShape, batch: u64) -> [Option<u64>; 9] {
         widest.and_then(|widest| activation_bytes(batch, widest)),
         rows(shape.key_length.checked_mul(shape.ropes)),
     ]
+}
+
+/// Keys and values, in f16, of a model that reads a text at once: they are kept while a layer is computed, in whole 256 cells.
+pub fn batch_cache_bytes(shape: &ComputeShape, batch: u64) -> Option<u64> {
+    let elements = shape.kv_heads_max.checked_mul(shape.key_length.checked_add(shape.value_length)?)?;
+    batch.checked_next_multiple_of(256)?.checked_mul(elements)?.checked_mul(2)
 }
 
 /// Buffers of routed experts, in the order in which the engine takes them: the router's logits, the experts chosen with their weights, each chosen

@@ -69,6 +69,8 @@ pub struct ModelInfo {
     pub parameter_count: u64,
     pub trained_context: u64,
     pub num_ctx: u64,
+    /// The longest text that is embedded, in tokens: the context, or a batch where that must be a whole text.
+    pub longest_text: u64,
     pub embedding_length: u64,
     pub has_chat_template: bool,
     /// The chat template as text, for `/api/show`.

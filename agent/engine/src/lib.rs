@@ -16,6 +16,7 @@ pub use cache::Checkpoint;
 pub mod divergence;
 mod file_mmap;
 mod graph;
+pub use graph::Pooling;
 pub mod host_plan;
 mod kernels;
 mod load;

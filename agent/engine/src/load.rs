@@ -167,13 +167,12 @@ fn sizes(run: &LayerRun<'_>, file: &ModelFile) -> Result<Sizes, EngineError> {
         weights.extend(graph.block_weights(block));
     }
     if run.input {
-        weights.push(&graph.input.embeddings);
-        weights.extend(&graph.input.vectors);
+        weights.extend(graph.input.weights());
     }
-    if run.output {
-        weights.push(&graph.output.norm.weight);
-        if !(graph.output.tied && run.input) {
-            weights.push(&graph.output.weight);
+    if let Some(output) = graph.output.as_ref().filter(|_| run.output) {
+        weights.extend(output.norm.weights());
+        if !(output.tied && run.input) {
+            weights.push(&output.weight);
         }
     }
     let weights = weights.into_iter().map(|weight| {

@@ -12,7 +12,7 @@ use crate::arena::Region;
 use crate::batch::Batch;
 use crate::cache::{self, Checkpoint};
 use crate::file_mmap::ModelFile;
-use crate::graph::{CacheShape, Graph};
+use crate::graph::{CacheShape, Graph, Pooling};
 use crate::kernels::Isa;
 use crate::load::{self, Part, Parts};
 
@@ -28,6 +28,8 @@ pub struct LoadedModel {
     hidden: Region,
     /// Of each layer.
     caches: Vec<CacheShape>,
+    pooling: Pooling,
+    has_output: bool,
     request: Request,
     vocabulary: usize,
     embedding: usize,
@@ -73,6 +75,8 @@ impl LoadedModel {
             order,
             hidden,
             caches: graph.blocks.iter().map(|block| block.cache).collect(),
+            pooling: graph.pooling,
+            has_output: graph.output.is_some(),
             request: request.request.clone(),
             vocabulary: graph.input.embeddings.rows,
             embedding: graph.input.embeddings.columns,
@@ -125,6 +129,21 @@ impl LoadedModel {
         Ok(&self.hidden.floats()[..length])
     }
 
+    /// Whether it gives logits; a model without an output layer gives hidden states alone.
+    pub fn generates(&self) -> bool {
+        self.has_output
+    }
+
+    /// How hidden states become one vector for a text.
+    pub fn pooling(&self) -> Pooling {
+        self.pooling
+    }
+
+    /// The longest text that is read; beyond a batch where that must be a whole text.
+    pub fn longest_text(&self) -> u32 {
+        if self.caches.iter().any(|shape| shape.for_a_batch) { self.num_ctx().min(self.num_batch()) } else { self.num_ctx() }
+    }
+
     /// Whether a slot of which `from` tokens are cached can go on after its first `to`. Layers with a window can only go so far back.
     pub fn can_rewind(&self, from: usize, to: usize) -> bool {
         self.caches.iter().all(|shape| cache::can_rewind(shape, &self.request, from, to))
@@ -140,11 +159,11 @@ impl LoadedModel {
         let length = self.num_batch().min(self.num_ctx());
         let tokens: Vec<u32> = (0..length).map(|i| (i as usize * 31 % self.vocabulary) as u32).collect();
         let mut batch = Batch::default();
-        batch.push_run(&tokens, 0, 0, true);
-        let bad = self.step(&batch)?.iter().filter(|logit| !logit.is_finite()).count();
+        batch.push_run(&tokens, 0, 0, self.has_output);
+        let numbers = if self.has_output { self.step(&batch)? } else { self.embed_step(&batch)? };
+        let (bad, all) = (numbers.iter().filter(|number| !number.is_finite()).count(), numbers.len());
         if bad > 0 {
-            let message =
-                format!("the self-test computed a batch of {length} tokens, and {bad} of {} logits are not finite", self.vocabulary);
+            let message = format!("the self-test computed a batch of {length} tokens, and {bad} of {all} numbers are not finite");
             return Err(EngineError::new(Reason::LoadFailed, message));
         }
         Ok(())
@@ -179,6 +198,11 @@ impl LoadedModel {
             if pair[0].slot == pair[1].slot && pair[1].position != pair[0].position + 1 {
                 return Err(invalid(format!("position {} follows {} in slot {}", pair[1].position, pair[0].position, pair[0].slot)));
             }
+        }
+        let first = &batch.tokens[0];
+        let whole = |shape: &CacheShape| !shape.for_a_batch || first.position == 0 && batch.tokens.iter().all(|at| at.slot == first.slot);
+        if !self.caches.iter().all(whole) {
+            return Err(invalid("a model that reads a text at once was given parts of texts".into()));
         }
         match batch.wanted.iter().find(|&&row| row as usize >= count) {
             Some(row) => Err(invalid(format!("logits of row {row} were wanted from a batch of {count}"))),

@@ -20,6 +20,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::api::{EngineError, GenerateEvent, GenerateRequest};
 use crate::batch::Batch;
 use crate::cache::Checkpoint;
+use crate::graph::Pooling;
 use crate::model::LoadedModel;
 use crate::sample;
 use crate::tokenizer::Tokenizer;
@@ -40,6 +41,11 @@ pub trait Model: Send {
     fn can_rewind(&self, from: usize, to: usize) -> bool;
     /// Keeps what a slot can't be taken back to, or puts it back.
     fn checkpoint(&mut self, slot: u32, index: usize, copy: Checkpoint);
+    /// Whether it gives logits.
+    fn generates(&self) -> bool;
+    fn pooling(&self) -> Pooling;
+    /// The longest text that it embeds.
+    fn longest_text(&self) -> u32;
     fn vocabulary(&self) -> usize;
     fn embedding(&self) -> usize;
     fn slots(&self) -> u32;
@@ -62,6 +68,15 @@ impl Model for LoadedModel {
     }
     fn checkpoint(&mut self, slot: u32, index: usize, copy: Checkpoint) {
         LoadedModel::checkpoint(self, slot, index, copy);
+    }
+    fn generates(&self) -> bool {
+        LoadedModel::generates(self)
+    }
+    fn pooling(&self) -> Pooling {
+        LoadedModel::pooling(self)
+    }
+    fn longest_text(&self) -> u32 {
+        LoadedModel::longest_text(self)
     }
     fn vocabulary(&self) -> usize {
         LoadedModel::vocabulary(self)
@@ -99,6 +114,8 @@ pub struct Scheduler {
     ended: watch::Receiver<()>,
     vocabulary: usize,
     num_ctx: u32,
+    generates: bool,
+    longest_text: u32,
     slots: usize,
 }
 
@@ -109,19 +126,23 @@ impl Scheduler {
         let active = Arc::new(AtomicUsize::new(0));
         let (running, ended) = watch::channel(());
         let (vocabulary, num_ctx, slots) = (model.vocabulary(), model.num_ctx(), model.slots() as usize);
+        let (generates, longest_text) = (model.generates(), model.longest_text());
         let rounds = Rounds::new(model, tokenizer, Arc::clone(&queue), Arc::clone(&active));
         let thread = std::thread::Builder::new().name("scheduler".into()).spawn(move || {
             rounds.run();
             drop(running);
         });
         thread.map_err(|error| EngineError::new(Reason::LoadFailed, format!("starting the scheduler's thread: {error}")))?;
-        Ok(Scheduler { queue, active, ended, vocabulary, num_ctx, slots })
+        Ok(Scheduler { queue, active, ended, vocabulary, num_ctx, generates, longest_text, slots })
     }
 
     /// Queues a generation.
     ///
     /// Errors: InvalidRequest, PromptTooLong, QueueFull, Draining.
     pub fn generate(&self, request: GenerateRequest) -> Result<mpsc::Receiver<GenerateEvent>, EngineError> {
+        if !self.generates {
+            return Err(EngineError::new(Reason::InvalidRequest, "this model turns texts into vectors (embeddings) and generates no text"));
+        }
         sample::check(&request.sampling)?;
         self.check_tokens("the prompt", &request.prompt)?;
         let prompt = request.prompt.len();
@@ -140,12 +161,12 @@ impl Scheduler {
         Ok(receiver)
     }
 
-    /// One vector for each input: the mean of its tokens' hidden states, of length 1.
+    /// One vector for each input, of length 1: its tokens' hidden states, pooled as the model has it.
     pub async fn embed(&self, inputs: &[Vec<u32>]) -> Result<Vec<Vec<f32>>, EngineError> {
         for (i, input) in inputs.iter().enumerate() {
             self.check_tokens(&format!("input {i}"), input)?;
-            if input.len() > self.num_ctx as usize {
-                let message = format!("input {i} has {} tokens; with num_ctx {} it may have so many at most", input.len(), self.num_ctx);
+            if input.len() > self.longest_text as usize {
+                let message = format!("input {i} has {} tokens; this replica embeds texts of at most {}", input.len(), self.longest_text);
                 return Err(EngineError::new(Reason::PromptTooLong, message));
             }
         }

@@ -7,10 +7,10 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
-use stowage_engine::BackendChoice;
 use stowage_engine::batch::Batch;
 use stowage_engine::host_plan::on_host;
 use stowage_engine::model::LoadedModel;
+use stowage_engine::{BackendChoice, Pooling};
 use stowage_placement::layout::Backend;
 use stowage_placement::{Asked, Bytes, DevicePlan, KvCacheType, ModelSummary, Request, Tokens, capability, decide};
 
@@ -40,6 +40,9 @@ struct Sequence {
     tokens: Vec<u32>,
     first_row: usize,
     positions: Vec<u32>,
+    /// Of length 1; of models that embed.
+    #[serde(default)]
+    embedding: Vec<f32>,
 }
 
 fn cases() -> Vec<(PathBuf, Case)> {
@@ -179,6 +182,46 @@ fn the_reference_backend_computes_what_transformers_computes() {
 fn the_cpu_backend_computes_what_transformers_computes_but_for_what_it_rounds() {
     // Its cache is f16; and what quantised weights are multiplied with has 8 bits.
     compare(ON_CPU, expected, |case| if case.name.ends_with("mxfp4") { 5e-2 } else { 5e-3 } * case.spread);
+}
+
+/// Hidden states and vectors of texts, each read at once.
+fn embeds_like_transformers(backend: BackendChoice) {
+    let cases: Vec<_> = cases().into_iter().filter(|(_, case)| case.kind == "embeddings").collect();
+    assert_eq!(cases.len(), 3);
+    for (folder, case) in cases {
+        let expected = expected(&folder, &case);
+        for (slot, sequence) in case.sequences.iter().enumerate() {
+            let request = Request { num_ctx: Tokens(sequence.num_ctx), num_batch: 64, parallel: 2, ..Request::default() };
+            let mut load = on_host(&folder.join(&case.gguf), &request, 2).unwrap();
+            load.backend = backend;
+            let mut model = LoadedModel::load(&load, &mut |_| {}).unwrap();
+            let mut batch = Batch::default();
+            batch.push_run(&sequence.tokens, slot as u32, 0, false);
+            let hidden = model.embed_step(&batch).unwrap().to_vec();
+            let rows: Vec<Vec<f32>> = hidden.chunks_exact(case.shape[1]).map(<[f32]>::to_vec).collect();
+            let wanted = &expected[sequence.first_row..][..sequence.positions.len()];
+            // Keys and values are kept in f16 on the CPU.
+            let bound = if backend == BackendChoice::Reference { 1e-3 } else { 5e-3 * case.spread };
+            let difference = largest_difference(wanted, &rows);
+            println!("{:<12} largest difference {difference:.2e} of hidden states, at most {bound:.1e}", case.name);
+            assert!(difference <= bound, "{}: {difference}", case.name);
+            let pooled = pooled(&rows, model.pooling());
+            assert!(largest_difference(std::slice::from_ref(&sequence.embedding), &[pooled]) <= bound, "{}'s vector", case.name);
+        }
+    }
+}
+
+fn pooled(rows: &[Vec<f32>], pooling: Pooling) -> Vec<f32> {
+    let counted = if pooling == Pooling::First { &rows[..1] } else { rows };
+    let sum: Vec<f32> = (0..rows[0].len()).map(|i| counted.iter().map(|row| row[i]).sum()).collect();
+    let length = sum.iter().map(|x| x * x).sum::<f32>().sqrt();
+    sum.into_iter().map(|x| x / length).collect()
+}
+
+#[test]
+fn both_backends_embed_as_transformers_does() {
+    embeds_like_transformers(BackendChoice::Reference);
+    embeds_like_transformers(BackendChoice::Cpu);
 }
 
 #[test]

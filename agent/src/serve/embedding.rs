@@ -48,7 +48,7 @@ pub async fn embed(worker: &WorkerState, account: &Account, inputs: Vec<Input>, 
 }
 
 fn tokens_of(worker: &WorkerState, inputs: Vec<Input>, truncate: bool) -> Result<Vec<Vec<u32>>, Fault> {
-    let most = worker.num_ctx();
+    let most = worker.generator().info().longest_text;
     let mut all = Vec::with_capacity(inputs.len());
     for (index, input) in inputs.into_iter().enumerate() {
         let mut tokens = match input {
@@ -57,7 +57,7 @@ fn tokens_of(worker: &WorkerState, inputs: Vec<Input>, truncate: bool) -> Result
         };
         let length = tokens.len() as u64;
         if length > most && !truncate {
-            let message = format!("`input` {index} is {length} tokens long, and the context is {most} tokens (num_ctx)");
+            let message = format!("`input` {index} is {length} tokens long, and the longest text that this replica embeds has {most}");
             return Err(Fault { field: Some("input".into()), ..Fault::new(FaultKind::PromptTooLong, message) });
         }
         if length == 0 {

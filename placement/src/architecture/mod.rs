@@ -195,7 +195,7 @@ fn shape(hyperparameters: &Hyperparameters, caches: &[LayerCache], vocabulary: u
     ModelShape {
         embedding: hyperparameters.embedding,
         heads: hyperparameters.heads.iter().copied().max().unwrap_or(0),
-        kv_heads: caches.iter().map(|cache| cache.kv_heads).max().unwrap_or(0),
+        kv_heads: kv_heads(hyperparameters, caches, vocabulary),
         key_length: hyperparameters.key_length.max(hyperparameters.sliding_key_length),
         value_length: hyperparameters.value_length.max(hyperparameters.sliding_value_length),
         feed_forward: dense.max(shared).max(recurrent),
@@ -205,6 +205,12 @@ fn shape(hyperparameters: &Hyperparameters, caches: &[LayerCache], vocabulary: u
         experts_used: experts.used,
         expert_feed_forward: if experts.count == 0 || experts.feed_forward > 0 { experts.feed_forward } else { dense },
     }
+}
+
+/// Those that are cached; of a model that reads a text at once and caches nothing, those that are kept for as long as that takes.
+fn kv_heads(hyperparameters: &Hyperparameters, caches: &[LayerCache], vocabulary: u64) -> u64 {
+    let cached = caches.iter().map(|cache| cache.kv_heads).max().unwrap_or(0);
+    if cached == 0 && vocabulary == 0 { hyperparameters.kv_heads.iter().copied().max().unwrap_or(0) } else { cached }
 }
 
 /// Layers with a window may turn positions by a base of their own, and where there are others too, both are computed.

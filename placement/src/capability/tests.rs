@@ -27,13 +27,13 @@ fn what_is_missing_is_named_beside_what_there_is() {
 #[test]
 fn what_a_header_asks_for_beside_the_usual_graph_is_refused_by_name() {
     let norm = |writer: HeaderWriter| writer.tensor("blk.7.attn_sub_norm.weight", GgmlType::F32, &[576]);
-    let table = |writer: HeaderWriter| writer.tensor("position_embd.weight", GgmlType::F32, &[576, 2]);
+    let table = |writer: HeaderWriter| writer.tensor("per_layer_token_embd.weight", GgmlType::F32, &[576, 2]);
     let refused = [
         (changed(|writer| writer.string("llama.rope.scaling.type", "spiral")), "spiral"),
         (changed(|writer| writer.string("tokenizer.ggml.model", "t5")), "t5"),
         (changed(|writer| writer.string("tokenizer.ggml.model", "gpt2").string("tokenizer.ggml.pre", "gpt-9")), "gpt-9"),
         (changed(norm), "attn_sub_norm.weight"),
-        (changed(table), "position_embd.weight"),
+        (changed(table), "per_layer_token_embd.weight"),
     ];
     for (found, named) in refused {
         let error = found.unwrap_err();

@@ -112,3 +112,29 @@ fn smollm2_is_described_as_its_file_does() {
     assert!(!info.metadata.contains_key("tokenizer.ggml.tokens") && info.has_chat_template && info.chat_template.contains("<|im_start|>"));
     assert_eq!(engine.detokenize(&engine.tokenize("Grüße 123", false)), "Grüße 123");
 }
+
+/// A small model of BERT's family with random weights, and a text of which it is known what vector it has.
+fn bert() -> (Engine, Vec<u32>, Vec<f32>) {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/reference/models/bert-cls");
+    let case: serde_json::Value = serde_json::from_slice(&std::fs::read(folder.join("case.json")).unwrap()).unwrap();
+    let numbers = |key: &str| case["sequences"][0][key].as_array().unwrap().clone();
+    let tokens = numbers("tokens").iter().map(|token| token.as_u64().unwrap() as u32).collect();
+    let vector = numbers("embedding").iter().map(|x| x.as_f64().unwrap() as f32).collect();
+    let request = Request { num_ctx: Tokens(128), num_batch: 32, ..Request::default() };
+    let engine = Engine::load(on_host(&folder.join("model.gguf"), &request, 1).unwrap(), |_| {}).unwrap();
+    (engine, tokens, vector)
+}
+
+#[tokio::test]
+async fn a_model_that_embeds_gives_vectors_and_no_text() {
+    let (engine, tokens, expected) = bert();
+    engine.self_test().await.unwrap();
+    let vectors = engine.embed(&[tokens.clone(), tokens[..5].to_vec(), tokens]).await.unwrap();
+    assert!(vectors[0].iter().zip(&expected).all(|(found, expected)| (found - expected).abs() < 1e-3));
+    assert!(vectors[0] == vectors[2] && vectors[0] != vectors[1]);
+    let error = engine.embed(&[vec![3; 33]]).await.unwrap_err();
+    assert_eq!(error.message, "input 0 has 33 tokens; this replica embeds texts of at most 32");
+    let request = GenerateRequest { prompt: vec![3], sampling: Default::default(), stop: Vec::new(), max_tokens: None, top_logprobs: None };
+    let error = engine.generate(request).err().unwrap();
+    assert!(error.is_callers_fault() && error.message.contains("embeddings"), "{error}");
+}

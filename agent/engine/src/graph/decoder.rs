@@ -9,8 +9,8 @@ use stowage_placement::compute::ComputeShape;
 use super::experts::{self, Routing};
 use super::keys::{Keys, vector};
 use super::{
-    Activation, Attention, Block, CacheShape, Experts, Graph, Input, Norm, Operand, Operation, Output, Pairing, Product, Rope, Weight,
-    cannot_run,
+    Activation, Attention, Block, CacheShape, Experts, Graph, Input, Norm, Operand, Operation, Output, Pairing, Pooling, Product, Rope,
+    Weight, cannot_run,
 };
 use crate::api::EngineError;
 
@@ -79,13 +79,13 @@ impl<'a> Decoder<'a> {
     pub fn graph(self) -> Result<Graph, EngineError> {
         let embeddings = Weight { name: "token_embd.weight".into(), rows: self.vocabulary, columns: self.embedding };
         let tied = !self.keys.has("output.weight");
-        let output = Output {
+        let output = Some(Output {
             norm: self.norm("output_norm.weight".into(), self.embedding),
             weight: if tied { embeddings.clone() } else { Weight { name: "output.weight".into(), ..embeddings.clone() } },
             tied,
             scale: self.logit_scale,
             softcap: self.logit_softcap,
-        };
+        });
         let blocks = (0..self.caches.len()).map(|index| self.block(index)).collect::<Result<Vec<Block>, EngineError>>()?;
         let mut vectors: Vec<Weight> = self.ropes.iter().filter_map(|rope| rope.factors.clone()).collect();
         for name in ["rope_factors_long.weight", "rope_factors_short.weight"] {
@@ -93,8 +93,9 @@ impl<'a> Decoder<'a> {
         }
         vectors.sort_by(|a, b| a.name.cmp(&b.name));
         vectors.dedup();
-        let input = Input { embeddings, scale: self.embedding_scale, vectors };
-        Ok(Graph { architecture: self.keys.architecture.into(), input, blocks, output, ropes: self.ropes, shape: self.shape })
+        let input = Input { embeddings, scale: self.embedding_scale, vectors, types: None, positions: None, norm: None };
+        let (architecture, pooling) = (self.keys.architecture.into(), Pooling::Mean);
+        Ok(Graph { architecture, input, blocks, output, pooling, ropes: self.ropes, shape: self.shape })
     }
 
     fn block(&self, index: usize) -> Result<Block, EngineError> {
@@ -131,6 +132,7 @@ impl<'a> Decoder<'a> {
             heads: self.heads,
             scale: self.attention_scale,
             softcap: self.attention_softcap,
+            causal: true,
             sinks,
             to: Operand::Attended,
         }));
@@ -231,7 +233,7 @@ impl<'a> Decoder<'a> {
     }
 
     fn norm(&self, name: String, length: usize) -> Norm {
-        Norm { weight: vector(&name, length), epsilon: self.epsilon }
+        Norm { weight: vector(&name, length), bias: None, epsilon: self.epsilon }
     }
 
     /// All rows of a matrix, with its bias where the file has one.
@@ -255,6 +257,7 @@ fn caches(summary: &ModelSummary) -> Vec<CacheShape> {
             key_length: kind.key_length as usize,
             value_length: kind.value_length as usize,
             window: (kind.window > 0).then_some(kind.window as usize),
+            for_a_batch: false,
         }
     };
     runs.map(shape).collect()

@@ -3,6 +3,7 @@
 //! Invariant: this is a description. It holds names and sizes, no tensor and no code; a backend prepares it into something that it can run, and
 //! may fuse what it likes.
 
+mod bert;
 mod decoder;
 mod experts;
 mod gemma;
@@ -31,7 +32,10 @@ pub struct Graph {
     pub architecture: String,
     pub input: Input,
     pub blocks: Vec<Block>,
-    pub output: Output,
+    /// `None`: the last block's hidden states are the answer.
+    pub output: Option<Output>,
+    /// How hidden states become one vector for a text.
+    pub pooling: Pooling,
     /// The ways in which layers turn positions into angles; layers name theirs by index.
     pub ropes: Vec<Rope>,
     pub shape: ComputeShape,
@@ -46,6 +50,28 @@ pub struct Input {
     pub scale: f32,
     /// Vectors that lie with the input layer and are read when a backend is prepared: factors of rotations.
     pub vectors: Vec<Weight>,
+    /// Tables of which a row is added: the first of the token's types, and that of its position.
+    pub types: Option<Weight>,
+    pub positions: Option<Weight>,
+    pub norm: Option<Norm>,
+}
+
+impl Input {
+    pub fn weights(&self) -> Vec<&Weight> {
+        let mut weights = vec![&self.embeddings];
+        weights.extend(&self.vectors);
+        weights.extend(self.types.iter().chain(&self.positions));
+        weights.extend(self.norm.iter().flat_map(Norm::weights));
+        weights
+    }
+}
+
+/// How the hidden states of a text's tokens become one vector.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pooling {
+    Mean,
+    /// The first token's, which is there for that.
+    First,
 }
 
 /// One layer: what it caches of each token, and its operations in order. The hidden state comes in and goes out as [`Operand::Hidden`].
@@ -63,6 +89,8 @@ pub struct CacheShape {
     pub value_length: usize,
     /// Tokens that the layer looks back, itself among them; `None`: all.
     pub window: Option<usize>,
+    /// Kept for one batch, which is a whole text, and only while the layer is computed.
+    pub for_a_batch: bool,
 }
 
 /// The output layer: a norm, then a product over the vocabulary, scaled and capped.
@@ -102,11 +130,18 @@ pub enum Operand {
     Share,
 }
 
-/// Root mean square norm: `x / sqrt(mean(x^2) + epsilon) x weight`.
+/// Root mean square norm, `x / sqrt(mean(x^2) + epsilon) x weight`; with a bias, layer norm: the same of `x - mean(x)`, plus the bias.
 #[derive(Clone, Debug)]
 pub struct Norm {
     pub weight: Weight,
+    pub bias: Option<Weight>,
     pub epsilon: f32,
+}
+
+impl Norm {
+    pub fn weights(&self) -> impl Iterator<Item = &Weight> {
+        std::iter::once(&self.weight).chain(&self.bias)
+    }
 }
 
 /// One operation on all tokens of a batch.
@@ -121,6 +156,8 @@ pub enum Operation {
     /// Stores Key and Value in the cache, then attends from Query to what is cached of the token's sequence up to the token, as far as the layer looks
     /// back.
     Attention(Attention),
+    /// `value = gelu(value)`, exactly: `x / 2 x (1 + erf(x / sqrt(2)))`.
+    Gelu { value: Operand },
     /// `gate = activation(gate) x up`.
     GatedActivation { activation: Activation, gate: Operand, up: Operand },
     /// `value = value x sigmoid(by)`.
@@ -138,6 +175,8 @@ pub struct Attention {
     pub scale: f32,
     /// `softcap x tanh(score / softcap)`, after scaling.
     pub softcap: Option<f32>,
+    /// Whether a token sees those before it and itself, or all of the batch.
+    pub causal: bool,
     /// A score for each head that takes its share of the softmax and gives no value.
     pub sinks: Option<Weight>,
     pub to: Operand,
@@ -178,13 +217,17 @@ impl Operation {
     /// Every weight that it reads, in order; a fused matrix as often as it is used.
     pub fn weights(&self) -> Vec<&Weight> {
         match self {
-            Operation::Norm { norm, .. } => vec![&norm.weight],
+            Operation::Norm { norm, .. } => norm.weights().collect(),
             Operation::Linear { products, .. } => {
                 products.iter().flat_map(|product| [Some(&product.weight), product.bias.as_ref()]).flatten().collect()
             }
             Operation::Attention(attention) => attention.sinks.iter().collect(),
             Operation::Experts(experts) => experts.weights(),
-            Operation::Rope { .. } | Operation::GatedActivation { .. } | Operation::Share { .. } | Operation::Add { .. } => Vec::new(),
+            Operation::Rope { .. }
+            | Operation::Gelu { .. }
+            | Operation::GatedActivation { .. }
+            | Operation::Share { .. }
+            | Operation::Add { .. } => Vec::new(),
         }
     }
 }
@@ -200,6 +243,7 @@ impl Graph {
             ModelSummary::from_header(header, Bytes::ZERO).map_err(|error| EngineError::new(error.reason(), error.to_string()))?;
         let keys = Keys::new(header, architecture);
         let graph = match architecture {
+            "bert" | "nomic-bert" => bert::graph(&keys, &summary),
             "llama" | "granite" => llama::graph(&keys, &summary),
             "qwen2" | "qwen2moe" | "qwen3" | "qwen3moe" => qwen::graph(&keys, &summary),
             "gemma2" | "gemma3" => gemma::graph(&keys, &summary),
@@ -222,8 +266,8 @@ impl Graph {
     /// wrong without anybody noticing.
     fn check(&self, header: &Header) -> Result<(), EngineError> {
         let blocks = (0..self.blocks.len()).flat_map(|index| self.block_weights(index));
-        let others = [&self.input.embeddings, &self.output.norm.weight, &self.output.weight];
-        let known: Vec<&Weight> = blocks.chain(others).chain(&self.input.vectors).collect();
+        let output = self.output.iter().flat_map(|output| output.norm.weights().chain([&output.weight]));
+        let known: Vec<&Weight> = blocks.chain(self.input.weights()).chain(output).collect();
         for weight in &known {
             check_size(header, weight)?;
         }

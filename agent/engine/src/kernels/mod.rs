@@ -151,6 +151,18 @@ impl Isa {
         ///
         /// Each pointer has `length` floats.
         rows::gated_silu(gate: *mut f32, up: *const f32, length: usize);
+        /// See `rows::layer_norm`.
+        ///
+        /// # Safety
+        ///
+        /// Each pointer has `length` floats.
+        rows::layer_norm(from: *const f32, weight: *const f32, bias: *const f32, length: usize, epsilon: f32, to: *mut f32);
+        /// See `rows::gelu`.
+        ///
+        /// # Safety
+        ///
+        /// The row has `length` floats.
+        rows::gelu(row: *mut f32, length: usize);
         /// See `rows::gated_gelu_tanh`.
         ///
         /// # Safety

@@ -32,6 +32,40 @@ pub unsafe fn norm<L: Lanes>(from: *const f32, weight: *const f32, length: usize
     }
 }
 
+/// Layer norm: `to = (from - mean(from)) / sqrt(variance(from) + epsilon) x weight + bias`. All of one length, `to` may be `from`.
+#[inline(always)]
+pub unsafe fn layer_norm<L: Lanes>(from: *const f32, weight: *const f32, bias: *const f32, length: usize, epsilon: f32, to: *mut f32) {
+    // SAFETY: the caller gives `length` floats at each pointer.
+    unsafe {
+        let mean = (0..length).fold(0.0, |sum, i| sum + *from.add(i)) / length as f32;
+        for i in 0..length {
+            *to.add(i) = *from.add(i) - mean;
+        }
+        norm::<L>(to, weight, length, epsilon, to);
+        add_scaled::<L>(to, bias, 1.0, length);
+    }
+}
+
+/// `row = row / 2 x (1 + erf(row / sqrt(2)))` for `length` floats.
+///
+/// Source of erf: Abramowitz and Stegun, "Handbook of Mathematical Functions", 7.1.26, exact to 1.5e-7.
+#[inline(always)]
+pub unsafe fn gelu<L: Lanes>(row: *mut f32, length: usize) {
+    const COEFFICIENTS: [f32; 4] = [-1.453_152, 1.421_413_7, -0.284_496_74, 0.254_829_6];
+    let erf = |x: f32| {
+        let t = 1.0 / (1.0 + 0.327_591_1 * x.abs());
+        let polynomial = COEFFICIENTS.iter().fold(1.061_405_4, |sum, coefficient| sum * t + coefficient);
+        (1.0 - polynomial * t * (-x * x).exp()).copysign(x)
+    };
+    // SAFETY: the caller gives `length` floats.
+    unsafe {
+        for i in 0..length {
+            let x = *row.add(i);
+            *row.add(i) = x * 0.5 * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2));
+        }
+    }
+}
+
 /// `gate = gate / (1 + e^-gate) x up`, for `length` floats.
 #[inline(always)]
 pub unsafe fn gated_silu<L: Lanes>(gate: *mut f32, up: *const f32, length: usize) {

@@ -183,7 +183,7 @@ proptest! {
         let (rows, weight) = (numbers.floats(length).iter().map(|x| x * 20.0).collect::<Vec<_>>(), numbers.floats(length));
         let run = |isa: Isa| {
             let (mut normed, mut gate, mut turned) = (vec![0f32; length], rows.clone(), rows.clone());
-            let [mut gelu, mut clamped, mut halves, mut capped, mut scaled] = std::array::from_fn(|_| rows.clone());
+            let [mut gelu, mut clamped, mut halves, mut capped, mut scaled, mut layer, mut exact] = std::array::from_fn(|_| rows.clone());
             // SAFETY: all rows have `length` floats; the rotation has two for each pair.
             unsafe {
                 isa.norm(rows.as_ptr(), weight.as_ptr(), length, 1e-5, normed.as_mut_ptr());
@@ -192,11 +192,13 @@ proptest! {
                 isa.gated_gelu_tanh(gelu.as_mut_ptr(), weight.as_ptr(), length);
                 isa.gated_clamped(clamped.as_mut_ptr(), weight.as_ptr(), length, 1.702, 7.0);
                 isa.rotate_halves(halves.as_mut_ptr(), 1, length, weight.as_ptr(), length / 2);
+                isa.layer_norm(rows.as_ptr(), weight.as_ptr(), weight.as_ptr(), length, 1e-5, layer.as_mut_ptr());
+                isa.gelu(exact.as_mut_ptr(), length);
                 isa.softcap(capped.as_mut_ptr(), 30.0, length);
                 isa.scale(scaled.as_mut_ptr(), 0.7, length);
                 isa.add_scaled(scaled.as_mut_ptr(), weight.as_ptr(), 0.3, length);
             }
-            [normed, gate, turned, gelu, clamped, halves, capped, scaled].concat()
+            [normed, gate, turned, gelu, clamped, halves, capped, scaled, layer, exact].concat()
         };
         let expected = run(scalar());
         for isa in Isa::available() {

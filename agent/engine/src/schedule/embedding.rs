@@ -3,19 +3,22 @@
 use tokio::sync::oneshot;
 
 use crate::api::EngineError;
+use crate::graph::Pooling;
 use crate::schedule::queue::EmbedJob;
 
 pub struct Embedding {
     inputs: Vec<Vec<u32>>,
     reply: oneshot::Sender<Result<Vec<Vec<f32>>, EngineError>>,
-    /// Sum of the hidden states of the input that is being read.
+    pooling: Pooling,
+    /// Of the input that is being read, hidden states that were taken, and the sum of those that count.
+    rows: usize,
     sum: Vec<f32>,
     done: Vec<Vec<f32>>,
 }
 
 impl Embedding {
-    pub fn new(job: EmbedJob, width: usize) -> Embedding {
-        Embedding { inputs: job.inputs, reply: job.reply, sum: vec![0.0; width], done: Vec::new() }
+    pub fn new(job: EmbedJob, width: usize, pooling: Pooling) -> Embedding {
+        Embedding { inputs: job.inputs, reply: job.reply, pooling, rows: 0, sum: vec![0.0; width], done: Vec::new() }
     }
 
     /// The input that is being read.
@@ -27,9 +30,14 @@ impl Embedding {
     pub fn add(&mut self, hidden: &[f32], ended: bool) {
         let width = self.sum.len();
         for row in hidden.chunks_exact(width) {
+            self.rows += 1;
+            if self.pooling == Pooling::First && self.rows > 1 {
+                break;
+            }
             self.sum.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
         }
         if ended {
+            self.rows = 0;
             let sum = std::mem::replace(&mut self.sum, vec![0.0; width]);
             self.done.push(normalised(sum));
         }

@@ -93,7 +93,7 @@ impl Rounds {
                     let Some(index) = best_for(&self.slots, &[]) else { return };
                     let slot = &mut self.slots[index];
                     slot.cached.clear();
-                    slot.work = Some(Work::Embed(Embedding::new(job, self.model.embedding())));
+                    slot.work = Some(Work::Embed(Embedding::new(job, self.model.embedding(), self.model.pooling())));
                 }
                 Job::SelfTest(reply) => {
                     self.slots.iter_mut().for_each(|slot| slot.cached.clear());

@@ -128,6 +128,18 @@ impl Model for Letters {
         }
     }
 
+    fn generates(&self) -> bool {
+        true
+    }
+
+    fn pooling(&self) -> Pooling {
+        Pooling::Mean
+    }
+
+    fn longest_text(&self) -> u32 {
+        self.num_ctx
+    }
+
     fn vocabulary(&self) -> usize {
         VOCABULARY
     }

@@ -28,6 +28,7 @@ impl Parrot {
             parameter_count: 134_515_008,
             trained_context: 8192,
             num_ctx,
+            longest_text: num_ctx,
             embedding_length: 4,
             has_chat_template: true,
             chat_template: "{% for message in messages %}{{ message.content }}{% endfor %}{{ tools }}".into(),

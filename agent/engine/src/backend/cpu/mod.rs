@@ -20,10 +20,10 @@ use self::raw_step::{Buffers, OutputBuffers, Turns};
 use super::{Backend, LayerRun, PreparedRun, not_held};
 use crate::api::EngineError;
 use crate::arena::{Arena, Purpose, Region};
-use crate::batch::Batch;
+use crate::batch::{Batch, TokenAt};
 use crate::cache::{self, Checkpoint, LayerCache};
 use crate::file_mmap::ModelFile;
-use crate::graph::{Block, Rope, Weight};
+use crate::graph::{self, Block, Input, Norm, Rope, Weight};
 use crate::kernels::Isa;
 use crate::kernels::matrix::{Matrix, read_all, read_floats};
 use crate::pool::Pool;
@@ -39,19 +39,29 @@ pub struct CpuBackend {
 struct CpuRun {
     pool: Arc<Pool>,
     isa: Isa,
-    embeddings: Option<Arc<Matrix>>,
+    input: Option<InputTables>,
     /// The model's first block that is here, and the blocks from there on; `None` where another device has the block.
     first_block: usize,
     layers: Vec<Option<Layer>>,
     buffers: Option<Buffers>,
     output: Option<Output>,
     embedding: usize,
-    embedding_scale: f32,
+    /// Whether hidden states are normed at the end; those of a model without an output layer are as they are.
+    ends_in_a_norm: bool,
+}
+
+/// What a token's embedding is made of.
+struct InputTables {
+    embeddings: Arc<Matrix>,
+    scale: f32,
+    /// The row of the first of the token's types.
+    of_type: Option<Vec<f32>>,
+    positions: Option<Arc<Matrix>>,
+    norm: Option<RowNorm>,
 }
 
 struct Output {
-    norm: Vector,
-    epsilon: f32,
+    norm: RowNorm,
     matrix: Arc<Matrix>,
     scale: f32,
     softcap: Option<f32>,
@@ -62,6 +72,31 @@ struct Output {
 pub(crate) struct Vector {
     region: Region,
     length: usize,
+}
+
+/// A norm, its weights read.
+pub(crate) struct RowNorm {
+    weight: Vector,
+    bias: Option<Vector>,
+    epsilon: f32,
+}
+
+impl RowNorm {
+    /// Norms one row.
+    ///
+    /// # Safety
+    ///
+    /// Both pointers have as many floats as the weight.
+    unsafe fn apply(&self, isa: Isa, from: *const f32, to: *mut f32) {
+        let weight = self.weight.floats();
+        // SAFETY: by the contract of this function.
+        unsafe {
+            match &self.bias {
+                None => isa.norm(from, weight.as_ptr(), weight.len(), self.epsilon, to),
+                Some(bias) => isa.layer_norm(from, weight.as_ptr(), bias.floats().as_ptr(), weight.len(), self.epsilon, to),
+            }
+        }
+    }
 }
 
 impl Vector {
@@ -109,6 +144,27 @@ impl Loader<'_> {
         Ok(matrix)
     }
 
+    fn norm(&mut self, norm: &Norm) -> Result<RowNorm, EngineError> {
+        let bias = norm.bias.as_ref().map(|bias| self.vector(bias)).transpose()?;
+        Ok(RowNorm { weight: self.vector(&norm.weight)?, bias, epsilon: norm.epsilon })
+    }
+
+    fn input(&mut self, input: &Input) -> Result<InputTables, EngineError> {
+        for vector in &input.vectors {
+            // Counted among the input layer's weights, and small: every device computes its frequencies from them at load.
+            self.vector(vector)?;
+        }
+        let of_type = |types: &Weight| {
+            let mut row = vec![0.0; types.columns];
+            self.matrix(types)?.read_row(0, &mut row);
+            Ok::<_, EngineError>(row)
+        };
+        let of_type = input.types.as_ref().map(of_type).transpose()?;
+        let positions = input.positions.as_ref().map(|positions| self.matrix(positions)).transpose()?;
+        let norm = input.norm.as_ref().map(|norm| self.norm(norm)).transpose()?;
+        Ok(InputTables { embeddings: self.matrix(&input.embeddings)?, scale: input.scale, of_type, positions, norm })
+    }
+
     /// A vector of which several operations take their part.
     fn shared_vector(&mut self, weight: &Weight) -> Result<Arc<Vector>, EngineError> {
         if let Some(vector) = self.vectors.get(&weight.name) {
@@ -145,17 +201,16 @@ impl Backend for CpuBackend {
     fn prepare(&self, run: &LayerRun<'_>, file: &ModelFile, loaded: &mut dyn FnMut(Bytes)) -> Result<Box<dyn PreparedRun>, EngineError> {
         let mut loader = Loader { backend: self, file, loaded, matrices: HashMap::new(), vectors: HashMap::new() };
         let graph = run.graph;
-        let embeddings = if run.input { Some(loader.matrix(&graph.input.embeddings)?) } else { None };
-        for vector in graph.input.vectors.iter().filter(|_| run.input) {
-            // Counted among the input layer's weights, and small: every device computes its frequencies from them at load.
-            loader.vector(vector)?;
-        }
+        let input = if run.input { Some(loader.input(&graph.input)?) } else { None };
         let (layers, first_block) = self.layers(run, &mut loader)?;
         let buffers = if layers.is_empty() { None } else { Some(self.buffers(run, file)?) };
-        let output = if run.output { Some(self.output(run, embeddings.as_ref(), &mut loader)?) } else { None };
+        let output = match &graph.output {
+            Some(output) if run.output => Some(self.output(run, output, input.as_ref(), &mut loader)?),
+            _ => None,
+        };
         let (pool, isa) = (Arc::clone(&self.pool), self.isa);
-        let (embedding, embedding_scale) = (graph.input.embeddings.columns, graph.input.scale);
-        Ok(Box::new(CpuRun { pool, isa, embeddings, first_block, layers, buffers, output, embedding, embedding_scale }))
+        let (embedding, ends_in_a_norm) = (graph.input.embeddings.columns, graph.output.is_some());
+        Ok(Box::new(CpuRun { pool, isa, input, first_block, layers, buffers, output, embedding, ends_in_a_norm }))
     }
 }
 
@@ -164,21 +219,41 @@ impl CpuBackend {
     fn layers(&self, run: &LayerRun<'_>, loader: &mut Loader<'_>) -> Result<(Vec<Option<Layer>>, usize), EngineError> {
         let first = run.blocks.iter().map(|range| range.start).min().unwrap_or(0);
         let end = run.blocks.iter().map(|range| range.end).max().unwrap_or(0);
+        let for_a_batch = match run.graph.shape.reads_at_once() && first < end {
+            true => Some(self.batch_cache(run)?),
+            false => None,
+        };
         let mut layers = Vec::new();
         for index in first..end {
             let held = run.blocks.iter().any(|range| range.contains(&index));
-            layers.push(if held { Some(self.layer(run, &run.graph.blocks[index], loader)?) } else { None });
+            layers.push(if held { Some(self.layer(run, &run.graph.blocks[index], for_a_batch.as_ref(), loader)?) } else { None });
         }
         Ok((layers, first))
     }
 
-    fn layer(&self, run: &LayerRun<'_>, block: &Block, loader: &mut Loader<'_>) -> Result<Layer, EngineError> {
+    /// What all layers of a model that reads a text at once keep their keys and values in, each in its turn.
+    fn batch_cache(&self, run: &LayerRun<'_>) -> Result<Arc<Region>, EngineError> {
+        let bytes = compute::batch_cache_bytes(&run.graph.shape, u64::from(run.request.num_batch));
+        let [region] = self.scratch([bytes])?;
+        Ok(Arc::new(region))
+    }
+
+    fn layer(
+        &self,
+        run: &LayerRun<'_>,
+        block: &Block,
+        for_a_batch: Option<&Arc<Region>>,
+        loader: &mut Loader<'_>,
+    ) -> Result<Layer, EngineError> {
         let phases = Program::compile(block, &run.graph.ropes, loader)?;
+        if let Some(region) = for_a_batch {
+            return Ok(Layer { phases, cache: LayerCache::new(block.cache, run.request, Arc::clone(region), None) });
+        }
         let bytes = cache::layer_bytes(&block.cache, run.request).ok_or_else(|| too_large("the KV cache"))?;
         let region = self.arena.take(Purpose::Cache, bytes)?;
         let bytes = cache::checkpoint_bytes(&block.cache, run.request).ok_or_else(|| too_large("the copies of the KV cache"))?;
         let checkpoints = if bytes > Bytes::ZERO { Some(self.arena.take(Purpose::Checkpoints, bytes)?) } else { None };
-        Ok(Layer { phases, cache: LayerCache::new(block.cache, run.request, region, checkpoints) })
+        Ok(Layer { phases, cache: LayerCache::new(block.cache, run.request, Arc::new(region), checkpoints) })
     }
 
     fn buffers(&self, run: &LayerRun<'_>, file: &ModelFile) -> Result<Buffers, EngineError> {
@@ -189,17 +264,22 @@ impl CpuBackend {
         Ok(Buffers::new(shape, turns, run.request.num_batch as usize, regions, experts))
     }
 
-    fn output(&self, run: &LayerRun<'_>, embeddings: Option<&Arc<Matrix>>, loader: &mut Loader<'_>) -> Result<Output, EngineError> {
-        let output = &run.graph.output;
-        let norm = loader.vector(&output.norm.weight)?;
-        let matrix = match embeddings {
-            Some(embeddings) if output.tied => Arc::clone(embeddings),
+    fn output(
+        &self,
+        run: &LayerRun<'_>,
+        output: &graph::Output,
+        input: Option<&InputTables>,
+        loader: &mut Loader<'_>,
+    ) -> Result<Output, EngineError> {
+        let norm = loader.norm(&output.norm)?;
+        let matrix = match input {
+            Some(input) if output.tied => Arc::clone(&input.embeddings),
             _ => loader.matrix(&output.weight)?,
         };
         let rows = compute::logit_rows(run.request.parallel);
         let buffers = OutputBuffers::new(rows as usize, self.scratch(compute::output_buffers(&run.graph.shape, rows))?);
         let (scale, softcap) = (output.scale, output.softcap);
-        Ok(Output { norm, epsilon: output.norm.epsilon, matrix, scale, softcap, buffers })
+        Ok(Output { norm, matrix, scale, softcap, buffers })
     }
 
     fn scratch<const N: usize>(&self, sizes: [Option<u64>; N]) -> Result<[Region; N], EngineError> {
@@ -228,12 +308,9 @@ fn too_large(what: &str) -> EngineError {
 
 impl PreparedRun for CpuRun {
     fn embed(&mut self, batch: &Batch, hidden: &mut [f32]) -> Result<(), EngineError> {
-        let embeddings = self.embeddings.as_ref().ok_or_else(|| not_held("the embeddings"))?;
+        let input = self.input.as_ref().ok_or_else(|| not_held("the embeddings"))?;
         for (at, row) in batch.tokens.iter().zip(hidden.chunks_exact_mut(self.embedding)) {
-            embeddings.read_row(at.token as usize, row);
-            if self.embedding_scale != 1.0 {
-                row.iter_mut().for_each(|x| *x *= self.embedding_scale);
-            }
+            input.embed(self.isa, *at, row);
         }
         Ok(())
     }
@@ -249,8 +326,8 @@ impl PreparedRun for CpuRun {
     }
 
     fn logits(&mut self, rows: &[u32], hidden: &[f32]) -> Result<&[f32], EngineError> {
-        let Output { norm, epsilon, matrix, scale, softcap, buffers } = self.output.as_mut().ok_or_else(|| not_held("the output layer"))?;
-        let logits = buffers.logits(self.isa, &self.pool, rows, hidden, (norm.floats(), *epsilon), matrix);
+        let Output { norm, matrix, scale, softcap, buffers } = self.output.as_mut().ok_or_else(|| not_held("the output layer"))?;
+        let logits = buffers.logits(self.isa, &self.pool, rows, hidden, norm, matrix);
         // SAFETY: these are its floats.
         unsafe {
             if *scale != 1.0 {
@@ -268,8 +345,33 @@ impl PreparedRun for CpuRun {
     }
 
     fn normalise(&mut self, hidden: &mut [f32]) -> Result<(), EngineError> {
-        let output = self.output.as_ref().ok_or_else(|| not_held("the output layer"))?;
-        raw_step::normalise(self.isa, &self.pool, hidden, output.norm.floats(), output.epsilon);
+        if self.ends_in_a_norm {
+            let output = self.output.as_ref().ok_or_else(|| not_held("the output layer"))?;
+            raw_step::normalise(self.isa, &self.pool, hidden, self.embedding, &output.norm);
+        }
         Ok(())
+    }
+}
+
+impl InputTables {
+    /// Writes a token's embedding.
+    fn embed(&self, isa: Isa, at: TokenAt, row: &mut [f32]) {
+        self.embeddings.read_row(at.token as usize, row);
+        if self.scale != 1.0 {
+            row.iter_mut().for_each(|x| *x *= self.scale);
+        }
+        let mut added = vec![0.0; if self.positions.is_some() { row.len() } else { 0 }];
+        if let Some(positions) = &self.positions {
+            positions.read_row(at.position as usize, &mut added);
+            row.iter_mut().zip(&added).for_each(|(x, position)| *x += position);
+        }
+        if let Some(of_type) = &self.of_type {
+            row.iter_mut().zip(of_type).for_each(|(x, of_type)| *x += of_type);
+        }
+        if let Some(norm) = &self.norm {
+            let at = row.as_mut_ptr();
+            // SAFETY: the row is as long as the norm's weight, which was checked.
+            unsafe { norm.apply(isa, at, at) };
+        }
     }
 }

@@ -10,7 +10,7 @@ use stowage_placement::Reason;
 use stowage_placement::layout::TILE_ROWS;
 
 use super::experts::ExpertWeights;
-use super::{Loader, Vector};
+use super::{Loader, RowNorm, Vector};
 use crate::api::EngineError;
 use crate::cache::LayerCache;
 use crate::graph::{Activation, Attention, Block, Experts, Operand, Operation, Product, Rope};
@@ -55,6 +55,7 @@ pub(super) struct Attend {
     pub scale: f32,
     pub softcap: f32,
     pub sinks: Option<Vector>,
+    pub causal: bool,
     pub to: Operand,
 }
 
@@ -63,8 +64,7 @@ pub(super) enum RowStep {
     /// Norms `parts` parts of the row, each as long as the weight.
     Norm {
         from: Operand,
-        weight: Vector,
-        epsilon: f32,
+        norm: RowNorm,
         parts: usize,
         to: Operand,
     },
@@ -85,6 +85,10 @@ pub(super) enum RowStep {
     },
     /// Puts Key and Value into the cache.
     Store,
+    Gelu {
+        value: Operand,
+        length: usize,
+    },
     GatedActivation {
         activation: Activation,
         gate: Operand,
@@ -138,13 +142,14 @@ pub(super) struct Program<'a, 'l> {
     ropes: &'a [Rope],
     phases: Vec<Phase>,
     rows: Vec<RowStep>,
-    /// Columns of Gate, known from the product that wrote it.
+    /// Columns of Gate and of Up, known from the products that wrote them.
     gate_length: usize,
+    up_length: usize,
 }
 
 impl Program<'_, '_> {
     pub fn compile(block: &Block, ropes: &[Rope], loader: &mut Loader<'_>) -> Result<Vec<Phase>, EngineError> {
-        let mut program = Program { loader, ropes, phases: Vec::new(), rows: Vec::new(), gate_length: 0 };
+        let mut program = Program { loader, ropes, phases: Vec::new(), rows: Vec::new(), gate_length: 0, up_length: 0 };
         for operation in &block.operations {
             program.operation(operation)?;
         }
@@ -155,8 +160,7 @@ impl Program<'_, '_> {
     fn operation(&mut self, operation: &Operation) -> Result<(), EngineError> {
         match operation {
             Operation::Norm { from, norm, parts, to } => {
-                let weight = self.loader.vector(&norm.weight)?;
-                self.rows.push(RowStep::Norm { from: *from, weight, epsilon: norm.epsilon, parts: *parts, to: *to });
+                self.rows.push(RowStep::Norm { from: *from, norm: self.loader.norm(norm)?, parts: *parts, to: *to });
             }
             Operation::Linear { from, products } => self.linear(*from, products)?,
             Operation::Rope { value, heads, rope } => {
@@ -164,6 +168,7 @@ impl Program<'_, '_> {
                 self.rows.push(RowStep::Rotate { value: *value, heads: *heads, rope: *rope });
             }
             Operation::Attention(attention) => self.attention(attention)?,
+            Operation::Gelu { value } => self.rows.push(RowStep::Gelu { value: *value, length: self.up_length }),
             Operation::GatedActivation { activation, gate, up } => {
                 let (activation, length) = (*activation, self.gate_length);
                 self.rows.push(RowStep::GatedActivation { activation, gate: *gate, up: *up, length });
@@ -176,11 +181,18 @@ impl Program<'_, '_> {
     }
 
     fn attention(&mut self, attention: &Attention) -> Result<(), EngineError> {
-        let Attention { heads, scale, softcap, sinks, to } = attention;
+        let Attention { heads, scale, softcap, causal, sinks, to } = attention;
         let sinks = sinks.as_ref().map(|sinks| self.loader.vector(sinks)).transpose()?;
         self.rows.push(RowStep::Store);
         self.end_rows();
-        self.phases.push(Phase::Attend(Attend { heads: *heads, scale: *scale, softcap: softcap.unwrap_or(0.0), sinks, to: *to }));
+        self.phases.push(Phase::Attend(Attend {
+            heads: *heads,
+            scale: *scale,
+            softcap: softcap.unwrap_or(0.0),
+            sinks,
+            causal: *causal,
+            to: *to,
+        }));
         Ok(())
     }
 
@@ -188,8 +200,10 @@ impl Program<'_, '_> {
         let mut parts = Vec::with_capacity(products.len());
         let mut biases = Vec::new();
         for Product { weight, rows, bias, to, add } in products {
-            if *to == Operand::Gate {
-                self.gate_length = rows.len();
+            match to {
+                Operand::Gate => self.gate_length = rows.len(),
+                Operand::Up => self.up_length = rows.len(),
+                _ => {}
             }
             check_tiles(weight.rows, rows, &weight.name)?;
             parts.push(Part { matrix: self.loader.matrix(weight)?, rows: rows.clone(), to: (*to).into(), add: *add });

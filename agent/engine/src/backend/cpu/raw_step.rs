@@ -5,6 +5,7 @@
 
 use stowage_placement::compute::ComputeShape;
 
+use super::RowNorm;
 use super::experts::{Choice, ExpertWeights};
 use super::program::{Attend, Layer, Part, Phase, RowStep, Value};
 use crate::arena::Region;
@@ -197,11 +198,10 @@ impl Step<'_> {
         // SAFETY: rows have the widths of their values, which are those that the weights were checked to have.
         unsafe {
             match step {
-                RowStep::Norm { from, weight, epsilon, parts, to } => {
-                    let weight = weight.floats();
+                RowStep::Norm { from, norm, parts, to } => {
                     let (from, to) = (self.row(*from, row), self.row(*to, row));
-                    for at in (0..*parts).map(|part| part * weight.len()) {
-                        self.isa.norm(from.add(at), weight.as_ptr(), weight.len(), *epsilon, to.add(at));
+                    for at in (0..*parts).map(|part| part * norm.weight.length) {
+                        norm.apply(self.isa, from.add(at), to.add(at));
                     }
                 }
                 RowStep::Quantise { from, length } => {
@@ -223,6 +223,7 @@ impl Step<'_> {
                     let TokenAt { slot, position, .. } = self.tokens[row];
                     cache.store(slot as usize, position as usize, self.row(Operand::Key, row), self.row(Operand::Value, row));
                 }
+                RowStep::Gelu { value, length } => self.isa.gelu(self.row(*value, row), *length),
                 RowStep::GatedActivation { activation, gate, up, length } => {
                     activate(self.isa, *activation, self.row(*gate, row), self.row(*up, row), *length);
                 }
@@ -357,7 +358,7 @@ impl Step<'_> {
     }
 
     unsafe fn attend(&self, attend: &Attend, cache: &LayerCache, worker: &Worker<'_>) {
-        let Attend { heads, scale, softcap, sinks, to } = attend;
+        let Attend { heads, scale, softcap, sinks, causal, to } = attend;
         let shape = cache.shape();
         let pieces = self.spans.len() * shape.kv_heads;
         for piece in (worker.index..pieces).step_by(worker.count) {
@@ -366,7 +367,8 @@ impl Step<'_> {
             let sharing = heads / shape.kv_heads;
             let query = |index: usize| {
                 let (row, of_heads) = (span.first + index / sharing, kv_head * sharing + index % sharing);
-                let end = self.tokens[row].position as usize + 1;
+                // What is not causal sees the whole batch, which is one text.
+                let end = if *causal { self.tokens[row].position as usize + 1 } else { self.tokens.len() };
                 let first = shape.window.map_or(0, |window| end.saturating_sub(window));
                 let sink = sinks.as_ref().map_or(f32::NEG_INFINITY, |sinks| sinks.floats()[of_heads]);
                 // SAFETY: a row of the batch, and one of its heads.
@@ -477,9 +479,8 @@ impl OutputBuffers {
     }
 
     /// Logits of some rows of the hidden state.
-    pub fn logits(&mut self, isa: Isa, pool: &Pool, rows: &[u32], hidden: &[f32], norm: (&[f32], f32), matrix: &Matrix) -> &mut [f32] {
-        let (weight, epsilon) = norm;
-        let (embedding, vocabulary) = (weight.len(), matrix.rows);
+    pub fn logits(&mut self, isa: Isa, pool: &Pool, rows: &[u32], hidden: &[f32], norm: &RowNorm, matrix: &Matrix) -> &mut [f32] {
+        let (embedding, vocabulary) = (matrix.columns, matrix.rows);
         assert!(rows.len() <= self.rows && rows.iter().all(|&row| (row as usize + 1) * embedding <= hidden.len()), "rows are there");
         let width = isa.group_width(rows.len());
         let [normed, quantised, logits] = &mut self.regions;
@@ -491,7 +492,7 @@ impl OutputBuffers {
                 for index in worker.share(rows.len(), width) {
                     let from = hidden.as_ptr().add(rows[index] as usize * embedding);
                     let to = normed.get().add(index * embedding);
-                    isa.norm(from, weight.as_ptr(), embedding, epsilon, to);
+                    norm.apply(isa, from, to);
                     if matrix.is_quantised() {
                         let group = quantised.get().add(index / width * width * (embedding / BLOCK) * BLOCK_BYTES);
                         isa.quantise(to, embedding, index % width, width, group);
@@ -507,9 +508,8 @@ impl OutputBuffers {
     }
 }
 
-/// Norms every row in place.
-pub(super) fn normalise(isa: Isa, pool: &Pool, hidden: &mut [f32], weight: &[f32], epsilon: f32) {
-    let length = weight.len();
+/// Norms every row of `length` floats in place.
+pub(super) fn normalise(isa: Isa, pool: &Pool, hidden: &mut [f32], length: usize, norm: &RowNorm) {
     let rows = hidden.len() / length;
     let hidden = Shared(hidden.as_mut_ptr());
     pool.run(&|worker: &Worker<'_>| {
@@ -517,7 +517,7 @@ pub(super) fn normalise(isa: Isa, pool: &Pool, hidden: &mut [f32], weight: &[f32
             // SAFETY: the row is in the hidden state, and this thread's alone.
             unsafe {
                 let at = hidden.get().add(row * length);
-                isa.norm(at, weight.as_ptr(), length, epsilon, at);
+                norm.apply(isa, at, at);
             }
         }
     });

@@ -13,7 +13,7 @@ use crate::api::EngineError;
 use crate::batch::{Batch, TokenAt};
 use crate::cache::Checkpoint;
 use crate::file_mmap::ModelFile;
-use crate::graph::{Activation, Attention, CacheShape, Graph, Norm, Operand, Operation, Output, Pairing, Product, Rope, Weight};
+use crate::graph::{Activation, Attention, CacheShape, Graph, Input, Norm, Operand, Operation, Output, Pairing, Product, Rope, Weight};
 
 mod dequantise;
 mod experts;
@@ -47,10 +47,10 @@ impl Backend for ReferenceBackend {
             names.extend(graph.block_weights(block));
         }
         if run.input {
-            names.push(&graph.input.embeddings);
+            names.extend(graph.input.weights());
         }
-        if run.output {
-            names.extend([&graph.output.norm.weight, &graph.output.weight]);
+        if let Some(output) = graph.output.as_ref().filter(|_| run.output) {
+            names.extend(output.norm.weights().chain([&output.weight]));
         }
         let mut weights = HashMap::new();
         for weight in names {
@@ -81,7 +81,7 @@ impl PreparedRun for ReferenceRun {
         let table = self.weights.get(&input.embeddings.name).ok_or_else(|| not_held("the embeddings"))?;
         let ids: Vec<u32> = batch.tokens.iter().map(|at| at.token).collect();
         let rows = Tensor::new(ids, &Device::Cpu).and_then(|ids| table.index_select(&ids, 0)? * f64::from(input.scale));
-        write_back(rows, hidden)
+        write_back(rows.and_then(|rows| self.with_positions(rows, &batch.tokens)), hidden)
     }
 
     fn step(&mut self, blocks: Range<usize>, batch: &Batch, hidden: &mut [f32]) -> Result<(), EngineError> {
@@ -95,12 +95,12 @@ impl PreparedRun for ReferenceRun {
 
     fn logits(&mut self, rows: &[u32], hidden: &[f32]) -> Result<&[f32], EngineError> {
         let embedding = self.graph.input.embeddings.columns;
-        let output = self.weights.get(&self.graph.output.weight.name).ok_or_else(|| not_held("the output layer"))?;
+        let Some(Output { norm, weight, scale, softcap, .. }) = &self.graph.output else { return Err(not_held("the output layer")) };
+        let output = self.weights.get(&weight.name).ok_or_else(|| not_held("the output layer"))?;
         let compute = || {
             let hidden = Tensor::from_slice(hidden, (hidden.len() / embedding, embedding), &Device::Cpu)?;
             let rows = hidden.index_select(&Tensor::new(rows, &Device::Cpu)?, 0)?;
-            let Output { norm, scale, softcap, .. } = &self.graph.output;
-            let normed = normed(&rows, self.weight(&norm.weight)?, norm.epsilon)?;
+            let normed = self.normed(&rows, norm)?;
             capped((normed.matmul(&output.t()?)? * f64::from(*scale))?, *softcap)?.flatten_all()?.to_vec1::<f32>()
         };
         self.logits = compute().map_err(failed)?;
@@ -112,10 +112,9 @@ impl PreparedRun for ReferenceRun {
 
     fn normalise(&mut self, hidden: &mut [f32]) -> Result<(), EngineError> {
         let embedding = self.graph.input.embeddings.columns;
-        let Norm { weight, epsilon } = &self.graph.output.norm;
-        let weight = self.weights.get(&weight.name).ok_or_else(|| not_held("the output layer"))?;
+        let Some(output) = &self.graph.output else { return Ok(()) };
         let rows = Tensor::from_slice(hidden, (hidden.len() / embedding, embedding), &Device::Cpu);
-        write_back(rows.and_then(|rows| normed(&rows, weight, *epsilon)), hidden)
+        write_back(rows.and_then(|rows| self.normed(&rows, &output.norm)), hidden)
     }
 }
 
@@ -172,7 +171,7 @@ impl ReferenceRun {
         let (to, result) = match operation {
             Operation::Norm { from, norm, parts, to } => {
                 let rows = values[from].reshape((tokens.len() * parts, norm.weight.columns))?;
-                let normed = normed(&rows, self.weight(&norm.weight)?, norm.epsilon)?;
+                let normed = self.normed(&rows, norm)?;
                 (*to, normed.reshape((tokens.len(), parts * norm.weight.columns))?)
             }
             Operation::Linear { from, products } => {
@@ -188,6 +187,7 @@ impl ReferenceRun {
                 let vectors = [Operand::Query, Operand::Key, Operand::Value].map(|operand| &values[&operand]);
                 (attention.to, self.attention(block, tokens, vectors, attention)?)
             }
+            Operation::Gelu { value } => (*value, values[value].gelu_erf()?),
             Operation::GatedActivation { activation, gate, up } => (*gate, activated(*activation, &values[gate], &values[up])?),
             Operation::Share { value, by } => (*value, values[value].broadcast_mul(&sigmoid(&values[by])?)?),
             Operation::Experts(experts) => {
@@ -197,6 +197,31 @@ impl ReferenceRun {
         };
         values.insert(to, result);
         Ok(())
+    }
+
+    /// A norm, and a layer norm where it has a bias.
+    fn normed(&self, rows: &Tensor, norm: &Norm) -> Candle<Tensor> {
+        let weight = self.weight(&norm.weight)?;
+        match &norm.bias {
+            None => normed(rows, weight, norm.epsilon),
+            Some(bias) => {
+                let centred = rows.broadcast_sub(&rows.mean_keepdim(D::Minus1)?)?;
+                normed(&centred, weight, norm.epsilon)?.broadcast_add(&self.weight(bias)?.flatten_all()?)
+            }
+        }
+    }
+
+    /// Embeddings with what is added to them.
+    fn with_positions(&self, mut rows: Tensor, tokens: &[TokenAt]) -> Candle<Tensor> {
+        let Input { types, positions, norm, .. } = &self.graph.input;
+        if let Some(positions) = positions {
+            let places: Vec<u32> = tokens.iter().map(|at| at.position).collect();
+            rows = (rows + self.weight(positions)?.index_select(&Tensor::new(places, &Device::Cpu)?, 0)?)?;
+        }
+        if let Some(types) = types {
+            rows = rows.broadcast_add(&self.weight(types)?.narrow(0, 0, 1)?)?;
+        }
+        norm.as_ref().map_or(Ok(rows.clone()), |norm| self.normed(&rows, norm))
     }
 
     fn product(&self, rows: &Tensor, Product { weight, rows: part, bias, .. }: &Product) -> Candle<Tensor> {
@@ -290,7 +315,7 @@ fn attend(
     let scores = capped(scores, attention.softcap)?;
     let seen = |at: &TokenAt, position: usize| {
         let own = at.position as usize;
-        position <= own && shape.window.is_none_or(|window| own - position < window)
+        !attention.causal || position <= own && shape.window.is_none_or(|window| own - position < window)
     };
     let hidden = |at: &TokenAt, position: usize| if seen(at, position) { 0.0 } else { f32::NEG_INFINITY };
     let mask: Vec<f32> = tokens.iter().flat_map(|at| (0..positions).map(move |position| hidden(at, position))).collect();
