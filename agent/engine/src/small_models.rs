@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use stowage_placement::gguf::GgmlType;
 use stowage_placement::gguf::write::HeaderWriter;
 
-/// Sizes of a small model of the llama family.
+/// Sizes of a small model of the llama family; with a window, of phi3's, whose gate and up are one matrix.
 #[derive(Clone, Copy)]
 pub struct SmallModel {
     pub blocks: u32,
@@ -16,29 +16,44 @@ pub struct SmallModel {
     pub vocabulary: u64,
     pub tied: bool,
     pub rope_factors: bool,
+    /// Tokens that every layer looks back.
+    pub window: Option<u32>,
 }
 
 impl Default for SmallModel {
     /// Sizes that fill no tile and no group, so that the edges are computed too.
     fn default() -> SmallModel {
-        SmallModel { blocks: 3, embedding: 72, heads: 6, kv_heads: 2, feed_forward: 100, vocabulary: 53, tied: false, rope_factors: false }
+        SmallModel {
+            blocks: 3,
+            embedding: 72,
+            heads: 6,
+            kv_heads: 2,
+            feed_forward: 100,
+            vocabulary: 53,
+            tied: false,
+            rope_factors: false,
+            window: None,
+        }
     }
 }
 
 impl SmallModel {
     pub fn header(&self) -> HeaderWriter {
-        let SmallModel { blocks, embedding, heads, kv_heads, feed_forward, vocabulary, tied, rope_factors } = *self;
+        let SmallModel { blocks, embedding, heads, kv_heads, feed_forward, vocabulary, tied, rope_factors, window } = *self;
         let head = embedding / u64::from(heads);
         let kv = head * u64::from(kv_heads);
         let f32 = GgmlType::F32;
-        let mut header = HeaderWriter::architecture("llama")
-            .u32("llama.block_count", blocks)
-            .u32("llama.context_length", 4096)
-            .u32("llama.embedding_length", embedding as u32)
-            .u32("llama.feed_forward_length", feed_forward as u32)
-            .u32("llama.attention.head_count", heads)
-            .u32("llama.attention.head_count_kv", kv_heads)
-            .f32("llama.attention.layer_norm_rms_epsilon", 1e-5)
+        let family = if window.is_some() { "phi3" } else { "llama" };
+        let key = |name: &str| format!("{family}.{name}");
+        let mut header = HeaderWriter::architecture(family)
+            .u32(&key("block_count"), blocks)
+            .u32(&key("context_length"), 4096)
+            .u32(&key("embedding_length"), embedding as u32)
+            .u32(&key("feed_forward_length"), feed_forward as u32)
+            .u32(&key("attention.head_count"), heads)
+            .u32(&key("attention.head_count_kv"), kv_heads)
+            .u32(&key("attention.sliding_window"), window.unwrap_or(0))
+            .f32(&key("attention.layer_norm_rms_epsilon"), 1e-5)
             .tensor("token_embd.weight", f32, &[embedding, vocabulary])
             .tensor("output_norm.weight", f32, &[embedding]);
         if !tied {
@@ -56,9 +71,14 @@ impl SmallModel {
                 .tensor(&name("attn_v"), f32, &[embedding, kv])
                 .tensor(&name("attn_output"), f32, &[embedding, embedding])
                 .tensor(&name("ffn_norm"), f32, &[embedding])
-                .tensor(&name("ffn_gate"), f32, &[embedding, feed_forward])
-                .tensor(&name("ffn_up"), f32, &[embedding, feed_forward])
                 .tensor(&name("ffn_down"), f32, &[feed_forward, embedding]);
+            header = match window {
+                Some(_) => header.tensor(&name("ffn_up"), f32, &[embedding, 2 * feed_forward]),
+                None => {
+                    let gate = header.tensor(&name("ffn_gate"), f32, &[embedding, feed_forward]);
+                    gate.tensor(&name("ffn_up"), f32, &[embedding, feed_forward])
+                }
+            };
         }
         header
     }

@@ -6,6 +6,7 @@ use stowage_placement::{Bytes, DeviceAllocation, KvCacheType, Reason, Request, T
 use super::LoadedModel;
 use crate::api::{BackendChoice, EngineError, LoadRequest, MeasuredDevice};
 use crate::batch::Batch;
+use crate::cache::Checkpoint;
 use crate::host_plan::on_host;
 use crate::kernels::Isa;
 use crate::small_models::{SmallModel, write, write_parts};
@@ -177,6 +178,43 @@ fn bad_files_are_refused_with_what_was_found_and_needed() {
 
     let missing = LoadRequest { path: folder.path().join("missing.gguf"), ..good };
     assert_eq!(failure(Ok(missing)).reason, Reason::ModelNotFound);
+}
+
+/// Logits after the last of some tokens that follow each other in slot 0.
+fn read(model: &mut LoadedModel, tokens: &[u32], first: u32) -> Vec<f32> {
+    let mut logits = Vec::new();
+    for (chunk, at) in tokens.chunks(16).zip((first..).step_by(16)) {
+        let mut batch = Batch::default();
+        batch.push_run(chunk, 0, at, true);
+        logits = model.step(&batch).unwrap().to_vec();
+    }
+    logits
+}
+
+#[test]
+fn a_ring_that_was_written_over_is_put_back_from_its_copy() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = SmallModel { window: Some(40), feed_forward: 96, ..SmallModel::default() }.write(folder.path());
+    let request = request(2048, 16, 2);
+    let token = |i: u32| i * 7 % 53;
+    let question: Vec<u32> = (0..200).map(token).collect();
+    let ending: Vec<u32> = (900..905).map(token).collect();
+    // Longer than the ring of 256 cells, so that nothing of the question is left in it.
+    let answer: Vec<u32> = (200..800).map(token).collect();
+    let mut fresh = load(&on_host(&path, &request, 2).unwrap());
+    read(&mut fresh, &question, 0);
+    let expected = read(&mut fresh, &ending, 200);
+
+    let planned = on_host(&path, &request, 2).unwrap();
+    let mut model = load(&planned);
+    same_bytes(&model.measured()[0], &planned.plan.devices[0]);
+    read(&mut model, &question, 0);
+    model.checkpoint(0, 1, Checkpoint::Keep);
+    read(&mut model, &answer, 200);
+    assert!(!model.can_rewind(800, 200) && model.can_rewind(200, 200) && model.can_rewind(200, 190));
+    assert_ne!(read(&mut model, &ending, 200), expected, "what it looks back on is written over");
+    model.checkpoint(0, 1, Checkpoint::PutBack);
+    assert_eq!(read(&mut model, &ending, 200), expected);
 }
 
 #[test]
