@@ -2,7 +2,7 @@
 //!
 //! A replica counts with what it was promised or holds, whichever is more; replicas that only the agent knows (a worker whose assignment is gone) count too.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use stowage_placement::layout::Backend;
 use stowage_placement::offer::{offer, overdrawn};
@@ -12,29 +12,35 @@ use crate::ModelNode;
 use crate::model_deployment::{DeviceSelector, ReplicaState};
 use crate::model_node::{Assignment, DeviceBackend, DeviceProcess, DeviceStatus, ReplicaStatus};
 
+/// A replica as spec promises it and as status reports it.
+type Replica<'a> = (Option<&'a Assignment>, Option<&'a ReplicaStatus>);
+
 /// One node's account.
 pub struct Ledger<'a> {
     node: &'a ModelNode,
-    /// Uids of assignments that are counted as if they had been given back.
-    given_back: BTreeSet<&'a str>,
+    /// The union of what spec promises and status reports, by uid.
+    replicas: BTreeMap<&'a str, Replica<'a>>,
     /// What is assumed of devices of which neither admin nor agent says otherwise.
     defaults: Defaults,
 }
 
 impl<'a> Ledger<'a> {
     pub fn new(node: &'a ModelNode, defaults: Defaults) -> Ledger<'a> {
-        Ledger { node, given_back: BTreeSet::new(), defaults }
+        Ledger { node, replicas: replicas(node), defaults }
     }
 
     /// The account as it will be once these are gone.
     pub fn without(node: &'a ModelNode, defaults: Defaults, given_back: impl Fn(&'a Assignment) -> bool) -> Ledger<'a> {
-        let given_back = node.spec.assignments.iter().filter(|assignment| given_back(assignment));
-        Ledger { node, given_back: given_back.map(|assignment| assignment.uid.as_str()).collect(), defaults }
+        let mut ledger = Ledger::new(node, defaults);
+        for assignment in node.spec.assignments.iter().filter(|assignment| given_back(assignment)) {
+            ledger.replicas.remove(assignment.uid.as_str());
+        }
+        ledger
     }
 
     /// Assignments of this node, in its spec or held by a worker.
     pub fn assignments(&self) -> u32 {
-        u32::try_from(self.replicas().len()).unwrap_or(u32::MAX)
+        u32::try_from(self.replicas.len()).unwrap_or(u32::MAX)
     }
 
     /// What the node offers to one more replica, of the GPUs that the engine can use and the selector matches.
@@ -46,10 +52,10 @@ impl<'a> Ledger<'a> {
 
     /// Promised and held bytes on a device, one entry a replica.
     pub fn holdings(&self, device: &str) -> Vec<(Bytes, Bytes)> {
-        let holding = |(promised, held): (Option<&Assignment>, Option<&ReplicaStatus>)| {
+        let holding = |&(promised, held): &Replica<'_>| {
             (promised.map_or(Bytes::ZERO, |a| promised_on(a, device)), held.map_or(Bytes::ZERO, |r| held_on(r, promised.is_some(), device)))
         };
-        self.replicas().into_values().map(holding).collect()
+        self.replicas.values().map(holding).collect()
     }
 
     fn gpu(&self, gpu: &DeviceStatus) -> Option<Device> {
@@ -88,7 +94,7 @@ impl<'a> Ledger<'a> {
     /// Who holds the GPU: replicas, with what they were promised or hold, and processes of others, as far as the agent saw them. What is promised
     /// beyond what the GPU has is had back first, and by nobody.
     fn holders(&self, gpu: &DeviceStatus, overdrawn: Bytes) -> Vec<Holder> {
-        let replica = |(promised, held): (Option<&Assignment>, Option<&ReplicaStatus>)| {
+        let replica = |&(promised, held): &Replica<'_>| {
             // Of a worker whose assignment is gone nobody knows any more whose it was; it ends by itself.
             let assignment = promised?;
             let held = held.map_or(Bytes::ZERO, |replica| held_on(replica, true, &gpu.uuid));
@@ -100,24 +106,23 @@ impl<'a> Ledger<'a> {
         };
         let process =
             |process: &DeviceProcess| Holder { who: Who::Process { pid: process.pid, name: process.name.clone() }, bytes: process.bytes };
-        let holders = self.replicas().into_values().filter_map(replica).chain(gpu.used_by.iter().map(process));
+        let holders = self.replicas.values().filter_map(replica).chain(gpu.used_by.iter().map(process));
         let given_back = |holder: Holder| Holder { bytes: holder.bytes.saturating_sub(overdrawn), ..holder };
         holders.map(given_back).filter(|holder| holder.bytes > Bytes::ZERO).collect()
     }
+}
 
-    /// The union of what spec promises and status reports, by uid.
-    fn replicas(&self) -> BTreeMap<&str, (Option<&Assignment>, Option<&ReplicaStatus>)> {
-        let mut replicas: BTreeMap<&str, (Option<&Assignment>, Option<&ReplicaStatus>)> = BTreeMap::new();
-        for assignment in &self.node.spec.assignments {
-            replicas.entry(&assignment.uid).or_default().0 = Some(assignment);
-        }
-        let reported = self.node.status.iter().flat_map(|status| &status.replicas);
-        for replica in reported.filter(|replica| replica.state != ReplicaState::Gone) {
-            replicas.entry(&replica.uid).or_default().1 = Some(replica);
-        }
-        replicas.retain(|uid, _| !self.given_back.contains(uid));
-        replicas
+/// By uid, what spec promises and what status reports, of those that are not gone.
+fn replicas(node: &ModelNode) -> BTreeMap<&str, Replica<'_>> {
+    let mut replicas: BTreeMap<&str, Replica<'_>> = BTreeMap::new();
+    for assignment in &node.spec.assignments {
+        replicas.entry(&assignment.uid).or_default().0 = Some(assignment);
     }
+    let reported = node.status.iter().flat_map(|status| &status.replicas);
+    for replica in reported.filter(|replica| replica.state != ReplicaState::Gone) {
+        replicas.entry(&replica.uid).or_default().1 = Some(replica);
+    }
+    replicas
 }
 
 /// Whether the selector admits this GPU.

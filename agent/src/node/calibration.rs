@@ -62,24 +62,26 @@ impl Calibrations {
 
     /// Learns from the loads that it hasn't seen yet; says whether there were any.
     pub fn learn(&mut self, reading: &Reading, loaded: &[Loaded<'_>]) -> bool {
-        let before = self.clone();
+        let mut learnt = false;
         for gpu in &reading.gpus {
             for load in loaded.iter().filter_map(|loaded| measured(gpu, loaded)) {
-                self.add(gpu, load);
+                learnt |= self.add(gpu, load);
             }
         }
-        *self != before
+        learnt
     }
 
-    fn add(&mut self, gpu: &Gpu, load: Load) {
+    /// Whether the load was a new one.
+    fn add(&mut self, gpu: &Gpu, load: Load) -> bool {
         let loads = self.kinds.entry(kind(gpu)).or_default();
         if loads.iter().any(|known| (&known.uid, known.pid, &known.device) == (&load.uid, load.pid, &load.device)) {
-            return;
+            return false;
         }
         loads.push_back(load);
         while loads.len() > REMEMBERED {
             loads.pop_front();
         }
+        true
     }
 
     /// What is known of this kind of GPU.
