@@ -9,11 +9,27 @@ use crate::model_summary::{ModelSummary, Particulars};
 use crate::request::KvCacheType;
 
 /// Families whose graph the engine has.
-pub const ARCHITECTURES: &[&str] =
-    &["bert", "gemma2", "gemma3", "gpt-oss", "granite", "llama", "nomic-bert", "phi3", "qwen2", "qwen2moe", "qwen3", "qwen3moe"];
+pub const ARCHITECTURES: &[&str] = &[
+    "bert",
+    "gemma2",
+    "gemma3",
+    "glm4",
+    "glm4moe",
+    "gpt-oss",
+    "granite",
+    "granitemoe",
+    "llama",
+    "nomic-bert",
+    "phi3",
+    "qwen2",
+    "qwen2moe",
+    "qwen3",
+    "qwen3moe",
+    "smollm3",
+];
 
 /// Those of them whose experts it routes to.
-const WITH_EXPERTS: &[&str] = &["gpt-oss", "llama", "qwen2moe", "qwen3moe"];
+const WITH_EXPERTS: &[&str] = &["glm4moe", "gpt-oss", "granitemoe", "llama", "qwen2moe", "qwen3moe"];
 
 /// Ways to scale positions (`rope.scaling.type`) that the engine has.
 const ROPE_SCALINGS: &[&str] = &["linear", "longrope", "yarn"];
@@ -21,8 +37,10 @@ const ROPE_SCALINGS: &[&str] = &["linear", "longrope", "yarn"];
 /// Tensors that the engine takes wherever they are, though no block of the family needs them.
 const OPTIONAL_TENSORS: &[&str] = &[
     "attn_k.bias",
+    "attn_k_norm.weight",
     "attn_output.bias",
     "attn_q.bias",
+    "attn_q_norm.weight",
     "attn_qkv.bias",
     "attn_v.bias",
     "ffn_down.bias",

@@ -22,6 +22,9 @@ fn block_tensors(hyperparameters: &Hyperparameters, layer: usize) -> Vec<Need> {
     needs.push(need::all(&["ffn_norm.weight"]));
     if hyperparameters.experts.count > 0 {
         needs.extend(need::experts(hyperparameters));
+        if hyperparameters.experts.shared_feed_forward > 0 {
+            needs.push(need::shared_experts());
+        }
     } else {
         needs.push(need::feed_forward());
     }

@@ -154,10 +154,10 @@ fn beyond_the_trained_context_it_is_refused_and_the_bytes_are_still_told() {
 
 #[test]
 fn an_architecture_that_can_be_sized_but_not_run_is_refused_with_its_bytes() {
-    let shape = Shape { architecture: "smollm3", ..DEEPSEEK_R1_32B };
+    let shape = Shape { architecture: "mistral3", ..DEEPSEEK_R1_32B };
     let decision = decided(&shape, &Asked { num_ctx: Some(Tokens(32768)), ..ASKED }, &one_gpu(48_000));
     assert_eq!(decision.report.fit.reason, Reason::EngineCannotRun);
-    assert!(decision.report.fit.message.contains("smollm3"));
+    assert!(decision.report.fit.message.contains("mistral3"));
     assert_eq!(decision.report.footprint.kv_cache_bytes, Bytes::gib(8));
     assert_eq!(decision.report.plan.processor, "100% GPU");
     assert!(decision.verdict.is_err());

@@ -19,14 +19,16 @@ pub(super) struct Decoder<'a> {
     keys: &'a Keys<'a>,
     /// What each block caches, by placement's rule.
     caches: Vec<CacheShape>,
+    /// The first blocks, which are run.
+    run: usize,
     shape: ComputeShape,
     pub embedding: usize,
     pub heads: usize,
     epsilon: f32,
     vocabulary: usize,
     pub ropes: Vec<Rope>,
-    /// Which of the ropes a block turns by.
-    pub rope_of: fn(&CacheShape) -> usize,
+    /// Which of the ropes a block turns by, if any.
+    pub rope_of: fn(usize, &CacheShape) -> Option<usize>,
     pub embedding_scale: f32,
     /// What scores are multiplied by; one over the square root of the key's length unless the family says otherwise.
     pub attention_scale: f32,
@@ -50,20 +52,23 @@ impl<'a> Decoder<'a> {
             return Err(cannot_run("a model without attention heads can't be run".into()));
         }
         let caches = caches(summary);
-        for cache in &caches {
+        // The last blocks may predict further tokens: they are not run, and cache nothing.
+        let run = caches.len().saturating_sub(keys.optional("nextn_predict_layers")?.unwrap_or(0));
+        for cache in &caches[..run] {
             check_heads(heads, cache)?;
         }
         let key_length = summary.shape.key_length as usize;
         Ok(Decoder {
             keys,
             caches,
+            run,
             shape: ComputeShape::from(&summary.shape),
             embedding,
             heads,
             epsilon: keys.required_float("attention.layer_norm_rms_epsilon")? as f32,
             vocabulary: keys.header.tensor("token_embd.weight").map_or(0, |tensor| tensor.rows() as usize),
             ropes: vec![Rope::read(keys, key_length, pairing)?],
-            rope_of: |_| 0,
+            rope_of: |_, _| Some(0),
             embedding_scale: 1.0,
             attention_scale: 1.0 / (key_length as f32).sqrt(),
             attention_softcap: None,
@@ -100,11 +105,16 @@ impl<'a> Decoder<'a> {
 
     fn block(&self, index: usize) -> Result<Block, EngineError> {
         let cache = self.caches[index];
+        if index >= self.run {
+            return Ok(Block { cache, operations: Vec::new() });
+        }
         let mut operations = self.attention(index, &cache);
         operations.push(self.block_norm(index, self.feed_forward_norm, Operand::Hidden));
         let experts = match self.routing {
-            Some(routing) => experts::read(self.keys, index, self.embedding, routing)?,
-            None => None,
+            Some(routing) if index >= self.keys.optional("leading_dense_block_count")?.unwrap_or(0) => {
+                experts::read(self.keys, index, self.embedding, routing)?
+            }
+            _ => None,
         };
         match experts {
             Some(experts) => operations.extend(self.routed(index, experts)?),
@@ -125,8 +135,9 @@ impl<'a> Decoder<'a> {
                 operations.push(Operation::Norm { from: value, norm: self.norm(name, cache.key_length), parts, to: value });
             }
         }
-        let rope = (self.rope_of)(cache);
-        operations.extend(heads.map(|(value, heads)| Operation::Rope { value, heads, rope }));
+        if let Some(rope) = (self.rope_of)(index, cache) {
+            operations.extend(heads.map(|(value, heads)| Operation::Rope { value, heads, rope }));
+        }
         let sinks = self.keys.vector(&weight_of(index, "attn_sinks"), self.heads);
         operations.push(Operation::Attention(Attention {
             heads: self.heads,
@@ -201,18 +212,28 @@ impl<'a> Decoder<'a> {
 
     /// The experts, and the one that every token goes to where there is one.
     fn routed(&self, index: usize, experts: Experts) -> Result<Vec<Operation>, EngineError> {
+        let length = experts.feed_forward;
+        // Each expert's share is scaled, instead of their sum.
+        let experts = Experts { scale: experts.scale * self.residual_scale, ..experts };
         let mut operations = vec![Operation::Experts(Box::new(experts))];
         if self.keys.has(&weight_of(index, "ffn_gate_shexp")) {
-            let length = match self.keys.optional("expert_shared_feed_forward_length")?.filter(|length| *length > 0) {
-                Some(length) => length,
-                None => self.keys.required("feed_forward_length")?,
-            };
+            let length = self.shared_length(length)?;
             // A vector, not a matrix: the gate of the shared expert.
             let name = weight_of(index, "ffn_gate_inp_shexp");
             let share = self.keys.has(&name).then(|| Product::whole(vector(&name, self.embedding), None, Operand::Share));
             operations.extend(self.gated(index, ["ffn_gate_shexp", "ffn_up_shexp", "ffn_down_shexp"], length, share)?);
         }
         Ok(operations)
+    }
+
+    /// Rows of the shared expert's gate: stated, or those of several experts, or as in an ordinary network.
+    fn shared_length(&self, of_one: usize) -> Result<usize, EngineError> {
+        let positive = |name: &str| Ok::<_, EngineError>(self.keys.optional(name)?.filter(|number| *number > 0));
+        match (positive("expert_shared_feed_forward_length")?, positive("expert_shared_count")?) {
+            (Some(length), _) => Ok(length),
+            (None, Some(count)) => Ok(count * of_one),
+            (None, None) => self.keys.required("feed_forward_length"),
+        }
     }
 
     /// A product that is added to the hidden state: as it is, or after a norm, or scaled.

@@ -1,6 +1,6 @@
 //! Feed-forward networks of which each token goes through a few.
 
-use super::keys::{Keys, vector};
+use super::keys::Keys;
 use super::{Activation, Weight, cannot_run};
 use crate::api::EngineError;
 
@@ -14,6 +14,9 @@ pub struct Experts {
     pub router: Weight,
     pub router_bias: Option<Weight>,
     pub gating: Gating,
+    /// Added to what experts are chosen by, and not to their weights.
+    pub selection_bias: Option<Weight>,
+    pub groups: Option<Groups>,
     /// Whether the weights of a token's experts are divided by their sum.
     pub renormalise: bool,
     /// What the weights are multiplied by at last.
@@ -47,10 +50,24 @@ pub enum Gating {
     SoftmaxOfChosen,
 }
 
+/// Experts stand in groups of equal size, one after the other, and a token's are chosen from the `used` best alone. A group is as good as its two best
+/// experts together.
+///
+/// Source: section 2.1.2 of the DeepSeek-V3 report, and `build_moe_ffn` of llama.cpp.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Groups {
+    pub count: usize,
+    pub used: usize,
+}
+
+/// A set of groups fits into a word.
+const MOST_GROUPS: usize = 64;
+
 impl Experts {
     pub fn weights(&self) -> Vec<&Weight> {
         let mut weights = vec![&self.router];
         weights.extend(&self.router_bias);
+        weights.extend(&self.selection_bias);
         for matrix in [&self.gate, &self.up, &self.down] {
             weights.push(&matrix.weight);
             weights.extend(&matrix.bias);
@@ -78,6 +95,20 @@ fn gating(keys: &Keys<'_>, usual: Gating) -> Result<Gating, EngineError> {
     }
 }
 
+/// The groups that experts are chosen from, where the file has more than one.
+fn groups(keys: &Keys<'_>, experts: usize, chosen: usize) -> Result<Option<Groups>, EngineError> {
+    let Some(count) = keys.optional("expert_group_count")?.filter(|count| *count > 1) else { return Ok(None) };
+    let used = keys.required("expert_group_used_count")?;
+    let size = experts / count;
+    if count > MOST_GROUPS || !experts.is_multiple_of(count) || size < 2 || used == 0 || used > count || used * size < chosen {
+        return Err(cannot_run(format!(
+            "the engine can't choose {chosen} of {experts} experts from {used} of {count} groups; it takes up to {MOST_GROUPS} groups of equal size, of at \
+             least 2 experts each, and those used must have as many as a token goes to"
+        )));
+    }
+    Ok(Some(Groups { count, used }))
+}
+
 /// The experts of a block, where the file has any.
 pub(super) fn read(keys: &Keys<'_>, block: usize, embedding: usize, routing: Routing) -> Result<Option<Experts>, EngineError> {
     let count = keys.optional("expert_count")?.unwrap_or(0);
@@ -92,9 +123,6 @@ pub(super) fn read(keys: &Keys<'_>, block: usize, embedding: usize, routing: Rou
         Some(length) => length,
         None => keys.required("feed_forward_length")?,
     };
-    if let Some(groups) = keys.optional("expert_group_count")?.filter(|groups| *groups > 1) {
-        return Err(cannot_run(format!("the engine does not choose experts by groups, of which the file has {groups}")));
-    }
     let name = |tensor: &str| format!("blk.{block}.{tensor}");
     if !keys.has(&name("ffn_gate_exps.weight")) {
         return Err(cannot_run(
@@ -111,8 +139,10 @@ pub(super) fn read(keys: &Keys<'_>, block: usize, embedding: usize, routing: Rou
         count,
         used,
         router: Weight { name: name("ffn_gate_inp.weight"), rows: count, columns: embedding },
-        router_bias: keys.has(&name("ffn_gate_inp.bias")).then(|| vector(&name("ffn_gate_inp.bias"), count)),
+        router_bias: keys.vector(&name("ffn_gate_inp.bias"), count),
         gating: gating(keys, routing.gating)?,
+        selection_bias: keys.vector(&name("exp_probs_b.bias"), count),
+        groups: groups(keys, count, used)?,
         renormalise: keys.flag("expert_weights_norm")?.unwrap_or(routing.renormalise),
         scale: keys.float("expert_weights_scale")?.filter(|scale| *scale != 0.0).unwrap_or(1.0) as f32,
         feed_forward,

@@ -29,7 +29,7 @@ pub(super) fn graph(keys: &Keys<'_>, summary: &ModelSummary) -> Result<Graph, En
         let base = keys.float("rope.freq_base_swa")?.unwrap_or(10_000.0);
         let sliding = Rope { base, scaling: Scaling::None, ..decoder.ropes[0].clone() };
         decoder.ropes.push(sliding);
-        decoder.rope_of = |cache| usize::from(cache.window.is_some());
+        decoder.rope_of = |_, cache| Some(usize::from(cache.window.is_some()));
     }
     decoder.graph()
 }

@@ -51,7 +51,7 @@ def make(case: Case, llama_cpp_source: Path, folder: Path) -> dict[str, Any]:
 def _model_and_tokens(case: Case) -> tuple[PreTrainedModel, list[list[int]]]:
     """The first of a row of seeds for which every choice of experts is a clear one."""
     config = case.configuration()
-    for attempt in range(50):
+    for attempt in range(500):
         seed = zlib.crc32(case.name.encode()) + attempt
         model = case.model(config)
         _randomise(case, model, torch.Generator().manual_seed(seed))
@@ -69,7 +69,9 @@ def _tokens(case: Case, prompt: Prompt, seed: int) -> list[int]:
 @torch.no_grad()
 def _randomise(case: Case, model: PreTrainedModel, random: torch.Generator) -> None:
     """Fills every parameter so that no one of them is idle: norms are not 1, biases and sinks not 0, scores far from uniform."""
-    for name, parameter in model.named_parameters():
+    # What chooses experts besides their scores is no parameter.
+    biases = [(name, buffer) for name, buffer in model.named_buffers() if name.endswith("bias")]
+    for name, parameter in [*model.named_parameters(), *biases]:
         noise = torch.randn(parameter.shape, generator=random)
         parameter.copy_(_scaled(case, name, noise))
     if case.mxfp4:
@@ -82,6 +84,8 @@ def _scaled(case: Case, name: str, noise: Tensor) -> Tensor:
     is_norm = "norm" in name.lower()
     if name.endswith("sinks"):
         return noise
+    if name.endswith("e_score_correction_bias"):
+        return 0.1 * noise  # so that a token's scores still have their say
     if name.endswith("bias"):
         return 0.5 * noise
     if is_norm:
@@ -108,8 +112,16 @@ def _routing_gap(model: PreTrainedModel, ids: list[int]) -> float:
 
     def look(module: nn.Module, _inputs: tuple[Tensor, ...], output: Any) -> None:
         logits = output[0] if isinstance(output, tuple) else output
-        best = logits.reshape(-1, logits.shape[-1]).topk(model.config.num_experts_per_tok + 1, dim=-1).values
-        gaps.append(float((best[:, -2] - best[:, -1]).min()))
+        scores = logits.reshape(-1, logits.shape[-1])
+        if hasattr(module, "e_score_correction_bias"):
+            scores = scores.sigmoid() + module.e_score_correction_bias
+            groups = scores.view(len(scores), module.num_group, -1)
+            worth = groups.topk(2, dim=-1).values.sum(-1)
+            if module.topk_group < module.num_group:
+                gaps.append(_gap(worth, module.topk_group))
+            best = torch.zeros_like(worth).scatter(1, worth.topk(module.topk_group).indices, 1.0)
+            scores = groups.masked_fill(best[:, :, None] == 0, -1e9).flatten(1)
+        gaps.append(_gap(scores, model.config.num_experts_per_tok))
 
     routers = [module for name, module in model.named_modules() if name.endswith((".gate", ".router"))]
     hooks = [router.register_forward_hook(look) for router in routers]
@@ -117,6 +129,12 @@ def _routing_gap(model: PreTrainedModel, ids: list[int]) -> float:
     for hook in hooks:
         hook.remove()
     return min(gaps)
+
+
+def _gap(scores: Tensor, chosen: int) -> float:
+    """How far the last chosen one stands before the next in any row."""
+    best = scores.topk(chosen + 1, dim=-1).values
+    return float((best[:, -2] - best[:, -1]).min())
 
 
 def _float64_difference(case: Case, model: PreTrainedModel, ids: list[int], expected: Tensor) -> float:
@@ -141,11 +159,12 @@ def _check_features(case: Case, model: PreTrainedModel, tokens: list[list[int]],
 def _altered(case: Case, model: PreTrainedModel, without: Without) -> PreTrainedModel:
     other = case.model(case.configuration(without.config))
     other.load_state_dict(model.state_dict())
-    filled = {name: value for name, _ in other.named_parameters() for end, value in without.fill.items() if name.endswith(end)}
+    named = dict(other.named_parameters()) | dict(other.named_buffers())
+    filled = {name: value for name in named for end, value in without.fill.items() if name.endswith(end)}
     if not filled and not without.config:
         raise RuntimeError(f"{case.name}: no parameter ends in one of {list(without.fill)}")
     for name, value in filled.items():
-        other.get_parameter(name).fill_(value)
+        named[name].fill_(value)
     return other
 
 

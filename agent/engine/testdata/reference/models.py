@@ -223,6 +223,39 @@ LLAMA = [
             "logit scale": Without(config={"logits_scaling": 1.0}),
         },
     ),
+    Case(
+        name="granitemoe",
+        about="Granite 3 MoE: 2 of 4 experts and a shared one, what each adds being scaled.",
+        family="GraniteMoeShared",
+        config=SQUARE
+        | {
+            "num_hidden_layers": 2,
+            "num_local_experts": 4,
+            "num_experts_per_tok": 2,
+            "shared_intermediate_size": 64,
+            "tie_word_embeddings": True,
+            "embedding_multiplier": 6.0,
+            "attention_multiplier": 0.08,
+            "residual_multiplier": 0.3,
+            "logits_scaling": 4.0,
+        },
+        vocabulary="bpe",
+        pre="refact",
+        features={
+            "residual scale": Without(config={"residual_multiplier": 1.0}),
+            "shared expert": Without(fill={"shared_mlp.output_linear.weight": 0.0}),
+            "routing": Without(fill={"router.weight": 0.0}),
+        },
+    ),
+    Case(
+        name="smollm3",
+        about="SmolLM3: every fourth layer knows nothing of positions.",
+        family="SmolLM3",
+        config=SQUARE | {"num_hidden_layers": 5, "tie_word_embeddings": True, "rope_parameters": {"rope_type": "default", "rope_theta": 2000000.0}},
+        vocabulary="bpe",
+        pre="smaug-bpe",
+        features={"a layer without positions": Without(config={"no_rope_layers": [1] * 5})},
+    ),
 ]
 
 QWEN = [
@@ -474,6 +507,50 @@ GPT_OSS = [
     ),
 ]
 
+GLM = [
+    Case(
+        name="glm4",
+        about="GLM-4: half of each head rotates in neighbouring pairs, gate and up are one matrix, norms stand before and after each part.",
+        family="Glm4",
+        config=NARROW | {"num_hidden_layers": 2, "attention_bias": True, "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}},
+        vocabulary="glm",
+        pre="glm4",
+        features=_norms("post_self_attn_layernorm", "post_mlp_layernorm") | {"biases": WITHOUT_BIASES},
+    ),
+    Case(
+        name="glm4moe",
+        about="GLM-4.5: after one ordinary layer, 3 of 8 experts from 2 of 4 groups and a shared one, chosen by sigmoid with a bias; a last block is not run.",
+        family="Glm4Moe",
+        config=NARROW
+        | {
+            "num_hidden_layers": 2,
+            "attention_bias": True,
+            "use_qk_norm": True,
+            "first_k_dense_replace": 1,
+            "n_routed_experts": 8,
+            "n_shared_experts": 2,
+            "num_experts_per_tok": 3,
+            "moe_intermediate_size": 32,
+            "norm_topk_prob": True,
+            "routed_scaling_factor": 1.5,
+            "n_group": 4,
+            "topk_group": 2,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0, "partial_rotary_factor": 0.5},
+        },
+        vocabulary="glm",
+        prompts=(Prompt(28), Prompt(17)),
+        pre="glm4",
+        features={
+            "selection bias": Without(fill={"e_score_correction_bias": 0.0}),
+            "groups": Without(config={"n_group": 1, "topk_group": 1}),
+            "sum of weights": Without(config={"norm_topk_prob": False}),
+            "scale of weights": Without(config={"routed_scaling_factor": 1.0}),
+            "shared experts": Without(fill={"shared_experts.down_proj.weight": 0.0}),
+        }
+        | _norms("q_norm", "k_norm"),
+    ),
+]
+
 BERT_SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_hidden_layers": 2}
 
 EMBEDDINGS = [
@@ -536,4 +613,4 @@ EMBEDDINGS = [
     ),
 ]
 
-CASES = [*LLAMA, *QWEN, *GEMMA, *PHI, *GPT_OSS, *EMBEDDINGS]
+CASES = [*LLAMA, *QWEN, *GEMMA, *PHI, *GLM, *GPT_OSS, *EMBEDDINGS]

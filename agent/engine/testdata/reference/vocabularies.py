@@ -13,6 +13,7 @@ SIZE = 320
 
 SPECIAL_TOKENS = {
     "bpe": {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 0},
+    "glm": {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0},
     "sentencepiece": {"unk_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0},
     "wordpiece": {"pad_token_id": 0},
 }
@@ -28,21 +29,26 @@ _SENTENCES = [
 
 def write(kind: str, folder: Path) -> None:
     """Writes the files of a tokenizer into a model's folder, as a released model of that kind has them."""
-    {"bpe": _byte_level, "sentencepiece": _sentence_piece, "wordpiece": _word_piece}[kind](folder)
+    {"bpe": _byte_level, "glm": _glm, "sentencepiece": _sentence_piece, "wordpiece": _word_piece}[kind](folder)
 
 
-def _byte_level(folder: Path) -> None:
+def _byte_level(folder: Path, last: tuple[str, ...] = ("<|im_end|>",)) -> None:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=SIZE,
-        special_tokens=["<|endoftext|>", "<|im_end|>"],
+        special_tokens=["<|endoftext|>", *last],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     tokenizer.train_from_iterator(_SENTENCES, trainer)
-    _save(tokenizer, folder, "GPT2Tokenizer", bos_token="<|endoftext|>", eos_token="<|im_end|>")
+    _save(tokenizer, folder, "GPT2Tokenizer", bos_token="<|endoftext|>", eos_token=last[0])
+
+
+def _glm(folder: Path) -> None:
+    """Byte-level too, with the tokens that the converter asks of a GLM."""
+    _byte_level(folder, ("<|user|>", "<|observation|>", "[gMASK]"))
 
 
 def _sentence_piece(folder: Path) -> None:

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use super::program::check_tiles;
-use super::{Floats, Loader};
+use super::{Floats, Loader, Vector};
 use crate::api::EngineError;
-use crate::graph::{Activation, ExpertMatrix, Experts, Gating};
+use crate::graph::{Activation, ExpertMatrix, Experts, Gating, Groups};
 use crate::kernels::matrix::Matrix;
 
 /// The experts of one block.
@@ -13,6 +13,8 @@ pub(super) struct ExpertWeights {
     pub count: usize,
     pub used: usize,
     gating: Gating,
+    selection_bias: Option<Vector>,
+    groups: Option<Groups>,
     renormalise: bool,
     scale: f32,
     pub feed_forward: usize,
@@ -37,8 +39,8 @@ pub(super) struct Choice {
 
 impl ExpertWeights {
     pub fn load(experts: &Experts, loader: &mut Loader<'_>) -> Result<ExpertWeights, EngineError> {
-        let Experts { count, used, router: _, router_bias: _, gating, renormalise, scale, feed_forward, gate, up, down, activation } =
-            experts;
+        let Experts { count, used, router: _, router_bias: _, gating, selection_bias, groups, renormalise, .. } = experts;
+        let Experts { scale, feed_forward, gate, up, down, activation, .. } = experts;
         for matrix in [gate, up, down] {
             check_tiles(matrix.weight.rows, &(0..matrix.rows), &matrix.weight.name)?;
         }
@@ -48,6 +50,8 @@ impl ExpertWeights {
             count: *count,
             used: *used,
             gating: *gating,
+            selection_bias: selection_bias.as_ref().map(|bias| loader.vector(bias)).transpose()?,
+            groups: *groups,
             renormalise: *renormalise,
             scale: *scale,
             feed_forward: *feed_forward,
@@ -73,14 +77,26 @@ impl ExpertWeights {
             Gating::Sigmoid => logits.iter_mut().for_each(|logit| *logit = 1.0 / (1.0 + (-*logit).exp())),
             Gating::SoftmaxOfChosen => {}
         }
-        take_largest(logits, chosen);
+        self.take_best(logits, chosen);
         if self.gating == Gating::SoftmaxOfChosen {
             softmax(chosen, |choice| &mut choice.weight);
         }
-        let sum = if self.renormalise { chosen.iter().map(|choice| choice.weight).sum::<f32>() } else { 1.0 };
+        let sum: f32 = if self.renormalise { chosen.iter().map(|choice| choice.weight).sum::<f32>() } else { 1.0 };
         for choice in chosen {
-            choice.weight *= self.scale / sum;
+            // Weights that are all too small to be told from zero stay what they are.
+            choice.weight *= self.scale / sum.max(f32::MIN_POSITIVE);
         }
+    }
+
+    /// Takes the best experts by their scores, each with its score.
+    fn take_best(&self, scores: &[f32], chosen: &mut [Choice]) {
+        let by = |expert: usize| scores[expert] + self.selection_bias.as_ref().map_or(0.0, |bias| bias.floats()[expert]);
+        let allowed = self.groups.map(|groups| (best_groups(groups, scores.len(), by), scores.len() / groups.count));
+        take_largest(scores.len(), chosen, |expert| match allowed {
+            Some((groups, size)) if groups & 1 << (expert / size) == 0 => f32::NEG_INFINITY,
+            _ => by(expert),
+        });
+        chosen.iter_mut().for_each(|choice| choice.weight = scores[choice.expert as usize]);
     }
 
     /// Adds an expert's biases to its gate and up.
@@ -101,14 +117,30 @@ impl ExpertWeights {
     }
 }
 
-/// The largest values with their indices, the largest first; of equal ones the first.
-fn take_largest(values: &[f32], chosen: &mut [Choice]) {
+/// The groups that experts are chosen from, one bit each: those whose two best experts are best together.
+fn best_groups(groups: Groups, experts: usize, by: impl Fn(usize) -> f32) -> u64 {
+    let size = experts / groups.count;
+    let worth = |group: usize| {
+        let mut best = [Choice::default(); 2];
+        take_largest(size, &mut best, |expert| by(group * size + expert));
+        best[0].weight + best[1].weight
+    };
+    let mut worths = [0.0; u64::BITS as usize];
+    (0..groups.count).for_each(|group| worths[group] = worth(group));
+    let mut best = [Choice::default(); u64::BITS as usize];
+    take_largest(groups.count, &mut best[..groups.used], |group| worths[group]);
+    best[..groups.used].iter().fold(0, |set, choice| set | 1 << choice.expert)
+}
+
+/// The largest of `count` values with their indices, the largest first; of equal ones the first.
+fn take_largest(count: usize, chosen: &mut [Choice], value: impl Fn(usize) -> f32) {
     for at in 0..chosen.len() {
         let taken = |index: usize| chosen[..at].iter().any(|choice| choice.expert as usize == index);
         let mut best: Option<(usize, f32)> = None;
-        for (index, value) in values.iter().enumerate() {
-            if best.is_none_or(|(_, most)| *value > most) && !taken(index) {
-                best = Some((index, *value));
+        for index in 0..count {
+            let value = value(index);
+            if best.is_none_or(|(_, most)| value > most) && !taken(index) {
+                best = Some((index, value));
             }
         }
         let (expert, weight) = best.unwrap_or_default();
@@ -134,9 +166,18 @@ mod tests {
     #[test]
     fn the_largest_are_taken_in_order_and_of_equal_ones_the_first() {
         let mut chosen = [Choice::default(); 3];
-        take_largest(&[0.1, 0.7, 0.2, 0.7], &mut chosen);
+        take_largest(4, &mut chosen, |index| [0.1, 0.7, 0.2, 0.7][index]);
         assert_eq!(chosen.map(|choice| choice.expert), [1, 3, 2]);
         assert_eq!(chosen[2].weight, 0.2);
+    }
+
+    #[test]
+    fn a_group_is_as_good_as_its_two_best_experts_together() {
+        // The best expert is in a group whose second best is so bad that two other groups come before it.
+        let scores = [9.0, -9.0, 0.0, 4.0, 4.0, 0.0, 3.0, 3.0, 1.0];
+        assert_eq!(best_groups(Groups { count: 3, used: 2 }, scores.len(), |expert| scores[expert]), 0b011);
+        let scores = [9.0, -9.0, -8.0, 4.0, 4.0, 0.0, 3.0, 3.0, 1.0];
+        assert_eq!(best_groups(Groups { count: 3, used: 2 }, scores.len(), |expert| scores[expert]), 0b110);
     }
 
     #[test]
