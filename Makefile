@@ -55,9 +55,15 @@ test-clients:
 	$(STAGE) 'python clients' $(TARGET)/debug/stowage-up --model $(MODEL) -- $$python -m pytest -q tests/clients
 
 .PHONY: verify
-verify: test ## the tests, those that take long, and fuzzing
+verify: test ## the tests, those that take long, divergences and fuzzing
 	@$(STAGE) 'long tests' scripts/rust-tests.sh --workspace $(SIMULATED) --no-fail-fast -- --ignored
+	@$(MAKE) --no-print-directory kl
 	@$(STAGE) fuzz scripts/fuzz.sh $(TARGET) $(or $(DURATION),600)
+
+.PHONY: kl
+kl: models ## how far the engine is from exact arithmetic, in every quantisation (TYPES, TOKENS); beside llama.cpp's
+	@$(STAGE) 'release build' cargo build --release --package stowage-engine --example kl
+	@$(STAGE) kl scripts/kl.sh $(TARGET)/release/examples/kl $(CACHE) $(MODEL)
 
 # DURATION in seconds; INPUT: a file to run again.
 .PHONY: fuzz

@@ -101,6 +101,10 @@ impl LayerCache {
         kv_heads * [key_length, value_length].map(|length| Cached::bytes(self.cache_type, self.cells * length)).iter().sum::<usize>()
     }
 
+    pub fn is_quantised(&self) -> bool {
+        self.cache_type != KvCacheType::F16
+    }
+
     pub fn shape(&self) -> CacheShape {
         self.shape
     }

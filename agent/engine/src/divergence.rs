@@ -19,37 +19,60 @@ pub struct Divergence {
     pub perplexity: [f64; 2],
 }
 
-/// Compares two models on a text, read in pieces of `num_ctx` tokens, each with an empty cache and in batches of `num_batch`.
-pub fn compare(reference: &mut LoadedModel, other: &mut LoadedModel, text: &[u32]) -> Result<Divergence, EngineError> {
-    let mut divergences = Vec::with_capacity(text.len());
-    let (mut same, mut losses, mut predicted) = (0usize, [0f64; 2], 0usize);
-    let context = reference.num_ctx().min(other.num_ctx()) as usize;
-    let step = reference.num_batch().min(other.num_batch()) as usize;
+/// Compares models with a reference on a text, read in pieces of `num_ctx` tokens, each with an empty cache and in batches of `num_batch`. Of each, in
+/// their order.
+pub fn compare(reference: &mut LoadedModel, others: &mut [LoadedModel], text: &[u32]) -> Result<Vec<Divergence>, EngineError> {
+    let all = || others.iter().chain([&*reference]);
+    let context = all().map(LoadedModel::num_ctx).min().unwrap_or_default() as usize;
+    let step = all().map(LoadedModel::num_batch).min().unwrap_or_default() as usize;
+    let mut sums: Vec<Sums> = others.iter().map(|_| Sums::default()).collect();
     for piece in text.chunks(context) {
         for (index, tokens) in piece.chunks(step).enumerate() {
             let first = index * step;
             let expected = log_probabilities(reference, tokens, first)?;
-            let found = log_probabilities(other, tokens, first)?;
-            for (row, (expected, found)) in expected.iter().zip(&found).enumerate() {
-                divergences.push(kl(expected, found));
-                same += usize::from(top(expected) == top(found));
-                if let Some(&next) = piece.get(first + row + 1) {
-                    losses[0] -= f64::from(expected[next as usize]);
-                    losses[1] -= f64::from(found[next as usize]);
-                    predicted += 1;
+            for (other, sums) in others.iter_mut().zip(&mut sums) {
+                let found = log_probabilities(other, tokens, first)?;
+                for (row, (expected, found)) in expected.iter().zip(&found).enumerate() {
+                    sums.add(expected, found, piece.get(first + row + 1).copied());
                 }
             }
         }
     }
-    divergences.sort_by(f64::total_cmp);
-    let tokens = divergences.len();
-    Ok(Divergence {
-        tokens,
-        mean: divergences.iter().sum::<f64>() / tokens as f64,
-        percentile_99: divergences.get(tokens * 99 / 100).copied().unwrap_or_default(),
-        same_top: same as f64 / tokens as f64,
-        perplexity: losses.map(|loss| (loss / predicted as f64).exp()),
-    })
+    Ok(sums.into_iter().map(Sums::divergence).collect())
+}
+
+/// What adds up to a [`Divergence`].
+#[derive(Default)]
+struct Sums {
+    divergences: Vec<f64>,
+    same: usize,
+    losses: [f64; 2],
+    predicted: usize,
+}
+
+impl Sums {
+    /// One token's distributions, and the token that did follow where there is one.
+    fn add(&mut self, expected: &[f32], found: &[f32], next: Option<u32>) {
+        self.divergences.push(kl(expected, found));
+        self.same += usize::from(top(expected) == top(found));
+        if let Some(next) = next {
+            self.losses[0] -= f64::from(expected[next as usize]);
+            self.losses[1] -= f64::from(found[next as usize]);
+            self.predicted += 1;
+        }
+    }
+
+    fn divergence(mut self) -> Divergence {
+        self.divergences.sort_by(f64::total_cmp);
+        let tokens = self.divergences.len();
+        Divergence {
+            tokens,
+            mean: self.divergences.iter().sum::<f64>() / tokens as f64,
+            percentile_99: self.divergences.get(tokens * 99 / 100).copied().unwrap_or_default(),
+            same_top: self.same as f64 / tokens as f64,
+            perplexity: self.losses.map(|loss| (loss / self.predicted as f64).exp()),
+        }
+    }
 }
 
 /// Log probabilities of every next token, after each of these.

@@ -9,13 +9,12 @@ use stowage_placement::{Bytes, DeviceAllocation, DeviceKind, Reason, capability}
 
 use crate::api::{BackendChoice, EngineError, LoadProgress, LoadRequest, MeasuredDevice};
 use crate::arena::{Arena, Purpose, Region};
-use crate::backend::cpu::CpuBackend;
+use crate::backend::cpu::{Computing, CpuBackend};
 use crate::backend::reference::ReferenceBackend;
 use crate::backend::{Backend, LayerRun, PreparedRun};
 use crate::cache;
 use crate::file_mmap::ModelFile;
 use crate::graph::Graph;
-use crate::kernels::Isa;
 use crate::pool::{Pool, default_threads};
 
 /// A device's part of the model.
@@ -101,7 +100,7 @@ pub(crate) fn parts(
     file: &ModelFile,
     graph: &Graph,
     request: &LoadRequest,
-    isa: Isa,
+    computing: Computing,
     progress: &mut dyn FnMut(LoadProgress),
 ) -> Result<Parts, EngineError> {
     let threads = if request.num_thread == 0 { default_threads() } else { request.num_thread };
@@ -126,7 +125,7 @@ pub(crate) fn parts(
         if run.input {
             hidden = Some(arena.take(Purpose::Compute, hand_over(&run)?)?);
         }
-        let backend = CpuBackend { arena: Arc::clone(&arena), pool: Arc::clone(&pool), isa };
+        let backend = CpuBackend { arena: Arc::clone(&arena), pool: Arc::clone(&pool), computing };
         let prepared =
             if reference { ReferenceBackend.prepare(&run, file, &mut loaded)? } else { backend.prepare(&run, file, &mut loaded)? };
         let measured = measured(device, &arena)?;

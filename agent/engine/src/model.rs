@@ -9,11 +9,11 @@ use stowage_placement::{Reason, Request};
 
 use crate::api::{EngineError, LoadProgress, LoadRequest, MeasuredDevice};
 use crate::arena::Region;
+use crate::backend::cpu::Computing;
 use crate::batch::Batch;
 use crate::cache::{self, Checkpoint};
 use crate::file_mmap::ModelFile;
 use crate::graph::{CacheShape, Graph, Pooling};
-use crate::kernels::Isa;
 use crate::load::{self, Part, Parts};
 
 /// One replica in memory. It knows token ids and logits; text is its caller's.
@@ -45,11 +45,15 @@ impl LoadedModel {
     /// Errors: ModelNotFound, InvalidModelFile; EngineCannotRun where the model or the plan asks for what this build doesn't have; LoadFailed
     /// where the plan does not fit the file, or memory is refused.
     pub fn load(request: &LoadRequest, progress: &mut dyn FnMut(LoadProgress)) -> Result<LoadedModel, EngineError> {
-        LoadedModel::load_with(request, Isa::best(), progress)
+        LoadedModel::load_with(request, Computing::default(), progress)
     }
 
-    /// The same with an instruction set of the caller's choice, for comparing them.
-    pub fn load_with(request: &LoadRequest, isa: Isa, progress: &mut dyn FnMut(LoadProgress)) -> Result<LoadedModel, EngineError> {
+    /// The same, computing on the CPU in a way of the caller's choice, for comparing them.
+    pub fn load_with(
+        request: &LoadRequest,
+        computing: Computing,
+        progress: &mut dyn FnMut(LoadProgress),
+    ) -> Result<LoadedModel, EngineError> {
         let file = ModelFile::open(&request.path)?;
         let graph = Graph::from_header(file.header(), request.request.num_ctx)?;
         load::check(&file, &graph, request)?;
@@ -60,7 +64,7 @@ impl LoadedModel {
                 gpus.map(|gpu| (gpu.id.clone(), gpu.total_bytes.saturating_sub(gpu.overhead_bytes))).collect(),
             )?
         };
-        let Parts { parts, hidden } = load::parts(&file, &graph, request, isa, progress)?;
+        let Parts { parts, hidden } = load::parts(&file, &graph, request, computing, progress)?;
         let missing = || EngineError::new(Reason::LoadFailed, "the plan leaves out the input or the output layer");
         let mut order: Vec<(usize, Range<usize>)> = Vec::new();
         for (index, part) in parts.iter().enumerate() {

@@ -23,7 +23,18 @@ pub struct Matrix {
     pub columns: usize,
     /// Bytes of one row, as in the file.
     row_bytes: usize,
+    activations: Activations,
     region: Region,
+}
+
+/// What quantised weights are multiplied with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Activations {
+    /// Blocks of 8-bit integers.
+    #[default]
+    Quantised,
+    /// Floats as they are, by weights that are unpacked to floats each time: slow, and free of what quantising activations costs. For comparing.
+    Floats,
 }
 
 /// The columns that a matrix is multiplied with, one a token.
@@ -48,16 +59,16 @@ pub struct Products {
 
 impl Matrix {
     /// Packs a tensor into its region, which has the bytes that `placement::layout` says.
-    pub fn load(view: &TensorView<'_>, mut region: Region, pool: &Pool) -> Result<Matrix, EngineError> {
+    pub fn load(view: &TensorView<'_>, activations: Activations, mut region: Region, pool: &Pool) -> Result<Matrix, EngineError> {
         let (rows, columns) = (view.rows, view.columns);
         if rows == 1 {
             read_floats(view, region.floats_mut())?;
-            return Ok(Matrix { ggml_type: GgmlType::F32, rows, columns, row_bytes: columns * 4, region });
+            return Ok(Matrix { ggml_type: GgmlType::F32, rows, columns, row_bytes: columns * 4, activations, region });
         }
         let row_bytes = view.data.len() / rows;
-        let matrix = Matrix { ggml_type: view.ggml_type, rows, columns, row_bytes, region };
+        let matrix = Matrix { ggml_type: view.ggml_type, rows, columns, row_bytes, activations, region };
         let held = if layout::is_tiled(view.ggml_type) { matrix.tiles() * ROWS } else { rows };
-        if matrix.region.len() < held * row_bytes || (matrix.is_quantised() && !columns.is_multiple_of(BLOCK)) {
+        if matrix.region.len() < held * row_bytes || (matrix.is_tiled() && !columns.is_multiple_of(BLOCK)) {
             let message = format!(
                 "tensor `{}` of {rows} x {columns} {} does not fit in the {} bytes planned for it",
                 view.name,
@@ -70,7 +81,7 @@ impl Matrix {
             for tile in worker.share(matrix.tiles(), 1) {
                 let rows = tile * ROWS..rows.min((tile + 1) * ROWS);
                 let from = &view.data[rows.start * row_bytes..rows.end * row_bytes];
-                let length = if matrix.is_quantised() { ROWS * row_bytes } else { from.len() };
+                let length = if matrix.is_tiled() { ROWS * row_bytes } else { from.len() };
                 // SAFETY: the region has room for all tiles, as was just checked, and each is written by one thread.
                 let to = unsafe { std::slice::from_raw_parts_mut(matrix.region.as_ptr().add(tile * ROWS * row_bytes), length) };
                 tile::pack(view.ggml_type, from, row_bytes, to);
@@ -86,12 +97,16 @@ impl Matrix {
 
     /// Whether it is multiplied with quantised columns.
     pub fn is_quantised(&self) -> bool {
+        self.is_tiled() && self.activations == Activations::Quantised
+    }
+
+    fn is_tiled(&self) -> bool {
         layout::is_tiled(self.ggml_type)
     }
 
     /// A row's weights as floats. `to` has `columns` of them.
     pub fn read_row(&self, row: usize, to: &mut [f32]) {
-        if !self.is_quantised() {
+        if !self.is_tiled() {
             let bytes = &self.region.bytes()[row * self.row_bytes..][..self.row_bytes];
             plain_floats(self.ggml_type, bytes, to);
             return;
@@ -115,7 +130,9 @@ impl Matrix {
     pub unsafe fn multiply(&self, isa: Isa, tile: usize, columns: &Columns, products: Products) {
         // SAFETY: by the contract of this function.
         unsafe {
-            if !self.is_quantised() {
+            if self.is_tiled() && !self.is_quantised() {
+                self.multiply_unpacked(isa, tile, columns, products);
+            } else if !self.is_quantised() {
                 self.multiply_plain(isa, tile, columns, products);
             } else if isa.multiplies(Format::of(self.ggml_type)) {
                 let format = Format::of(self.ggml_type);
@@ -182,6 +199,24 @@ impl Matrix {
             }
             // SAFETY: by the contract of this function, and the panels are these blocks.
             unsafe { self.multiply_groups(isa, format, tile, panels.as_ptr().cast(), start..end, columns, products) };
+        }
+    }
+
+    /// # Safety
+    ///
+    /// As for `multiply`.
+    unsafe fn multiply_unpacked(&self, isa: Isa, tile: usize, columns: &Columns, products: Products) {
+        let mut weights = vec![0f32; self.columns];
+        for row in tile * ROWS..self.rows.min((tile + 1) * ROWS) {
+            self.read_row(row, &mut weights);
+            for token in 0..columns.tokens {
+                // SAFETY: by the contract of this function.
+                unsafe {
+                    let sum = isa.dot_f32(weights.as_ptr(), columns.floats.add(token * columns.stride), self.columns);
+                    let to = products.to.wrapping_add(token * products.stride + row);
+                    *to = if products.add { *to + sum } else { sum };
+                }
+            }
         }
     }
 

@@ -12,6 +12,7 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 pub mod cached;
+mod hadamard;
 mod lanes;
 pub mod matrix;
 mod product;
@@ -181,6 +182,12 @@ impl Isa {
         ///
         /// Each pointer has `length` floats.
         rows::add_scaled(to: *mut f32, from: *const f32, scale: f32, length: usize);
+        /// See `hadamard::hadamard`.
+        ///
+        /// # Safety
+        ///
+        /// The row has `length` floats, a multiple of 32.
+        hadamard::hadamard(row: *mut f32, length: usize);
         /// See `rows::scale`.
         ///
         /// # Safety

@@ -7,7 +7,7 @@ use stowage_placement::KvCacheType;
 use stowage_placement::gguf::GgmlType;
 
 use super::cached::Cached;
-use super::matrix::{Columns, Matrix, Products};
+use super::matrix::{Activations, Columns, Matrix, Products};
 use super::{BLOCK, BLOCK_BYTES, Head, Isa, Query};
 use crate::arena::{Arena, Purpose};
 use crate::backend::reference;
@@ -88,7 +88,7 @@ fn matrix(ggml_type: GgmlType, data: &[u8], rows: usize, columns: usize) -> Matr
         stowage_placement::layout::weight_bytes(ggml_type, rows as u64, columns as u64, stowage_placement::layout::Backend::Cpu).unwrap();
     let region = Arena::new(bytes).unwrap().take(Purpose::Weights, bytes).unwrap();
     let view = TensorView { name: "test", ggml_type, rows, columns, data };
-    Matrix::load(&view, region, &Pool::new(2).unwrap()).unwrap()
+    Matrix::load(&view, Activations::Quantised, region, &Pool::new(2).unwrap()).unwrap()
 }
 
 /// Products `[tokens, rows]` by one instruction set.
@@ -259,6 +259,32 @@ proptest! {
             for (found, expected) in found.iter().zip(&expected) {
                 prop_assert!((f64::from(*found) - expected).abs() < 1e-4, "{}: {} instead of {}", isa.name(), found, expected);
             }
+        }
+    }
+}
+
+#[test]
+fn the_transform_of_heads_keeps_products_and_is_its_own_inverse() {
+    for isa in Isa::available() {
+        for length in [32, 64, 96, 128, 256] {
+            let head = |seed: usize| (0..length).map(|i| ((i * 37 + seed * 101) % 29) as f32 - 14.0).collect::<Vec<f32>>();
+            let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
+            let (a, b) = (head(1), head(2));
+            let transformed = |head: &[f32]| {
+                let mut head = head.to_vec();
+                // SAFETY: the row has as many floats as are said.
+                unsafe { isa.hadamard(head.as_mut_ptr(), length) };
+                head
+            };
+            let (c, d) = (transformed(&a), transformed(&b));
+            assert!((dot(&a, &b) - dot(&c, &d)).abs() < 1e-3 * dot(&a, &a), "{} {length}", isa.name());
+            assert!(transformed(&c).iter().zip(&a).all(|(found, expected)| (found - expected).abs() < 1e-4), "{} {length}", isa.name());
+            // One outlier is spread over a whole run.
+            let mut outlier = vec![0.0; length];
+            outlier[5] = 1.0;
+            let run = (1usize << length.trailing_zeros()) as f32;
+            let most = transformed(&outlier).iter().fold(0f32, |most, x| most.max(x.abs()));
+            assert!((most - 1.0 / run.sqrt()).abs() < 1e-6, "{} {length}: {most}", isa.name());
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::cache::Checkpoint;
 use crate::host_plan::on_host;
 use crate::kernels::Isa;
 use crate::small_models::{SmallModel, write, write_parts};
-use crate::{divergence, test_models};
+use crate::{Activations, Computing, divergence, test_models};
 
 fn request(num_ctx: u64, num_batch: u32, parallel: u32) -> Request {
     Request { num_ctx: Tokens(num_ctx), num_gpu: 0, num_batch, parallel, ..Request::default() }
@@ -124,17 +124,20 @@ fn what_is_allocated_is_what_was_planned_to_the_byte() {
 }
 
 #[test]
-fn smollm2_on_the_cpu_stays_within_the_divergence_gate() {
+fn smollm2_on_the_cpu_stays_within_the_divergence_gates() {
     let path = test_models::smollm2().expect("SmolLM2 is needed: run `make models`");
     let load_request = on_host(&path, &request(256, 128, 1), 0).unwrap();
     let mut reference = load(&LoadRequest { backend: BackendChoice::Reference, ..load_request.clone() });
     let text = include_str!("../../testdata/apache-2.0.txt");
     let tokens = crate::Tokenizer::from_header(reference.header()).unwrap().encode(text, false).unwrap();
-    let mut cpu = load(&load_request);
-    let found = divergence::compare(&mut reference, &mut cpu, &tokens[..256]).unwrap();
-    assert!(found.mean <= 0.006, "{found:?}");
-    assert!(found.same_top > 0.9, "{found:?}");
-    assert!(found.perplexity[0] < 30.0, "the reference understands the text: {found:?}");
+    let floats = Computing { activations: Activations::Floats, ..Computing::default() };
+    let mut others = [load(&load_request), LoadedModel::load_with(&load_request, floats, &mut |_| {}).unwrap()];
+    let found = divergence::compare(&mut reference, &mut others, &tokens[..256]).unwrap();
+    let [quantised, floats] = found.as_slice() else { panic!("{found:?}") };
+    assert!(quantised.mean <= 0.006 && floats.mean <= 1e-5, "{found:?}");
+    assert!(quantised.same_top > 0.9 && floats.same_top > 0.98, "{found:?}");
+    assert!(quantised.mean > floats.mean, "quantising costs something: {found:?}");
+    assert!(quantised.perplexity[0] < 30.0, "the reference understands the text: {found:?}");
 }
 
 #[test]
@@ -142,7 +145,8 @@ fn every_instruction_set_passes_the_self_test() {
     let folder = tempfile::tempdir().unwrap();
     let load_request = on_host(&SmallModel::default().write(folder.path()), &request(64, 32, 1), 2).unwrap();
     for isa in Isa::available() {
-        LoadedModel::load_with(&load_request, isa, &mut |_| {}).unwrap().self_test().unwrap();
+        let computing = Computing { isa, ..Computing::default() };
+        LoadedModel::load_with(&load_request, computing, &mut |_| {}).unwrap().self_test().unwrap();
     }
 }
 

@@ -25,14 +25,28 @@ use crate::cache::{self, Checkpoint, LayerCache};
 use crate::file_mmap::ModelFile;
 use crate::graph::{self, Block, Input, Norm, Rope, Weight};
 use crate::kernels::Isa;
-use crate::kernels::matrix::{Matrix, read_all, read_floats};
+use crate::kernels::matrix::{Activations, Matrix, read_all, read_floats};
 use crate::pool::Pool;
 
 /// One device's memory, and who computes there.
 pub struct CpuBackend {
     pub arena: Arc<Arena>,
     pub pool: Arc<Pool>,
+    pub computing: Computing,
+}
+
+/// How products are computed. Replicas run as [`Computing::default`] says; other ways are there to be compared with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Computing {
     pub isa: Isa,
+    pub activations: Activations,
+}
+
+impl Default for Computing {
+    /// The fastest that this CPU can.
+    fn default() -> Computing {
+        Computing { isa: Isa::best(), activations: Activations::Quantised }
+    }
 }
 
 /// The part of a model that lies in one arena.
@@ -138,7 +152,7 @@ impl Loader<'_> {
             return Ok(Arc::clone(matrix));
         }
         let view = self.file.tensor(&weight.name)?;
-        let matrix = Arc::new(Matrix::load(&view, self.region(weight)?, &self.backend.pool)?);
+        let matrix = Arc::new(Matrix::load(&view, self.backend.computing.activations, self.region(weight)?, &self.backend.pool)?);
         (self.loaded)(Bytes(view.data.len() as u64));
         self.matrices.insert(weight.name.clone(), Arc::clone(&matrix));
         Ok(matrix)
@@ -208,7 +222,7 @@ impl Backend for CpuBackend {
             Some(output) if run.output => Some(self.output(run, output, input.as_ref(), &mut loader)?),
             _ => None,
         };
-        let (pool, isa) = (Arc::clone(&self.pool), self.isa);
+        let (pool, isa) = (Arc::clone(&self.pool), self.computing.isa);
         let (embedding, ends_in_a_norm) = (graph.input.embeddings.columns, graph.output.is_some());
         Ok(Box::new(CpuRun { pool, isa, input, first_block, layers, buffers, output, embedding, ends_in_a_norm }))
     }

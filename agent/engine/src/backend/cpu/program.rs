@@ -83,8 +83,10 @@ pub(super) enum RowStep {
         heads: usize,
         rope: usize,
     },
-    /// Puts Key and Value into the cache.
-    Store,
+    /// Puts Key and Value into the cache, and brings the heads of Query into the form that they have there.
+    Store {
+        heads: usize,
+    },
     Gelu {
         value: Operand,
         length: usize,
@@ -183,7 +185,7 @@ impl Program<'_, '_> {
     fn attention(&mut self, attention: &Attention) -> Result<(), EngineError> {
         let Attention { heads, scale, softcap, causal, sinks, to } = attention;
         let sinks = sinks.as_ref().map(|sinks| self.loader.vector(sinks)).transpose()?;
-        self.rows.push(RowStep::Store);
+        self.rows.push(RowStep::Store { heads: *heads });
         self.end_rows();
         self.phases.push(Phase::Attend(Attend {
             heads: *heads,

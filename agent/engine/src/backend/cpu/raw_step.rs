@@ -11,7 +11,7 @@ use super::program::{Attend, Layer, Part, Phase, RowStep, Value};
 use crate::arena::Region;
 use crate::batch::{Batch, TokenAt};
 use crate::cache::LayerCache;
-use crate::graph::{Activation, Operand, Pairing};
+use crate::graph::{Activation, CacheShape, Operand, Pairing};
 use crate::kernels::matrix::{Columns, Matrix, Products};
 use crate::kernels::{BLOCK, BLOCK_BYTES, Head, Isa, Query, ROWS};
 use crate::pool::{Pool, Worker};
@@ -219,8 +219,11 @@ impl Step<'_> {
                         Pairing::Halves => self.isa.rotate_halves(self.row(*value, row), *heads, length, self.rotation(*rope, row), pairs),
                     }
                 }
-                RowStep::Store => {
+                RowStep::Store { heads } => {
                     let TokenAt { slot, position, .. } = self.tokens[row];
+                    if cache.is_quantised() {
+                        self.spread_outliers(row, *heads, cache);
+                    }
                     cache.store(slot as usize, position as usize, self.row(Operand::Key, row), self.row(Operand::Value, row));
                 }
                 RowStep::Gelu { value, length } => self.isa.gelu(self.row(*value, row), *length),
@@ -249,6 +252,18 @@ impl Step<'_> {
                         experts.add_down_bias(*choice, hidden);
                     }
                 }
+            }
+        }
+    }
+
+    /// Transforms a token's heads, so that few bits hold them well. What is attended is transformed back.
+    unsafe fn spread_outliers(&self, row: usize, heads: usize, cache: &LayerCache) {
+        let CacheShape { kv_heads, key_length, value_length, .. } = cache.shape();
+        let rows = [(Operand::Query, heads, key_length), (Operand::Key, kv_heads, key_length), (Operand::Value, kv_heads, value_length)];
+        for (value, heads, length) in rows {
+            for head in 0..heads {
+                // SAFETY: passed on to the caller; a row has so many heads.
+                unsafe { self.isa.hadamard(self.row(value, row).add(head * length), length) };
             }
         }
     }
@@ -381,7 +396,12 @@ impl Step<'_> {
                 let count = (span.count * sharing - first).min(8);
                 let queries: [Query; 8] = std::array::from_fn(|i| query(first + i.min(count - 1)));
                 // SAFETY: all that the queries see was stored before this phase, and each head of each row is one query's alone.
-                unsafe { self.isa.attend(&head, &queries[..count]) };
+                unsafe {
+                    self.isa.attend(&head, &queries[..count]);
+                    if cache.is_quantised() {
+                        queries[..count].iter().for_each(|query| self.isa.hadamard(query.to, shape.value_length));
+                    }
+                }
             }
         }
     }
