@@ -70,6 +70,7 @@ pub(super) async fn run(worker: &WorkerState, asked: Asked, prompt: Vec<u32>, wi
         max_tokens: Some(asked.options.max_tokens().map_or(room, |most| most.min(room))),
         stop: asked.options.stop,
         top_logprobs: asked.top_logprobs,
+        grammar: None,
     };
     let generation = worker.start(request, &writer.account, with_tools)?;
     if asked.stream { Ok(writer.stream(generation)) } else { writer.whole(generation).await }

@@ -84,7 +84,7 @@ impl Asked {
         let mut sampling = self.options.sampling();
         sampling.seed = sampling.seed.map(|seed| seed.wrapping_add(u64::from(index)));
         let max_tokens = self.most_tokens.or(self.options.max_tokens());
-        GenerateRequest { prompt, sampling, stop: self.options.stop.clone(), max_tokens, top_logprobs }
+        GenerateRequest { prompt, sampling, stop: self.options.stop.clone(), max_tokens, top_logprobs, grammar: None }
     }
 }
 
