@@ -8,6 +8,12 @@ struct Candidate {
     logit: f32,
 }
 
+impl Candidate {
+    fn new((id, &logit): (usize, &f32)) -> Candidate {
+        Candidate { id: id as u32, logit: if logit.is_nan() { f32::NEG_INFINITY } else { logit } }
+    }
+}
+
 /// Tokens with their logits, by id until they are `sorted`.
 #[derive(Default)]
 pub struct Candidates {
@@ -23,15 +29,15 @@ fn likelier(a: &Candidate, b: &Candidate) -> Ordering {
 impl Candidates {
     /// All tokens. A logit that is not a number counts as impossible.
     pub fn fill(&mut self, logits: &[f32]) {
-        self.fill_with(logits, |_| true);
+        self.entries.clear();
+        self.entries.extend(logits.iter().enumerate().map(Candidate::new));
+        self.sorted = false;
     }
 
     /// The tokens that are allowed.
     pub fn fill_with(&mut self, logits: &[f32], allowed: impl Fn(u32) -> bool) {
         self.entries.clear();
-        let sane = |logit: f32| if logit.is_nan() { f32::NEG_INFINITY } else { logit };
-        let all = logits.iter().enumerate().map(|(id, &logit)| Candidate { id: id as u32, logit: sane(logit) });
-        self.entries.extend(all.filter(|candidate| allowed(candidate.id)));
+        self.entries.extend(logits.iter().enumerate().map(Candidate::new).filter(|candidate| allowed(candidate.id)));
         self.sorted = false;
     }
 
