@@ -6,6 +6,7 @@
 //! A grammar is compiled on a thread of its own, one at a time; the thread that has the model only advances it. What that costs there is bounded by
 //! [`limits`]: of a step some milliseconds at the very most, of memory the lexer's states.
 
+mod alternatives;
 mod place;
 mod schema;
 mod tokens;
@@ -125,7 +126,8 @@ impl Shared {
     fn compile(&self, constraint: Constraint) -> Result<Grammar, EngineError> {
         let (what, grammar) = top_level(&constraint)?;
         let parser = self.factory.create_parser(grammar).map_err(|error| {
-            let place = if let Constraint::JsonSchema(schema) = &constraint { place::of(&error, schema) } else { String::new() };
+            let place =
+                if let Constraint::JsonSchema(schema) = &constraint { place::of(&error, schema.clone().into()) } else { String::new() };
             refused(what, &place, &error)
         })?;
         // What can't be begun is refused now, and what the first step needs is there for all that share it.

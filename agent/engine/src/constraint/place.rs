@@ -1,15 +1,16 @@
 //! Where in a schema it is that llguidance refuses something: it says what, and mostly not where.
 
 use std::fmt;
+use std::time::{Duration, Instant};
 
 use llguidance::GrammarBuilder;
 use serde_json::Value;
 
 use super::{limits, said, schema};
-use crate::template::Json;
 
-/// Parts of a schema that are looked at one by one. In larger ones the place is not said.
+/// Parts of a schema that are looked at one by one, and how long. Of larger ones the place is not said.
 const MOST_PARTS: usize = 200;
+const LONGEST_SEARCH: Duration = Duration::from_secs(1);
 
 /// Keys of which the value is a schema, is a list of schemas, or has schemas by name.
 const ONE: &[&str] = &["items", "additionalProperties", "additionalItems"];
@@ -19,18 +20,19 @@ const BY_NAME: &[&str] = &["properties", "patternProperties", "$defs", "definiti
 const DEFINITIONS: &[&str] = &["$defs", "definitions"];
 
 /// ` at /properties/x`: the smallest part that is refused for the same reason by itself. Empty where that is the whole.
-pub fn of(error: &dyn fmt::Display, schema: &Json) -> String {
-    let whole = Value::from(schema.clone());
+pub fn of(error: &dyn fmt::Display, whole: Value) -> String {
     let reason = first_line(error);
     let (mut part, mut place, mut looked_at) = (whole.clone(), String::new(), 0);
+    let begin = Instant::now();
+    let goes_on = |looked_at: usize| looked_at <= MOST_PARTS && begin.elapsed() < LONGEST_SEARCH;
     loop {
         let refused = parts(&part).into_iter().find(|(_, part)| {
             looked_at += 1;
-            looked_at <= MOST_PARTS && is_refused(part, &whole, &reason)
+            goes_on(looked_at) && is_refused(part, &whole, &reason)
         });
         match refused {
             Some((name, smaller)) => (part, place) = (smaller, place + &name),
-            None if place.is_empty() || looked_at > MOST_PARTS => return String::new(),
+            None if place.is_empty() || !goes_on(looked_at) => return String::new(),
             None => return format!(" at {place}"),
         }
     }

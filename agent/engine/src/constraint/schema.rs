@@ -3,7 +3,7 @@
 use llguidance::JsonCompileOptions;
 use serde_json::Value;
 
-use super::{invalid, short_enough};
+use super::{alternatives, invalid, short_enough};
 use crate::api::EngineError;
 use crate::template::Json;
 
@@ -13,8 +13,9 @@ const SPACE: &str = r" |\n{1,2}[ \t]{0,20}";
 
 /// Errors: InvalidRequest where it is no schema, or too long.
 pub fn prepared(schema: &Json) -> Result<Value, EngineError> {
-    let value = Value::from(schema.clone());
+    let mut value = Value::from(schema.clone());
     short_enough("the JSON schema", value.to_string().len())?;
+    alternatives::write_out(&mut value);
     match value {
         Value::Bool(true) => Ok(with_options(Value::Object(serde_json::Map::new()))),
         Value::Bool(false) => Err(invalid("the JSON schema is `false`, which nothing meets".into())),

@@ -145,6 +145,24 @@ fn what_is_not_supported_is_refused_by_name_and_place() {
 }
 
 #[test]
+fn kinds_that_exclude_each_other_are_one_of_several_also_behind_references() {
+    let of_any = json!({"oneOf": [{"$ref": "#/$defs/ship"}, {"$ref": "#/$defs/boat"}], "discriminator": {"propertyName": "kind"}});
+    let properties = |name: &str| json!({"kind": {"const": name}, "next": {"$ref": "#/$defs/any"}, "oneOf": of_any});
+    let kind = |name: &str| json!({"type": "object", "properties": properties(name), "required": ["kind"], "additionalProperties": false});
+    let schema = json!({"$defs": {"ship": kind("ship"), "boat": kind("boat"), "any": of_any}, "$ref": "#/$defs/any"});
+    let tokenizer = byte_tokenizer();
+    let grammar = compiled(&tokenizer, of_schema(&schema)).unwrap();
+    let validator = jsonschema::validator_for(&schema).unwrap();
+    for seed in 0..50 {
+        let (text, ended) = babble(&tokenizer, &grammar, seed, 4_000);
+        let text = String::from_utf8(text).unwrap();
+        assert!(ended && validator.is_valid(&serde_json::from_str(&text).unwrap()), "{text}");
+    }
+    let overlapping = json!({"oneOf": [{"type": "integer"}, {"type": "number"}]});
+    assert!(compiled(&tokenizer, of_schema(&overlapping)).unwrap_err().message.contains("oneOf"));
+}
+
+#[test]
 fn a_schema_cannot_change_how_it_is_compiled() {
     let schema = json!({"x-guidance": {"lenient": true}, "type": "array", "uniqueItems": true});
     assert!(compiled(&byte_tokenizer(), of_schema(&schema)).unwrap_err().message.contains("uniqueItems"));
