@@ -1,3 +1,5 @@
+mod constrained;
+
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::mpsc as std_mpsc;
