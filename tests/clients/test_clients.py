@@ -121,7 +121,7 @@ def test_ollama_keeps_to_num_predict_and_stop(olla):
 
 
 def test_ollama_holds_answers_to_a_schema(olla):
-    hot = {"num_predict": 200, "temperature": 2, "seed": 1}
+    hot = {"num_predict": 300, "temperature": 1.5, "seed": 1}
     chatted = olla.chat(MODEL, SHIP, format=Ship.model_json_schema(), options=hot)
     Ship.model_validate_json(chatted.message.content)
     assert chatted.done_reason == "stop"
@@ -208,7 +208,7 @@ def test_openai_completes_with_several_answers_and_log_probabilities(oai):
 
 
 def test_openai_holds_answers_to_a_schema(oai):
-    asked = dict(model=MODEL, messages=SHIP, max_tokens=200, temperature=2, seed=1)
+    asked = dict(model=MODEL, messages=SHIP, max_tokens=300, temperature=1.5, seed=1)
     parsed = oai.chat.completions.parse(**asked, response_format=Boat)
     assert isinstance(parsed.choices[0].message.parsed, Boat)
     schema = {"type": "json_schema", "json_schema": {"name": "ship", "strict": True, "schema": Ship.model_json_schema()}}
