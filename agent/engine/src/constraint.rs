@@ -32,9 +32,9 @@ const DEEPEST: usize = 100;
 /// Stack of the thread that compiles, in bytes: schemas are as deep as JSON may be (128), and each level takes some kilobytes.
 const STACK: usize = 32 << 20;
 
-/// Tokens that are looked at once, and not for each mask: those that are all of one piece of a JSON string, also where that may be so long only. Each has
-/// a trie of its own, so that there are four tries: 14 MiB and 85 ms for the 49 152 tokens of SmolLM2. With one trie (5 MiB) a token within a string takes
-/// 540 µs, with these 7 to 40. Source: `json_slices` of llguidance.
+/// Tokens that are looked at once, and not for each mask: those that may stand within a JSON string, also where it may be so long only. Each kind has tries
+/// of its own: with that of all tokens, 14 MiB and 85 ms for the 49 152 tokens of SmolLM2, on one core. With that alone (5 MiB) a token within a string
+/// whose length is bounded takes 540 µs, with these 40; `what_constraints_cost` measures it. Source: `json_slices` of llguidance.
 const SLICES: [&str; 3] = [r#"[^"\\\x00-\x1F\x7F]{1,10}"#, r#"[^"\\\x00-\x1F\x7F]{1,30}"#, r#"[^"\\\x00-\x1F\x7F]+"#];
 
 /// What one constraint may cost.
