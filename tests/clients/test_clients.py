@@ -6,10 +6,13 @@ A URL that is not set leaves its half out; at least one must be.
 """
 
 import asyncio
+import json
 import os
+from typing import Literal
 
 import ollama
 import openai
+import pydantic
 import pytest
 
 SERVERS = {
@@ -21,7 +24,22 @@ assert SERVERS, "set STOWAGE_WORKER_URL, STOWAGE_DOOR_URL or both"
 MODEL = os.environ["STOWAGE_MODEL"]
 QUESTION = [{"role": "user", "content": "Say hello in one short sentence."}]
 FEW = {"num_predict": 16, "temperature": 0, "seed": 1}
+SHIP = [{"role": "user", "content": "Describe the ship Aurora as JSON."}]
 MANY_WORDS = "stow " * 200_000
+
+
+class Ship(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="forbid")
+
+    name: str = pydantic.Field(max_length=12)
+    built: int = pydantic.Field(ge=1500, le=2030)
+    cargo: list[Literal["grain", "coal", "wine"]] = pydantic.Field(max_length=3)
+
+
+# OpenAI's client makes schemas for `strict` out of plain classes only.
+class Boat(pydantic.BaseModel):
+    afloat: bool
+    colour: Literal["red", "blue"]
 
 
 @pytest.fixture(params=SERVERS)
@@ -102,6 +120,17 @@ def test_ollama_keeps_to_num_predict_and_stop(olla):
     assert letter not in olla.generate(MODEL, "Once upon a time", raw=True, options={**FEW, "stop": [letter]}).response
 
 
+def test_ollama_holds_answers_to_a_schema(olla):
+    hot = {"num_predict": 300, "temperature": 1.5, "seed": 1}
+    chatted = olla.chat(MODEL, SHIP, format=Ship.model_json_schema(), options=hot)
+    Ship.model_validate_json(chatted.message.content)
+    assert chatted.done_reason == "stop"
+    streamed = olla.generate(MODEL, SHIP[0]["content"], format=Ship.model_json_schema(), options=hot, stream=True)
+    Ship.model_validate_json("".join(part.response for part in streamed))
+    any_object = olla.chat(MODEL, SHIP, format="json", options=FEW)
+    assert any_object.message.content.startswith("{")
+
+
 def test_ollama_embeds(olla):
     embedded = olla.embed(MODEL, ["a ship", "a harbour"])
     assert len(embedded.embeddings) == 2 and len(embedded.embeddings[0]) == len(embedded.embeddings[1]) > 0
@@ -128,7 +157,8 @@ def test_ollama_raises_its_own_errors(olla):
     assert error(lambda: list(olla.chat("no-such-model", QUESTION, stream=True))).status_code == 404
     more = error(lambda: olla.chat(MODEL, QUESTION, options={"num_ctx": 100_000_000}))
     assert more.status_code == 400 and "spec.parameters.num_ctx" in more.error
-    assert "format" in error(lambda: olla.chat(MODEL, QUESTION, format="json")).error
+    unsupported = error(lambda: olla.chat(MODEL, QUESTION, format={"type": "array", "uniqueItems": True}))
+    assert unsupported.status_code == 400 and "uniqueItems" in unsupported.error
     assert error(lambda: olla.generate(MODEL, MANY_WORDS)).status_code == 400
     for call in (lambda: olla.pull("llama3"), lambda: olla.delete(MODEL), lambda: olla.copy(MODEL, "other"), lambda: olla.create("x", from_=MODEL)):
         managed = error(call)
@@ -177,6 +207,18 @@ def test_openai_completes_with_several_answers_and_log_probabilities(oai):
     assert first.logprob <= 0 and len(first.top_logprobs) == 3
 
 
+def test_openai_holds_answers_to_a_schema(oai):
+    asked = dict(model=MODEL, messages=SHIP, max_tokens=300, temperature=1.5, seed=1)
+    parsed = oai.chat.completions.parse(**asked, response_format=Boat)
+    assert isinstance(parsed.choices[0].message.parsed, Boat)
+    schema = {"type": "json_schema", "json_schema": {"name": "ship", "strict": True, "schema": Ship.model_json_schema()}}
+    chunks = oai.chat.completions.create(**asked, response_format=schema, stream=True)
+    Ship.model_validate_json("".join(chunk.choices[0].delta.content or "" for chunk in chunks))
+    any_object = oai.chat.completions.create(**{**asked, "temperature": 0}, response_format={"type": "json_object"}).choices[0]
+    assert any_object.message.content.startswith("{")
+    assert any_object.finish_reason == "length" or isinstance(json.loads(any_object.message.content), dict)
+
+
 def test_openai_embeds_as_numbers_and_as_base64(oai):
     plain = oai.embeddings.create(model=MODEL, input=["a ship", "a harbour"], encoding_format="float")
     packed = oai.embeddings.create(model=MODEL, input=["a ship", "a harbour"])
@@ -195,8 +237,9 @@ def test_openai_raises_its_own_errors(oai):
         oai.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": MANY_WORDS}])
     assert long.value.code == "context_length_exceeded"
     with pytest.raises(openai.BadRequestError) as unsupported:
-        oai.chat.completions.create(model=MODEL, messages=QUESTION, response_format={"type": "json_object"})
-    assert unsupported.value.param == "response_format"
+        schema = {"name": "n", "schema": {"type": "array", "uniqueItems": True}}
+        oai.chat.completions.create(model=MODEL, messages=QUESTION, response_format={"type": "json_schema", "json_schema": schema})
+    assert unsupported.value.param == "response_format" and "uniqueItems" in unsupported.value.message
     with pytest.raises(openai.BadRequestError) as range_:
         oai.chat.completions.create(model=MODEL, messages=QUESTION, temperature=9)
     assert range_.value.param == "temperature"

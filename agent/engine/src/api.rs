@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use stowage_placement::{Bytes, DevicePlan, Reason, Request};
 
+use crate::constraint::Grammar;
 use crate::template::Json;
 
 /// What to load, and exactly where. Nothing here is decided by the engine.
@@ -129,6 +130,19 @@ impl Default for SamplingOptions {
     }
 }
 
+/// What an answer must be. JSON is written with little space: at most one blank, or an end of line with an indentation, between its parts.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Constraint {
+    /// A JSON object of any shape: Ollama's `"json"`, OpenAI's `json_object`.
+    JsonObject,
+    /// JSON that meets a schema, an object's fields in the order in which the schema has them.
+    JsonSchema(Json),
+    /// A text that a regular expression matches from end to end. In the syntax of the `regex` crate, without assertions.
+    Regex(String),
+    /// A text of a context-free grammar, in llguidance's kind of Lark.
+    Lark(String),
+}
+
 #[derive(Clone, Debug)]
 pub struct GenerateRequest {
     /// Token ids, from [`crate::Engine::tokenize`].
@@ -140,6 +154,8 @@ pub struct GenerateRequest {
     pub max_tokens: Option<u32>,
     /// Alternatives to report for each token; `None`: no log probabilities.
     pub top_logprobs: Option<u32>,
+    /// What the answer is held to, from its first token on; from [`crate::Engine::constrain`].
+    pub grammar: Option<Grammar>,
 }
 
 /// What a generation sends, in order: any number of `Text`, then one `Done` or one `Failed`. Dropping the receiver ends the generation within a step.
@@ -158,7 +174,7 @@ pub enum GenerateEvent {
 pub struct TokenLogprob {
     pub id: u32,
     pub text: String,
-    /// Natural logarithm of the probability, before temperature and truncation.
+    /// Natural logarithm of the probability, before temperature and truncation, and before anything was left out by a grammar.
     pub logprob: f32,
     pub top: Vec<(u32, String, f32)>,
 }

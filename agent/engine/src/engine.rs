@@ -6,9 +6,12 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use crate::api::{ChatMessage, EngineError, GenerateEvent, GenerateRequest, LoadProgress, LoadRequest, MeasuredDevice, ModelInfo};
+use crate::api::{
+    ChatMessage, Constraint, EngineError, GenerateEvent, GenerateRequest, LoadProgress, LoadRequest, MeasuredDevice, ModelInfo,
+};
+use crate::constraint::{Constraints, Grammar};
 use crate::model::LoadedModel;
-use crate::schedule::{MAX_QUEUE, Model, Occupancy, Scheduler};
+use crate::schedule::{MAX_QUEUE, Model, Occupancy, Scheduler, generates_no_text};
 use crate::template::{ChatTemplate, Json, RenderOptions};
 use crate::tokenizer::Tokenizer;
 
@@ -24,6 +27,8 @@ struct Inner {
     tokenizer: Arc<Tokenizer>,
     template: ChatTemplate,
     scheduler: Scheduler,
+    /// `None` where the model generates no text.
+    constraints: Option<Constraints>,
 }
 
 impl Engine {
@@ -47,8 +52,9 @@ impl Engine {
         info: ModelInfo,
         measured: Vec<MeasuredDevice>,
     ) -> Result<Engine, EngineError> {
+        let constraints = model.generates().then(|| Constraints::new(&tokenizer)).transpose()?;
         let scheduler = Scheduler::start(model, Arc::clone(&tokenizer), MAX_QUEUE)?;
-        Ok(Engine { inner: Arc::new(Inner { info, measured, tokenizer, template, scheduler }) })
+        Ok(Engine { inner: Arc::new(Inner { info, measured, tokenizer, template, scheduler, constraints }) })
     }
 
     pub fn info(&self) -> &ModelInfo {
@@ -92,6 +98,16 @@ impl Engine {
     /// The same with more that the template is told, such as `enable_thinking`.
     pub fn render_chat_with(&self, messages: &[ChatMessage], tools: &[Json], options: &RenderOptions) -> Result<String, EngineError> {
         self.inner.template.render(messages, tools, options)
+    }
+
+    /// A constraint, compiled for answers of this model.
+    ///
+    /// Errors: InvalidRequest where it is none, is not supported, can't be met, or is too large.
+    pub async fn constrain(&self, constraint: Constraint) -> Result<Grammar, EngineError> {
+        match &self.inner.constraints {
+            Some(constraints) => constraints.compile(constraint).await,
+            None => Err(generates_no_text()),
+        }
     }
 
     /// Queues a generation. At once an error where the prompt does not fit, the queue is full ([`EngineError::is_busy`]) or the replica drains.

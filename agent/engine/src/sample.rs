@@ -45,8 +45,18 @@ impl Sampler {
 
     /// The next token. A temperature of 0 takes the likeliest, the lowest id of several.
     pub fn sample(&mut self, logits: &[f32]) -> u32 {
-        let SamplingOptions { temperature, top_k, top_p, min_p, typical_p, .. } = self.options;
         self.candidates.fill(logits);
+        self.choose()
+    }
+
+    /// The next token of those that are allowed, of which there must be one. What is not allowed is left out before anything else is done.
+    pub fn sample_allowed(&mut self, logits: &[f32], allowed: impl Fn(u32) -> bool) -> u32 {
+        self.candidates.fill_with(logits, allowed);
+        self.choose()
+    }
+
+    fn choose(&mut self) -> u32 {
+        let SamplingOptions { temperature, top_k, top_p, min_p, typical_p, .. } = self.options;
         self.penalise();
         if temperature <= 0.0 {
             return self.candidates.likeliest();

@@ -141,7 +141,7 @@ impl Scheduler {
     /// Errors: InvalidRequest, PromptTooLong, QueueFull, Draining.
     pub fn generate(&self, request: GenerateRequest) -> Result<mpsc::Receiver<GenerateEvent>, EngineError> {
         if !self.generates {
-            return Err(EngineError::new(Reason::InvalidRequest, "this model turns texts into vectors (embeddings) and generates no text"));
+            return Err(generates_no_text());
         }
         sample::check(&request.sampling)?;
         self.check_tokens("the prompt", &request.prompt)?;
@@ -214,6 +214,10 @@ impl Drop for Scheduler {
     fn drop(&mut self) {
         self.queue.close();
     }
+}
+
+pub fn generates_no_text() -> EngineError {
+    EngineError::new(Reason::InvalidRequest, "this model turns texts into vectors (embeddings) and generates no text")
 }
 
 fn thread_gone() -> EngineError {

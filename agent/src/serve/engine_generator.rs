@@ -1,10 +1,10 @@
 //! The real generator: the engine.
 
 use stowage_engine::template::Json;
-use stowage_engine::{ChatMessage, Engine, EngineError, GenerateEvent, GenerateRequest, ModelInfo};
+use stowage_engine::{ChatMessage, Constraint, Engine, EngineError, GenerateEvent, GenerateRequest, ModelInfo};
 use tokio::sync::mpsc;
 
-use super::generator::{Embeddings, Generator};
+use super::generator::{Constrained, Embeddings, Generator};
 
 impl Generator for Engine {
     fn info(&self) -> &ModelInfo {
@@ -17,6 +17,10 @@ impl Generator for Engine {
 
     fn render_chat(&self, messages: &[ChatMessage], tools: &[Json]) -> Result<String, EngineError> {
         Engine::render_chat(self, messages, tools)
+    }
+
+    fn constrain(&self, constraint: Constraint) -> Constrained<'_> {
+        Box::pin(Engine::constrain(self, constraint))
     }
 
     fn generate(&self, request: GenerateRequest) -> Result<mpsc::Receiver<GenerateEvent>, EngineError> {

@@ -4,11 +4,14 @@ use std::future::Future;
 use std::pin::Pin;
 
 use stowage_engine::template::Json;
-use stowage_engine::{ChatMessage, EngineError, GenerateEvent, GenerateRequest, ModelInfo};
+use stowage_engine::{ChatMessage, Constraint, EngineError, GenerateEvent, GenerateRequest, Grammar, ModelInfo};
 use tokio::sync::mpsc;
 
 /// The vectors of some inputs, or why there are none.
 pub type Embeddings<'a> = Pin<Box<dyn Future<Output = Result<Vec<Vec<f32>>, EngineError>> + Send + 'a>>;
+
+/// A constraint made ready for answers, or why it can't be.
+pub type Constrained<'a> = Pin<Box<dyn Future<Output = Result<Grammar, EngineError>> + Send + 'a>>;
 
 /// One loaded model. [`stowage_engine::Engine`] is the one that counts.
 pub trait Generator: Send + Sync + 'static {
@@ -19,6 +22,9 @@ pub trait Generator: Send + Sync + 'static {
 
     /// The chat as the model's template writes it, ready for [`Generator::tokenize`] with `parse_special`.
     fn render_chat(&self, messages: &[ChatMessage], tools: &[Json]) -> Result<String, EngineError>;
+
+    /// Compiles what answers are to be held to.
+    fn constrain(&self, constraint: Constraint) -> Constrained<'_>;
 
     /// Queues a generation; dropping the receiver ends it.
     fn generate(&self, request: GenerateRequest) -> Result<mpsc::Receiver<GenerateEvent>, EngineError>;

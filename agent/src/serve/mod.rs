@@ -36,7 +36,7 @@ use tokio::net::TcpListener;
 
 pub use defaults::{RequestDefaults, RequestOptions};
 pub use door::{DoorState, Route, door_router};
-pub use generator::{Embeddings, Generator};
+pub use generator::{Constrained, Embeddings, Generator};
 pub use names::ModelNames;
 pub use worker::{DEFAULT_BODY_LIMIT, Phase, PlacementInfo, Settings, WorkerConfig, WorkerState};
 

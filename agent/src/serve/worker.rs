@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use http::HeaderMap;
-use stowage_engine::GenerateRequest;
+use stowage_engine::{Constraint, GenerateRequest, Grammar};
 use stowage_placement::{Bytes, DeviceKind, DevicePlan, Request};
 use tokio::sync::watch;
 
@@ -163,6 +163,16 @@ impl Worker {
             Phase::Starting => Err(Fault::busy(format!("{model} is loaded and still being tested; try again in a moment"))),
             Phase::Draining => Err(Fault::busy(format!("this replica of {model} is draining and takes no new requests; try again"))),
         }
+    }
+
+    /// Compiles what `field` asks answers to be held to.
+    pub async fn constrain(&self, field: &str, constraint: Option<Constraint>) -> Result<Option<Grammar>, Fault> {
+        let Some(constraint) = constraint else { return Ok(None) };
+        let named = |fault: Fault| match fault.kind {
+            FaultKind::InvalidRequest => Fault::field(field, format!("`{field}` can't be honoured: {}", fault.message)),
+            _ => fault,
+        };
+        self.generator().constrain(constraint).await.map(Some).map_err(|error| named(error.into()))
     }
 
     pub fn start(&self, request: GenerateRequest, account: &Account, with_tools: bool) -> Result<Generation, Fault> {

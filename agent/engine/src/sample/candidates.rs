@@ -8,7 +8,13 @@ struct Candidate {
     logit: f32,
 }
 
-/// Tokens with their logits. Until `sorted`, entry i is token i.
+impl Candidate {
+    fn new((id, &logit): (usize, &f32)) -> Candidate {
+        Candidate { id: id as u32, logit: if logit.is_nan() { f32::NEG_INFINITY } else { logit } }
+    }
+}
+
+/// Tokens with their logits, by id until they are `sorted`.
 #[derive(Default)]
 pub struct Candidates {
     entries: Vec<Candidate>,
@@ -24,15 +30,26 @@ impl Candidates {
     /// All tokens. A logit that is not a number counts as impossible.
     pub fn fill(&mut self, logits: &[f32]) {
         self.entries.clear();
-        let sane = |logit: f32| if logit.is_nan() { f32::NEG_INFINITY } else { logit };
-        self.entries.extend(logits.iter().enumerate().map(|(id, &logit)| Candidate { id: id as u32, logit: sane(logit) }));
+        self.entries.extend(logits.iter().enumerate().map(Candidate::new));
         self.sorted = false;
     }
 
-    /// The logit of a token, before any were dropped.
+    /// The tokens that are allowed.
+    pub fn fill_with(&mut self, logits: &[f32], allowed: impl Fn(u32) -> bool) {
+        self.entries.clear();
+        self.entries.extend(logits.iter().enumerate().map(Candidate::new).filter(|candidate| allowed(candidate.id)));
+        self.sorted = false;
+    }
+
+    /// The logit of a token that is there, before any were dropped.
     pub fn logit_mut(&mut self, id: u32) -> Option<&mut f32> {
         debug_assert!(!self.sorted, "entries stand by id only until they are sorted");
-        self.entries.get_mut(id as usize).map(|entry| &mut entry.logit)
+        // With none left out, a token is found at its own id.
+        let at = match self.entries.get(id as usize) {
+            Some(entry) if entry.id == id => id as usize,
+            _ => self.entries.binary_search_by_key(&id, |entry| entry.id).ok()?,
+        };
+        Some(&mut self.entries[at].logit)
     }
 
     pub fn likeliest(&self) -> u32 {

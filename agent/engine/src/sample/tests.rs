@@ -62,6 +62,77 @@ fn what_top_k_leaves_is_drawn_in_proportion() {
     assert!(chi_square(&drawn, &expected) < 13.82);
 }
 
+/// The distribution that is left where only some tokens can be drawn: worked out here by summing over all of them, largest first.
+fn truncated(logits: &[f32], temperature: f32, keep: impl Fn(&[f64], usize) -> bool) -> Vec<f64> {
+    let untempered = softmax(logits, 1.0);
+    let kept = |id: usize| keep(&untempered, id);
+    let weights: Vec<f64> = (0..logits.len()).map(|id| if kept(id) { f64::from(logits[id] / temperature).exp() } else { 0.0 }).collect();
+    let sum: f64 = weights.iter().sum();
+    weights.into_iter().map(|weight| weight / sum).collect()
+}
+
+/// What is likelier than a token, together.
+fn before(probabilities: &[f64], id: usize) -> f64 {
+    probabilities.iter().filter(|&&probability| probability > probabilities[id]).sum()
+}
+
+/// That nothing else was drawn, and the rest in proportion. The 99.9th percentiles are of Wilson and Hilferty's approximation.
+fn assert_drawn_as(expected: &[f64], drawn: &[u32], what: &str) {
+    assert!(drawn.iter().all(|&token| expected[token as usize] > 0.0), "{what}: a token was drawn that is not left");
+    let of_those_left: Vec<usize> = (0..expected.len()).filter(|&id| expected[id] > 0.0).collect();
+    let freedom = of_those_left.len() as f64 - 1.0;
+    let renumbered: Vec<u32> =
+        drawn.iter().filter_map(|&token| of_those_left.iter().position(|&id| id == token as usize)).map(|at| at as u32).collect();
+    let statistic = chi_square(&renumbered, &of_those_left.iter().map(|&id| expected[id]).collect::<Vec<_>>());
+    let percentile = freedom * (1.0 - 2.0 / (9.0 * freedom) + 3.09 * (2.0 / (9.0 * freedom)).sqrt()).powi(3);
+    assert!(freedom > 0.5 && statistic < percentile, "{what}: chi-square {statistic} with {freedom} degrees of freedom");
+}
+
+#[test]
+fn what_top_p_and_min_p_leave_is_drawn_in_proportion_at_each_temperature() {
+    let logits = [1.0, 0.0, 2.0, -1.0, 0.5, 1.5, -0.5, 0.25, 1.25, 0.75];
+    for temperature in [0.6f32, 1.0, 1.5] {
+        let with = |more: SamplingOptions| draws(SamplingOptions { temperature, ..more }, &logits, 60_000);
+        let by_top_p = truncated(&logits, temperature, |all, id| before(all, id) < 0.8);
+        assert_drawn_as(&by_top_p, &with(SamplingOptions { top_p: 0.8, ..plain() }), "top_p");
+        let largest = |all: &[f64]| all.iter().copied().fold(0.0, f64::max);
+        let by_min_p = truncated(&logits, temperature, |all, id| all[id] >= 0.25 * largest(all));
+        assert_drawn_as(&by_min_p, &with(SamplingOptions { min_p: 0.25, ..plain() }), "min_p");
+        let rank = |all: &[f64], id: usize| all.iter().filter(|&&probability| probability > all[id]).count();
+        let by_top_k = truncated(&logits, temperature, |all, id| rank(all, id) < 4);
+        assert_drawn_as(&by_top_k, &with(SamplingOptions { top_k: 4, ..plain() }), "top_k");
+        // Of the six that top_k leaves, top_p looks at shares of what those six hold.
+        let of_six = |all: &[f64]| -> f64 { (0..all.len()).filter(|&id| rank(all, id) < 6).map(|id| all[id]).sum() };
+        let by_both = truncated(&logits, temperature, |all, id| rank(all, id) < 6 && before(all, id) / of_six(all) < 0.7);
+        assert_drawn_as(&by_both, &with(SamplingOptions { top_k: 6, top_p: 0.7, ..plain() }), "top_k and top_p");
+    }
+}
+
+#[test]
+fn of_allowed_tokens_each_is_drawn_as_if_there_were_no_others() {
+    let logits = [1.0, 9.0, 2.0, -1.0, f32::NAN, 1.5, 8.0, 0.25];
+    let allowed = |token: u32| [0, 2, 3, 5, 7].contains(&token);
+    let sampled = |options: SamplingOptions| -> Vec<u32> {
+        let mut sampler = Sampler::new(options, 4096);
+        (0..40_000).map(|_| sampler.sample_allowed(&logits, allowed)).collect()
+    };
+    let of_the_rest = logits.map(|logit| if [9.0, 8.0].contains(&logit) || logit.is_nan() { -1e9 } else { logit });
+    assert_drawn_as(&truncated(&of_the_rest, 1.0, |all, id| all[id] > 0.0), &sampled(plain()), "all that is allowed");
+    // Among those, not among all: the two that are left out would have been the likeliest.
+    let by_top_p = truncated(&of_the_rest, 1.0, |all, id| before(all, id) < 0.8);
+    assert_drawn_as(&by_top_p, &sampled(SamplingOptions { top_p: 0.8, top_k: 4, ..plain() }), "top_p of what is allowed");
+    assert_eq!(sampled(SamplingOptions { temperature: 0.0, ..plain() })[0], 2);
+}
+
+#[test]
+fn penalties_reach_the_right_tokens_where_others_are_left_out() {
+    let mut sampler = Sampler::new(SamplingOptions { temperature: 0.0, repeat_penalty: 10.0, ..plain() }, 64);
+    sampler.accept(&[1, 5]);
+    assert_eq!(sampler.sample_allowed(&[9.0, 8.0, 7.0, 6.0, 5.0, 9.0], |token| token > 2), 3);
+    assert_eq!(sampler.sample_allowed(&[9.0, 8.0, 7.0, 6.0, 5.0, 90.0], |token| token > 2), 5);
+    assert_eq!(sampler.sample_allowed(&[f32::NAN, 8.0, f32::NEG_INFINITY], |token| token == 2), 2);
+}
+
 #[test]
 fn a_temperature_of_zero_is_greedy_and_of_equals_takes_the_lowest_id() {
     let options = SamplingOptions { temperature: 0.0, ..plain() };

@@ -5,6 +5,7 @@ use std::time::Instant;
 use tokio::sync::mpsc;
 
 use crate::api::{EngineError, Finish, FinishReason, GenerateEvent, TokenLogprob};
+use crate::constraint::Matching;
 use crate::sample::{self, Sampler};
 use crate::schedule::queue::GenerateJob;
 use crate::schedule::slot::Resume;
@@ -22,6 +23,8 @@ pub struct Generation {
     top_logprobs: Option<u32>,
     num_ctx: u32,
     sampler: Sampler,
+    /// What the answer is held to, as far as it was said.
+    matching: Option<Matching>,
     text: TextStream,
     events: mpsc::Sender<GenerateEvent>,
     submitted: Instant,
@@ -45,6 +48,7 @@ impl Generation {
             top_logprobs: request.top_logprobs,
             num_ctx,
             sampler,
+            matching: request.grammar.map(|grammar| grammar.begin()),
             text: TextStream::new(&request.stop),
             events,
             submitted,
@@ -67,17 +71,18 @@ impl Generation {
     }
 
     /// Takes the logits after the last token. The answer's end, where this is it.
-    pub fn advance(&mut self, logits: &[f32], tokenizer: &Tokenizer) -> Option<FinishReason> {
+    ///
+    /// Errors: InvalidRequest where what the answer is held to can't be followed.
+    pub fn advance(&mut self, logits: &[f32], tokenizer: &Tokenizer) -> Result<Option<FinishReason>, EngineError> {
         self.prefilled.get_or_insert_with(Instant::now);
         if self.max_tokens == Some(0) {
-            return Some(FinishReason::Length);
+            return Ok(Some(FinishReason::Length));
         }
-        let token = self.sampler.sample(logits);
+        let token = self.choose(logits)?;
         if tokenizer.is_end(token) {
-            let rest = self.text.rest();
-            self.show(rest);
-            return Some(FinishReason::Stop);
+            return Ok(Some(self.end(FinishReason::Stop)));
         }
+        let complete = self.matching.as_mut().map_or(Ok(false), |matching| matching.take(token))?;
         self.sampler.accept(&[token]);
         self.generated += 1;
         self.tokens.push(token);
@@ -86,15 +91,29 @@ impl Generation {
         let stopped = shown.stopped;
         self.show(shown);
         if stopped {
-            return Some(FinishReason::Stop);
+            return Ok(Some(FinishReason::Stop));
+        }
+        if complete {
+            return Ok(Some(self.end(FinishReason::Stop)));
         }
         let full = self.tokens.len() >= self.num_ctx as usize;
         if full || self.max_tokens.is_some_and(|max| self.generated >= max) {
-            let rest = self.text.rest();
-            self.show(rest);
-            return Some(FinishReason::Length);
+            return Ok(Some(self.end(FinishReason::Length)));
         }
-        None
+        Ok(None)
+    }
+
+    fn choose(&mut self, logits: &[f32]) -> Result<u32, EngineError> {
+        let Some(matching) = &mut self.matching else { return Ok(self.sampler.sample(logits)) };
+        let allowed = matching.allowed()?;
+        Ok(self.sampler.sample_allowed(logits, |token| allowed.has(token)))
+    }
+
+    /// Shows what was held back.
+    fn end(&mut self, reason: FinishReason) -> FinishReason {
+        let rest = self.text.rest();
+        self.show(rest);
+        reason
     }
 
     pub fn finish(self, reason: FinishReason) {

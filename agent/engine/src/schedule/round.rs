@@ -134,10 +134,15 @@ impl Rounds {
             if generation.is_prompt_read(slot.cached.len()) {
                 read_prompts.push(share.slot);
             }
-            if let Some(reason) = generation.advance(row, &self.tokenizer)
+            let result = generation.advance(row, &self.tokenizer).transpose();
+            if let Some(result) = result
                 && let Some(Work::Generate(generation)) = slot.work.take()
             {
-                generation.finish(reason);
+                match result {
+                    Ok(reason) => generation.finish(reason),
+                    // What the slot has cached is good all the same.
+                    Err(error) => generation.fail(error),
+                }
             }
         }
         self.keep(&read_prompts);

@@ -1,6 +1,7 @@
 //! JSON as it was written: an object's fields keep their order, as in Python, where chat templates print tools and calls in the order that they came in.
 //!
-//! `serde_json` sorts them, unless a feature is set for everything that is built along with it.
+//! `serde_json` sorts them, unless a feature is set for everything that is built along with it. Here `llguidance` sets it, which no reader of this should
+//! have to know.
 
 use std::fmt;
 

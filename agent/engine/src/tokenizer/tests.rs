@@ -39,14 +39,14 @@ struct SentencePieceFixture {
 }
 
 #[derive(Deserialize)]
-struct Case {
+pub(crate) struct Case {
     text: String,
     #[serde(default)]
     parse_special: bool,
     ids: Vec<u32>,
 }
 
-fn sentence_piece() -> (Tokenizer, Vec<Case>) {
+pub(crate) fn sentence_piece() -> (Tokenizer, Vec<Case>) {
     let fixture: SentencePieceFixture = serde_json::from_str(include_str!("../../testdata/tokenizer_sentencepiece.json")).unwrap();
     let written = HeaderWriter::architecture("llama")
         .string("tokenizer.ggml.model", "llama")
@@ -131,7 +131,7 @@ fn a_control_token_begins_a_new_text_and_a_user_defined_one_does_not() {
 }
 
 /// `play` and `ing`, in the form that GGUF files have them in.
-fn words() -> HeaderWriter {
+pub(crate) fn words() -> HeaderWriter {
     HeaderWriter::architecture("bert")
         .string("tokenizer.ggml.model", "bert")
         .strings("tokenizer.ggml.tokens", ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "▁play", "ing", "▁!"])

@@ -8,7 +8,7 @@ use stowage_engine::template::Json;
 
 use super::generate::run;
 use super::reply::{Shape, Writer};
-use super::{answer, asked};
+use super::{answer, asked, format};
 use crate::serve::account::Account;
 use crate::serve::error::Fault;
 use crate::serve::fields::{Body, Fields, is_empty};
@@ -26,6 +26,9 @@ async fn chatted(worker: &WorkerState, account: &Account, body: Body) -> Result<
     let asked = asked(&mut fields, worker, account)?;
     let messages = fields.array("messages")?.unwrap_or_default();
     let tools = fields.array("tools")?.unwrap_or_default();
+    if asked.constraint.is_some() && !tools.is_empty() {
+        return Err(fields.refuse(format::FIELD, "can't be kept to where `tools` may be called: leave one of the two out"));
+    }
     fields.finish()?;
     let messages: Vec<ChatMessage> =
         messages.into_iter().enumerate().map(|(index, value)| message(index, value)).collect::<Result<_, _>>()?;

@@ -6,7 +6,7 @@ use http::HeaderMap;
 use stowage_engine::{ChatMessage, GenerateRequest};
 
 use super::reply::{Shape, Writer};
-use super::{Asked, answer, asked};
+use super::{Asked, answer, asked, format};
 use crate::serve::account::Account;
 use crate::serve::error::Fault;
 use crate::serve::fields::{Body, Fields, is_empty};
@@ -64,12 +64,14 @@ async fn tokens(worker: &WorkerState, prompt: Prompt, context: u64) -> Result<Ve
 pub(super) async fn run(worker: &WorkerState, asked: Asked, prompt: Vec<u32>, with_tools: bool, writer: Writer) -> Result<Response, Fault> {
     // The engine knows the replica's context; a smaller one that was asked for is kept to here.
     let room = u32::try_from(asked.context.saturating_sub(prompt.len() as u64)).unwrap_or(u32::MAX);
+    let grammar = worker.constrain(format::FIELD, asked.constraint).await?;
     let request = GenerateRequest {
         prompt,
         sampling: asked.options.sampling(),
         max_tokens: Some(asked.options.max_tokens().map_or(room, |most| most.min(room))),
         stop: asked.options.stop,
         top_logprobs: asked.top_logprobs,
+        grammar,
     };
     let generation = worker.start(request, &writer.account, with_tools)?;
     if asked.stream { Ok(writer.stream(generation)) } else { writer.whole(generation).await }

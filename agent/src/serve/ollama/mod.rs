@@ -3,6 +3,7 @@
 mod chat;
 mod describe;
 mod embed;
+mod format;
 mod generate;
 pub mod manage;
 mod options;
@@ -12,6 +13,7 @@ use axum::Router;
 use axum::response::Response;
 use axum::routing::{get, post};
 use serde_json::Value;
+use stowage_engine::Constraint;
 
 use super::account::Account;
 use super::defaults::RequestOptions;
@@ -54,6 +56,8 @@ struct Asked {
     model: String,
     stream: bool,
     options: RequestOptions,
+    /// What the answer is held to.
+    constraint: Option<Constraint>,
     /// Tokens that prompt and answer may take together.
     context: u64,
     truncate: bool,
@@ -72,7 +76,7 @@ fn asked(fields: &mut Fields, worker: &Worker, account: &Account) -> Result<Aske
     let (options, context) = options::read(fields.object("options")?, worker)?;
     let truncate = fields.boolean("truncate")?.unwrap_or(true);
     options::keep_alive(fields)?;
-    fields.only("format", is_empty, "is not honoured: this engine does not constrain its answers; ask for JSON in the prompt")?;
+    let constraint = format::read(fields)?;
     fields.only("think", is_empty, "is not honoured: thinking is not told apart from the answer; leave it out, or set it to false")?;
     fields.only("shift", is_empty, "is not honoured: an answer ends where the context is full, with done_reason `length`")?;
     let wanted = fields.boolean("logprobs")?.unwrap_or(false);
@@ -80,5 +84,6 @@ fn asked(fields: &mut Fields, worker: &Worker, account: &Account) -> Result<Aske
     if alternatives.is_some_and(|count| count > 0) && !wanted {
         return Err(fields.refuse("top_logprobs", "needs `logprobs` to be true"));
     }
-    Ok(Asked { model, stream, options, context, truncate, top_logprobs: wanted.then(|| alternatives.unwrap_or(0)) })
+    let top_logprobs = wanted.then(|| alternatives.unwrap_or(0));
+    Ok(Asked { model, stream, options, constraint, context, truncate, top_logprobs })
 }

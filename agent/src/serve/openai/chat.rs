@@ -7,7 +7,7 @@ use stowage_engine::template::Json;
 
 use super::options::{self, Asked};
 use super::reply::{Choice, Shape, Writer};
-use super::{answer, messages};
+use super::{answer, messages, response_format};
 use crate::serve::account::Account;
 use crate::serve::error::Fault;
 use crate::serve::fields::{Body, Fields, is_empty};
@@ -26,10 +26,16 @@ async fn completed(worker: &WorkerState, account: &Account, body: Body) -> Resul
     asked.most_tokens = fields.unsigned("max_completion_tokens", 1..=u32::MAX)?.or(asked.most_tokens);
     let top_logprobs = logprobs(&mut fields)?;
     let (tools, one_call) = tools(&mut fields)?;
+    let constraint = response_format::read(&mut fields)?;
+    if constraint.is_some() && !tools.is_empty() {
+        let why = "can't be kept to where `tools` may be called: leave one of the two out, or set `tool_choice` to none";
+        return Err(fields.refuse(response_format::FIELD, why));
+    }
     without_effect(&mut fields)?;
     let values = fields.array("messages")?.ok_or_else(|| fields.refuse("messages", "is required"))?;
     fields.finish()?;
     let messages = messages::read(values)?;
+    asked.grammar = worker.constrain(response_format::FIELD, constraint).await?;
     let with_tools = !tools.is_empty();
     let conversation = Conversation { messages, tools, when_too_long: WhenTooLong::Refuse, context: worker.num_ctx() };
     let name_field = |fault: Fault| Fault { field: fault.field.or(Some("messages".into())), ..fault };
@@ -78,8 +84,6 @@ fn tools(fields: &mut Fields) -> Result<(Vec<Json>, bool), Fault> {
 
 /// Fields that are taken where they ask for nothing, or for what is so anyway.
 fn without_effect(fields: &mut Fields) -> Result<(), Fault> {
-    let unconstrained = "is not honoured: this engine does not constrain its answers; ask for JSON in the prompt";
-    fields.only("response_format", options::is_text_format, unconstrained)?;
     fields.only("store", is_empty, "is not honoured: nothing is stored")?;
     fields.only("service_tier", |tier| tier == "auto" || tier == "default", "must be auto or default: there is one tier")?;
     fields.only("modalities", |value| value == &serde_json::json!(["text"]), "must be [\"text\"]: this model writes text only")?;

@@ -7,6 +7,7 @@ mod messages;
 mod models;
 mod options;
 mod reply;
+mod response_format;
 
 use axum::Router;
 use axum::response::Response;

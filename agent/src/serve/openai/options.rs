@@ -1,7 +1,6 @@
 //! The fields that `/v1/chat/completions` and `/v1/completions` have in common.
 
-use serde_json::Value;
-use stowage_engine::GenerateRequest;
+use stowage_engine::{GenerateRequest, Grammar};
 
 use crate::serve::account::Account;
 use crate::serve::defaults::RequestOptions;
@@ -23,6 +22,8 @@ pub struct Asked {
     pub choices: u32,
     pub options: RequestOptions,
     pub most_tokens: Option<u32>,
+    /// What the answers are held to.
+    pub grammar: Option<Grammar>,
 }
 
 pub fn read(fields: &mut Fields, worker: &Worker, account: &Account) -> Result<Asked, Fault> {
@@ -39,7 +40,7 @@ pub fn read(fields: &mut Fields, worker: &Worker, account: &Account) -> Result<A
     fields.only("logit_bias", is_empty, "is not honoured: the engine has no way to favour single tokens")?;
     // Who asks is for the client's own records; it changes no answer.
     fields.string("user")?;
-    Ok(Asked { model, stream, include_usage, choices, options, most_tokens })
+    Ok(Asked { model, stream, include_usage, choices, options, most_tokens, grammar: None })
 }
 
 fn stream_options(fields: &mut Fields, stream: bool) -> Result<bool, Fault> {
@@ -84,11 +85,6 @@ impl Asked {
         let mut sampling = self.options.sampling();
         sampling.seed = sampling.seed.map(|seed| seed.wrapping_add(u64::from(index)));
         let max_tokens = self.most_tokens.or(self.options.max_tokens());
-        GenerateRequest { prompt, sampling, stop: self.options.stop.clone(), max_tokens, top_logprobs }
+        GenerateRequest { prompt, sampling, stop: self.options.stop.clone(), max_tokens, top_logprobs, grammar: self.grammar.clone() }
     }
-}
-
-/// `{"type": "text"}` is what an answer is anyway.
-pub fn is_text_format(value: &Value) -> bool {
-    value.get("type").and_then(Value::as_str) == Some("text")
 }

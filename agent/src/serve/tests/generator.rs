@@ -4,19 +4,20 @@ use std::time::Duration;
 
 use stowage_engine::template::Json;
 use stowage_engine::{
-    ChatMessage, EngineError, Finish, FinishReason, GenerateEvent, GenerateRequest, ModelInfo, SamplingOptions, TokenLogprob,
+    ChatMessage, Constraint, Constraints, EngineError, Finish, FinishReason, GenerateEvent, GenerateRequest, ModelInfo, TokenLogprob,
 };
 use stowage_placement::Reason;
 use tokio::sync::mpsc;
 
-use super::super::{Embeddings, Generator};
+use super::super::{Constrained, Embeddings, Generator};
 
 /// Tokens are characters; a chat is `<role>content` for each message, then `<assistant>`.
 ///
 /// The last message decides: `write X` answers `X`, `busy` has no slot, `fail` breaks off, `forever` goes on until its reader leaves, `options`
-/// tells the sampling options, `roles` the roles read; anything else is repeated.
+/// tells the sampling options, `roles` the roles read, `held` what the answer should be held to, which it never is; anything else is repeated.
 pub struct Parrot {
     info: ModelInfo,
+    constraints: Constraints,
 }
 
 impl Parrot {
@@ -34,7 +35,8 @@ impl Parrot {
             chat_template: "{% for message in messages %}{{ message.content }}{% endfor %}{{ tools }}".into(),
             metadata: [("general.architecture".to_owned(), "parrot".into())].into(),
         };
-        Parrot { info }
+        let bytes: Vec<Vec<u8>> = (0..=u8::MAX).map(|byte| vec![byte]).chain([Vec::new()]).collect();
+        Parrot { info, constraints: Constraints::of(&bytes, &[256]).unwrap() }
     }
 }
 
@@ -42,12 +44,13 @@ fn text_of(tokens: &[u32]) -> String {
     tokens.iter().filter_map(|token| char::from_u32(*token)).collect()
 }
 
-fn answer_to(prompt: &str, sampling: &SamplingOptions) -> String {
+fn answer_to(prompt: &str, request: &GenerateRequest) -> String {
     let before = prompt.strip_suffix("<assistant>").unwrap_or(prompt);
     let last = before.rsplit('>').next().unwrap_or_default();
     match last.split_once(' ').map_or((last, ""), |(first, rest)| (first, rest)) {
         ("write", text) => text.to_owned(),
-        ("options", _) => format!("{sampling:?}"),
+        ("options", _) => format!("{:?}", request.sampling),
+        ("held", _) => format!("{:?}", request.grammar.as_ref().map(|grammar| grammar.constraint())),
         ("roles", _) => before.split('<').filter_map(|part| part.split('>').next()).collect::<Vec<_>>().join(" ").trim().to_owned(),
         _ => last.to_owned(),
     }
@@ -62,7 +65,7 @@ fn logprobs(text: &str, top: Option<u32>) -> Vec<TokenLogprob> {
 /// Sends the answer character by character, until a stop string, the limit, or the reader's end.
 async fn speak(request: GenerateRequest, events: mpsc::Sender<GenerateEvent>) {
     let prompt = text_of(&request.prompt);
-    let answer = answer_to(&prompt, &request.sampling);
+    let answer = answer_to(&prompt, &request);
     if prompt.contains(">forever") {
         while events.send(GenerateEvent::Text { text: "on and ".into(), logprobs: Vec::new() }).await.is_ok() {}
         return;
@@ -108,6 +111,10 @@ impl Generator for Parrot {
     fn render_chat(&self, messages: &[ChatMessage], _: &[Json]) -> Result<String, EngineError> {
         let turns: String = messages.iter().map(|message| format!("<{}>{}", message.role, message.content)).collect();
         Ok(turns + "<assistant>")
+    }
+
+    fn constrain(&self, constraint: Constraint) -> Constrained<'_> {
+        Box::pin(self.constraints.compile(constraint))
     }
 
     fn generate(&self, request: GenerateRequest) -> Result<mpsc::Receiver<GenerateEvent>, EngineError> {

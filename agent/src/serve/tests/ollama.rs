@@ -89,7 +89,10 @@ async fn load_options_are_taken_where_they_ask_for_what_is_so_and_else_name_the_
 async fn what_cannot_be_honoured_is_refused_by_name() {
     let router = parrot();
     let cases = [
-        ("/api/generate", json!({"format": "json"}), "format"),
+        ("/api/generate", json!({"format": "xml"}), "format"),
+        ("/api/generate", json!({"prompt": "x", "format": {"type": "object", "properties": {"a": {"not": {}}}}}), "format"),
+        ("/api/chat", json!({"format": 3}), "format"),
+        ("/api/chat", json!({"format": "json", "tools": [{"type": "function", "function": {"name": "f"}}]}), "format"),
         ("/api/generate", json!({"images": ["aGk="]}), "images"),
         ("/api/generate", json!({"suffix": "x"}), "suffix"),
         ("/api/generate", json!({"context": [1]}), "context"),
@@ -114,6 +117,40 @@ async fn what_cannot_be_honoured_is_refused_by_name() {
         assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{body}");
         let message = answer.json()["error"].as_str().unwrap().to_owned();
         assert!(message.contains(&format!("`{name}`")), "{name} in {message}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_is_held_to_json_or_to_a_schema_with_its_fields_in_order() {
+    let router = parrot();
+    let held = async |path: &str, format: Value| {
+        let mut body = chat("held");
+        body["prompt"] = json!("held");
+        body["format"] = format;
+        body.as_object_mut().unwrap().remove(if path == "/api/chat" { "prompt" } else { "messages" });
+        let answer = post(&router, path, body).await.json();
+        answer["message"]["content"].as_str().or(answer["response"].as_str()).unwrap_or_else(|| panic!("{answer}")).to_owned()
+    };
+    for path in ["/api/chat", "/api/generate"] {
+        assert_eq!(held(path, json!("json")).await, "Some(JsonObject)");
+        for nothing in [json!(""), Value::Null] {
+            assert_eq!(held(path, nothing).await, "None");
+        }
+    }
+    let schema = r#"{"type":"object","properties":{"z":{"type":"integer"},"a":{"type":"string"}},"required":["z","a"]}"#;
+    let body = format!(r#"{{"model":"parrot","stream":false,"prompt":"held","format":{schema}}}"#);
+    let said = send(&router, Method::POST, "/api/generate", body).await.json()["response"].as_str().unwrap().to_owned();
+    assert!(said.starts_with("Some(JsonSchema(") && said.find("\"z\"") < said.find("\"a\""), "{said}");
+}
+
+#[tokio::test]
+async fn a_schema_that_is_not_supported_is_refused_before_a_stream_begins_with_what_and_where() {
+    let format = json!({"type": "object", "properties": {"tags": {"type": "array", "uniqueItems": true}}});
+    let answer = post(&parrot(), "/api/generate", json!({"model": "parrot", "prompt": "x", "format": format})).await;
+    assert_eq!(answer.status, StatusCode::BAD_REQUEST);
+    let message = answer.json()["error"].as_str().unwrap().to_owned();
+    for part in ["`format`", "/properties/tags", "uniqueItems"] {
+        assert!(message.contains(part), "{part} in {message}");
     }
 }
 

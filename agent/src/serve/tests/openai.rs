@@ -108,11 +108,35 @@ async fn a_conversation_with_parts_tools_and_a_developer_is_read() {
 }
 
 #[tokio::test]
+async fn answers_are_held_to_what_response_format_says() {
+    let router = parrot();
+    let held = async |more: Value| {
+        let answer = post(&router, CHAT, with("held", more)).await.json();
+        answer["choices"].as_array().unwrap_or_else(|| panic!("{answer}")).last().unwrap()["message"]["content"].clone()
+    };
+    assert_eq!(held(json!({"response_format": {"type": "text"}})).await, "None");
+    assert_eq!(held(json!({"response_format": {"type": "json_object"}, "n": 2})).await, "Some(JsonObject)");
+    for strict in [json!(true), json!(false), Value::Null] {
+        let format = json!({"type": "json_schema", "json_schema": {"name": "ship", "strict": strict, "schema": {"type": "integer"}}});
+        assert_eq!(held(json!({"response_format": format})).await, r#"Some(JsonSchema(Object([("type", String("integer"))])))"#);
+    }
+    let untold = json!({"response_format": {"type": "json_object"}, "tools": [{"type": "function"}], "tool_choice": "none"});
+    assert_eq!(held(untold).await, "Some(JsonObject)");
+}
+
+#[tokio::test]
 async fn what_cannot_be_honoured_is_refused_by_name() {
     let router = parrot();
     let image = json!([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]);
     let cases = [
-        (json!({"response_format": {"type": "json_object"}}), "response_format"),
+        (json!({"response_format": "json"}), "response_format"),
+        (json!({"response_format": {"type": "xml"}}), "response_format.type"),
+        (json!({"response_format": {"type": "json_schema"}}), "response_format.json_schema"),
+        (json!({"response_format": {"type": "json_schema", "json_schema": {"schema": {}}}}), "response_format.json_schema.name"),
+        (json!({"response_format": {"type": "json_schema", "json_schema": {"name": "n"}}}), "response_format.json_schema.schema"),
+        (json!({"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": {"not": {}}}}}), "response_format"),
+        (json!({"response_format": {"type": "json_object", "schema": {}}}), "response_format.schema"),
+        (json!({"response_format": {"type": "json_object"}, "tools": [{"type": "function"}]}), "response_format"),
         (json!({"temperature": 3}), "temperature"),
         (json!({"n": 0}), "n"),
         (json!({"max_tokens": 0}), "max_tokens"),
