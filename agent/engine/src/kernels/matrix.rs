@@ -16,6 +16,9 @@ use crate::pool::{Pool, Worker};
 /// Panels that are unpacked at once: 24 KiB, most of a first-level cache.
 const PANELS: usize = 32;
 
+/// Activations that a pass over a matrix goes through at once, so that they stay in the second-level cache.
+const PASS_BYTES: usize = 512 << 10;
+
 /// `rows` outputs by `columns` inputs.
 pub struct Matrix {
     ggml_type: GgmlType,
@@ -79,6 +82,17 @@ impl Matrix {
         Ok(matrix)
     }
 
+    /// A matrix whose region is packed already.
+    pub fn packed(ggml_type: GgmlType, rows: usize, columns: usize, region: Region) -> Matrix {
+        Matrix {
+            ggml_type,
+            rows,
+            columns,
+            row_bytes: columns / ggml_type.block_elements() as usize * ggml_type.block_bytes() as usize,
+            region,
+        }
+    }
+
     /// Tiles of 16 rows, the last of them maybe not full: the unit in which threads share the work.
     pub fn tiles(&self) -> usize {
         self.rows.div_ceil(ROWS)
@@ -102,6 +116,31 @@ impl Matrix {
             tile::unpack(self.ggml_type, self.tile(tile), self.row_bytes, block, row..row + 1, &mut panel);
             for (column, to) in to.iter_mut().enumerate() {
                 *to = panel.weight(row, column);
+            }
+        }
+    }
+
+    /// Some of the tiles times all columns, in passes over as many columns as a cache holds.
+    ///
+    /// # Safety
+    ///
+    /// As for `multiply`.
+    pub unsafe fn multiply_tiles(&self, isa: Isa, tiles: std::ops::Range<usize>, columns: &Columns, products: Products) {
+        let column_bytes = (self.columns.div_ceil(BLOCK) * BLOCK_BYTES).max(1);
+        let pass = (PASS_BYTES / column_bytes / columns.width).max(1) * columns.width;
+        for first in (0..columns.tokens).step_by(pass) {
+            // SAFETY: by the contract of this function; `first` is the beginning of a group.
+            unsafe {
+                let columns = Columns {
+                    tokens: pass.min(columns.tokens - first),
+                    floats: columns.floats.add(first * columns.stride),
+                    quantised: columns.quantised.wrapping_add(first * column_bytes),
+                    ..*columns
+                };
+                let products = Products { to: products.to.wrapping_add(first * products.stride), ..products };
+                for tile in tiles.clone() {
+                    self.multiply(isa, tile, &columns, products);
+                }
             }
         }
     }
