@@ -85,7 +85,8 @@ fn any_matrix(ty: GgmlType, rows: usize, columns: usize) -> Result<Matrix, Engin
     let bytes = layout::weight_bytes(ty, rows as u64, columns as u64, Backend::Cpu);
     let bytes =
         bytes.ok_or_else(|| EngineError::new(Reason::LoadFailed, format!("{rows} x {columns} {ty} is no whole number of bytes")))?;
-    Ok(Matrix::packed(ty, rows, columns, any_bytes(bytes.0)?))
+    let no_kernels = || EngineError::new(Reason::EngineCannotRun, format!("there are no kernels for {ty}"));
+    Matrix::packed(ty, rows, columns, any_bytes(bytes.0)?).ok_or_else(no_kernels)
 }
 
 /// Activations of some tokens and room for their products.

@@ -2,10 +2,11 @@
 
 use stowage_placement::Reason;
 use stowage_placement::gguf::GgmlType;
-use stowage_placement::layout;
 
 use super::Isa;
-use super::product::{Format, TileProduct};
+use super::format::Format;
+use super::plain::{Float, PlainProduct};
+use super::product::TileProduct;
 use super::rows::{BLOCK, BLOCK_BYTES};
 use super::tile::{self, Panel, ROWS};
 use crate::api::EngineError;
@@ -13,20 +14,40 @@ use crate::arena::Region;
 use crate::file_mmap::TensorView;
 use crate::pool::{Pool, Worker};
 
-/// Panels that are unpacked at once: 24 KiB, most of a first-level cache.
-const PANELS: usize = 32;
+/// Panels that are unpacked at once: 18 KiB, so that a first-level cache has room for a group of columns too.
+const PANELS: usize = 24;
 
 /// Activations that a pass over a matrix goes through at once, so that they stay in the second-level cache.
 const PASS_BYTES: usize = 512 << 10;
 
 /// `rows` outputs by `columns` inputs.
 pub struct Matrix {
-    ggml_type: GgmlType,
+    weights: Weights,
     pub rows: usize,
     pub columns: usize,
     /// Bytes of one row, as in the file.
     row_bytes: usize,
     region: Region,
+}
+
+/// How a matrix's weights lie in its region.
+#[derive(Clone, Copy)]
+enum Weights {
+    /// Packed into tiles.
+    Tiled(Format),
+    /// Rows as in the file.
+    Plain(Float),
+}
+
+impl Weights {
+    fn of(ty: GgmlType) -> Option<Weights> {
+        Some(match ty {
+            GgmlType::F32 => Weights::Plain(Float::F32),
+            GgmlType::F16 => Weights::Plain(Float::F16),
+            GgmlType::BF16 => Weights::Plain(Float::BF16),
+            _ => Weights::Tiled(Format::of(ty)?),
+        })
+    }
 }
 
 /// The columns that a matrix is multiplied with, one a token.
@@ -55,11 +76,15 @@ impl Matrix {
         let (rows, columns) = (view.rows, view.columns);
         if rows == 1 {
             read_floats(view, region.floats_mut())?;
-            return Ok(Matrix { ggml_type: GgmlType::F32, rows, columns, row_bytes: columns * 4, region });
+            return Ok(Matrix { weights: Weights::Plain(Float::F32), rows, columns, row_bytes: columns * 4, region });
         }
+        let Some(weights) = Weights::of(view.ggml_type) else {
+            let message = format!("tensor `{}` has type {}, for which there are no kernels", view.name, view.ggml_type);
+            return Err(EngineError::new(Reason::EngineCannotRun, message));
+        };
         let row_bytes = view.data.len() / rows;
-        let matrix = Matrix { ggml_type: view.ggml_type, rows, columns, row_bytes, region };
-        let held = if layout::is_tiled(view.ggml_type) { matrix.tiles() * ROWS } else { rows };
+        let matrix = Matrix { weights, rows, columns, row_bytes, region };
+        let held = if matrix.is_quantised() { matrix.tiles() * ROWS } else { rows };
         if matrix.region.len() < held * row_bytes || (matrix.is_quantised() && !columns.is_multiple_of(BLOCK)) {
             let message = format!(
                 "tensor `{}` of {rows} x {columns} {} does not fit in the {} bytes planned for it",
@@ -76,21 +101,19 @@ impl Matrix {
                 let length = if matrix.is_quantised() { ROWS * row_bytes } else { from.len() };
                 // SAFETY: the region has room for all tiles, as was just checked, and each is written by one thread.
                 let to = unsafe { std::slice::from_raw_parts_mut(matrix.region.as_ptr().add(tile * ROWS * row_bytes), length) };
-                tile::pack(view.ggml_type, from, row_bytes, to);
+                match weights {
+                    Weights::Tiled(format) => tile::pack(format, from, row_bytes, to),
+                    Weights::Plain(_) => to.copy_from_slice(from),
+                }
             }
         });
         Ok(matrix)
     }
 
-    /// A matrix whose region is packed already.
-    pub fn packed(ggml_type: GgmlType, rows: usize, columns: usize, region: Region) -> Matrix {
-        Matrix {
-            ggml_type,
-            rows,
-            columns,
-            row_bytes: columns / ggml_type.block_elements() as usize * ggml_type.block_bytes() as usize,
-            region,
-        }
+    /// A matrix whose region is packed already. `None`: its type has no kernels.
+    pub fn packed(ty: GgmlType, rows: usize, columns: usize, region: Region) -> Option<Matrix> {
+        let row_bytes = columns / ty.block_elements() as usize * ty.block_bytes() as usize;
+        Some(Matrix { weights: Weights::of(ty)?, rows, columns, row_bytes, region })
     }
 
     /// Tiles of 16 rows, the last of them maybe not full: the unit in which threads share the work.
@@ -100,22 +123,22 @@ impl Matrix {
 
     /// Whether it is multiplied with quantised columns.
     pub fn is_quantised(&self) -> bool {
-        layout::is_tiled(self.ggml_type)
+        matches!(self.weights, Weights::Tiled(_))
     }
 
     /// A row's weights as floats. `to` has `columns` of them.
     pub fn read_row(&self, row: usize, to: &mut [f32]) {
-        if !self.is_quantised() {
-            let bytes = &self.region.bytes()[row * self.row_bytes..][..self.row_bytes];
-            plain_floats(self.ggml_type, bytes, to);
-            return;
-        }
-        let (tile, row) = (row / ROWS, row % ROWS);
-        let mut panel = Panel::EMPTY;
-        for (block, to) in to.chunks_exact_mut(BLOCK).enumerate() {
-            tile::unpack(self.ggml_type, self.tile(tile), self.row_bytes, block, row..row + 1, &mut panel);
-            for (column, to) in to.iter_mut().enumerate() {
-                *to = panel.weight(row, column);
+        match self.weights {
+            Weights::Plain(float) => plain_floats(float, &self.region.bytes()[row * self.row_bytes..][..self.row_bytes], to),
+            Weights::Tiled(format) => {
+                let (tile, row) = (row / ROWS, row % ROWS);
+                let mut panel = Panel::EMPTY;
+                for (block, to) in to.chunks_exact_mut(BLOCK).enumerate() {
+                    tile::unpack(format, self.tile(tile), block, row..row + 1, &mut panel);
+                    for (column, to) in to.iter_mut().enumerate() {
+                        *to = panel.weight(row, column);
+                    }
+                }
             }
         }
     }
@@ -154,13 +177,15 @@ impl Matrix {
     pub unsafe fn multiply(&self, isa: Isa, tile: usize, columns: &Columns, products: Products) {
         // SAFETY: by the contract of this function.
         unsafe {
-            if !self.is_quantised() {
-                self.multiply_plain(isa, tile, columns, products);
-            } else if isa.multiplies(Format::of(self.ggml_type)) {
-                let format = Format::of(self.ggml_type);
-                self.multiply_groups(isa, format, tile, self.tile(tile).as_ptr(), 0..self.columns / BLOCK, columns, products);
-            } else {
-                self.multiply_panels(isa, tile, columns, products);
+            match self.weights {
+                Weights::Plain(float) => self.multiply_plain(isa, float, tile, columns, products),
+                Weights::Tiled(format) if columns.width == 1 && isa.multiplies_tiles() => {
+                    for token in 0..columns.tokens {
+                        let tile_product = self.product(tile, 0..self.columns / BLOCK, token, columns, products);
+                        isa.column_product(format, &tile_product);
+                    }
+                }
+                Weights::Tiled(format) => self.multiply_panels(isa, format, tile, columns, products),
             }
         }
     }
@@ -169,90 +194,69 @@ impl Matrix {
         &self.region.bytes()[tile * ROWS * self.row_bytes..][..ROWS * self.row_bytes]
     }
 
-    /// # Safety
-    ///
-    /// As for `multiply`; `from` holds the blocks of the tile in this format.
-    #[allow(clippy::too_many_arguments)]
-    unsafe fn multiply_groups(
-        &self,
-        isa: Isa,
-        format: Format,
-        tile: usize,
-        from: *const u8,
-        blocks: std::ops::Range<usize>,
-        columns: &Columns,
-        products: Products,
-    ) {
+    /// What some blocks of a tile times a group is; `tile` is to be replaced where the blocks are unpacked.
+    fn product(&self, tile: usize, blocks: std::ops::Range<usize>, group: usize, columns: &Columns, products: Products) -> TileProduct {
         let width = columns.width;
-        let group_bytes = self.columns / BLOCK * width * BLOCK_BYTES;
-        for group in 0..columns.tokens.div_ceil(width) {
-            let first = group * width;
-            // SAFETY: by the contract of this function: there are as many groups and rows of products as tokens ask for.
-            unsafe {
-                let product = TileProduct {
-                    tile: from,
-                    blocks: blocks.len(),
-                    group: columns.quantised.add(group * group_bytes + blocks.start * width * BLOCK_BYTES),
-                    width,
-                    columns: width.min(columns.tokens - first),
-                    rows: ROWS.min(self.rows - tile * ROWS),
-                    // Of some rows of a matrix, `to` lies before the memory by as many rows as are left out.
-                    to: products.to.wrapping_add(first * products.stride + tile * ROWS),
-                    stride: products.stride,
-                    add: products.add || blocks.start > 0,
-                };
-                isa.tile_product(format, &product);
-            }
+        let (first, block_bytes) = (group * width, width * BLOCK_BYTES);
+        TileProduct {
+            tile: self.tile(tile).as_ptr(),
+            blocks: blocks.len(),
+            group: columns.quantised.wrapping_add((group * (self.columns / BLOCK) + blocks.start) * block_bytes),
+            width,
+            columns: width.min(columns.tokens - first),
+            rows: ROWS.min(self.rows - tile * ROWS),
+            // Of some rows of a matrix, `to` lies before the memory by as many rows as are left out.
+            to: products.to.wrapping_add(first * products.stride + tile * ROWS),
+            stride: products.stride,
+            add: products.add || blocks.start > 0,
         }
     }
 
     /// # Safety
     ///
     /// As for `multiply`.
-    unsafe fn multiply_panels(&self, isa: Isa, tile: usize, columns: &Columns, products: Products) {
+    unsafe fn multiply_panels(&self, isa: Isa, format: Format, tile: usize, columns: &Columns, products: Products) {
         let mut panels = [const { Panel::EMPTY }; PANELS];
-        // Where the type has a kernel of its own, this is the path without it.
-        let (format, blocks) = (Format::of(self.ggml_type), self.columns / BLOCK);
-        let format = if format.is_panel() { format } else { Format::Panel };
-        for start in (0..blocks).step_by(PANELS) {
-            let end = blocks.min(start + PANELS);
-            for block in start..end {
-                tile::unpack(self.ggml_type, self.tile(tile), self.row_bytes, block, 0..ROWS, &mut panels[block - start]);
+        let blocks = self.columns / BLOCK;
+        let at_once = blocks.div_ceil(blocks.div_ceil(PANELS));
+        for start in (0..blocks).step_by(at_once) {
+            let range = start..blocks.min(start + at_once);
+            isa.unpack(format, self.tile(tile), range.clone(), &mut panels);
+            for group in 0..columns.tokens.div_ceil(columns.width) {
+                let product = self.product(tile, range.clone(), group, columns, products);
+                // SAFETY: by the contract of this function, and the panels are these blocks.
+                unsafe { isa.panel_product(format, &TileProduct { tile: panels.as_ptr().cast(), ..product }) };
             }
-            // SAFETY: by the contract of this function, and the panels are these blocks.
-            unsafe { self.multiply_groups(isa, format, tile, panels.as_ptr().cast(), start..end, columns, products) };
         }
     }
 
     /// # Safety
     ///
     /// As for `multiply`.
-    unsafe fn multiply_plain(&self, isa: Isa, tile: usize, columns: &Columns, products: Products) {
-        for row in tile * ROWS..self.rows.min((tile + 1) * ROWS) {
-            for token in 0..columns.tokens {
-                // SAFETY: by the contract of this function; the row lies in the region.
-                unsafe {
-                    let weights = self.region.as_ptr().add(row * self.row_bytes);
-                    let column = columns.floats.add(token * columns.stride);
-                    let sum = match self.ggml_type {
-                        GgmlType::F16 => isa.dot_f16(weights.cast(), column, self.columns),
-                        GgmlType::BF16 => isa.dot_bf16(weights.cast(), column, self.columns),
-                        _ => isa.dot_f32(weights.cast(), column, self.columns),
-                    };
-                    let to = products.to.wrapping_add(token * products.stride + row);
-                    *to = if products.add { *to + sum } else { sum };
-                }
-            }
-        }
+    unsafe fn multiply_plain(&self, isa: Isa, float: Float, tile: usize, columns: &Columns, products: Products) {
+        let product = PlainProduct {
+            float,
+            weights: self.region.bytes()[tile * ROWS * self.row_bytes..].as_ptr(),
+            rows: ROWS.min(self.rows - tile * ROWS),
+            length: self.columns,
+            floats: columns.floats,
+            stride: columns.stride,
+            columns: columns.tokens,
+            to: products.to.wrapping_add(tile * ROWS),
+            to_stride: products.stride,
+            add: products.add,
+        };
+        // SAFETY: by the contract of this function; the rows lie in the region.
+        unsafe { isa.plain_product(&product) };
     }
 }
 
 /// A tensor of one row as floats, whatever its type.
 pub fn read_floats(view: &TensorView<'_>, to: &mut [f32]) -> Result<(), EngineError> {
-    let to = &mut to[..view.columns];
-    match view.ggml_type {
-        GgmlType::F32 | GgmlType::F16 | GgmlType::BF16 => plain_floats(view.ggml_type, view.data, to),
-        ty => {
+    match Weights::of(view.ggml_type) {
+        Some(Weights::Plain(float)) => plain_floats(float, view.data, &mut to[..view.columns]),
+        _ => {
+            let ty = view.ggml_type;
             let message = format!("tensor `{}` of one row has type {ty}; the engine reads such from F32, F16 and BF16", view.name);
             return Err(EngineError::new(Reason::EngineCannotRun, message));
         }
@@ -262,15 +266,15 @@ pub fn read_floats(view: &TensorView<'_>, to: &mut [f32]) -> Result<(), EngineEr
 
 /// A tensor of F32 as it is.
 pub fn read_all(view: &TensorView<'_>, to: &mut [f32]) {
-    plain_floats(GgmlType::F32, view.data, to);
+    plain_floats(Float::F32, view.data, to);
 }
 
-fn plain_floats(ty: GgmlType, bytes: &[u8], to: &mut [f32]) {
+fn plain_floats(float: Float, bytes: &[u8], to: &mut [f32]) {
     let pairs = bytes.chunks_exact(2).map(|pair| [pair[0], pair[1]]);
-    match ty {
-        GgmlType::F16 => to.iter_mut().zip(pairs).for_each(|(to, pair)| *to = half::f16::from_le_bytes(pair).to_f32()),
-        GgmlType::BF16 => to.iter_mut().zip(pairs).for_each(|(to, pair)| *to = half::bf16::from_le_bytes(pair).to_f32()),
-        _ => {
+    match float {
+        Float::F16 => to.iter_mut().zip(pairs).for_each(|(to, pair)| *to = half::f16::from_le_bytes(pair).to_f32()),
+        Float::BF16 => to.iter_mut().zip(pairs).for_each(|(to, pair)| *to = half::bf16::from_le_bytes(pair).to_f32()),
+        Float::F32 => {
             for (to, four) in to.iter_mut().zip(bytes.chunks_exact(4)) {
                 *to = f32::from_le_bytes([four[0], four[1], four[2], four[3]]);
             }

@@ -157,8 +157,47 @@ fn products_are_those_of_the_weights_as_floats_to_within_the_rounding_of_activat
     }
 }
 
+/// Blocks of one byte over and over, but for their scales in f16.
+fn uniform_blocks(ty: GgmlType, elements: usize, byte: u8) -> Vec<u8> {
+    let places: &[usize] = match ty {
+        GgmlType::Q4_1 | GgmlType::Q5_1 | GgmlType::Q4_K | GgmlType::Q5_K => &[0, 2],
+        GgmlType::Q2_K => &[80, 82],
+        GgmlType::Q3_K => &[108],
+        GgmlType::Q6_K => &[208],
+        GgmlType::MXFP4 => &[],
+        _ => &[0],
+    };
+    let mut data = vec![byte; elements / ty.block_elements() as usize * ty.block_bytes() as usize];
+    for block in data.chunks_exact_mut(ty.block_bytes() as usize) {
+        places.iter().for_each(|&at| block[at..at + 2].copy_from_slice(&half::f16::from_f32(0.01).to_le_bytes()));
+        if ty == GgmlType::MXFP4 {
+            block[0] = 124;
+        }
+    }
+    data
+}
+
+#[test]
+fn the_largest_weights_and_activations_overflow_no_sum() {
+    for (ty, _) in TYPES.into_iter().filter(|(ty, _)| stowage_placement::layout::is_tiled(*ty)) {
+        for (byte, activation) in [(255u8, 1f32), (255, -1.0), (0, 1.0), (0, -1.0), (0x80, 1.0), (0x7f, -1.0), (0x77, 1.0), (0x88, 1.0)] {
+            let (rows, columns) = (16, 256);
+            let matrix = matrix(ty, &uniform_blocks(ty, rows * columns, byte), rows, columns);
+            for tokens in [1, 3, 8] {
+                let activations = vec![activation; tokens * columns];
+                let expected = multiply(&matrix, scalar(), &activations, tokens, None);
+                for isa in Isa::available() {
+                    let found = multiply(&matrix, isa, &activations, tokens, None);
+                    let close = |(found, expected): (&f32, &f32)| (found - expected).abs() <= 1e-3 * (1.0 + expected.abs());
+                    assert!(found.iter().zip(&expected).all(close), "{ty} of {byte} on {}: {found:?} instead of {expected:?}", isa.name());
+                }
+            }
+        }
+    }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
     #[test]
     fn every_product_kernel_agrees_with_its_scalar_twin(seed in any::<u64>(), kind in 0..TYPES.len(), rows in 2usize..50, blocks in 1usize..4, tokens in 1usize..20, add in any::<bool>()) {
