@@ -82,7 +82,7 @@ unsafe fn column<const F: usize>(p: &TileProduct) {
         let mut sums = [_mm256_setzero_ps(); 2];
         for block in 0..p.blocks {
             let (t, sub) = (p.tile.add(block / format.subs() * format.bytes()), block % format.subs());
-            reading::prefetch(format, t, sub);
+            reading::prefetch::<Avx2>(format, t, sub);
             let group = p.group.add(block * BLOCK_BYTES).cast::<i32>();
             for (side, sum) in sums.iter_mut().enumerate() {
                 *sum = column_block::<F>(t, sub, side, group, *sum);

@@ -44,7 +44,6 @@ unsafe fn column<const F: usize>(p: &TileProduct) {
         let mut result = _mm512_setzero_ps();
         for block in 0..p.blocks {
             let (t, sub) = (p.tile.add(block / format.subs() * format.bytes()), block % format.subs());
-            reading::prefetch(format, t, sub);
             let group = p.group.add(block * BLOCK_BYTES).cast::<i32>();
             let mut halves = [_mm512_setzero_si512(); 2];
             let weights = reading::weights::<Avx512>(format, t, sub, 0);

@@ -41,6 +41,8 @@ pub struct Plane {
     /// Where it begins in the block.
     pub at: usize,
     pub bits: usize,
+    /// Bytes from 32 columns to the next 32.
+    pub stride: usize,
 }
 
 impl Format {
@@ -112,52 +114,52 @@ impl Format {
         }
     }
 
-    /// The low bits of the weights' codes, which follow the header.
-    pub const fn low(self) -> Plane {
-        let bits = match self {
-            Format::Q8_0 => 8,
-            Format::Q2K | Format::Q3K => 2,
-            _ => 4,
-        };
-        Plane { at: self.header(), bits }
+    /// Bits of a code: the low ones, and the high ones.
+    const fn bits(self) -> [usize; 2] {
+        match self {
+            Format::Q8_0 => [8, 0],
+            Format::Q2K => [2, 0],
+            Format::Q3K => [2, 1],
+            Format::Q4_0 | Format::Q4_1 | Format::Q4K | Format::Iq4Nl | Format::Iq4Xs | Format::Mxfp4 => [4, 0],
+            Format::Q5_0 | Format::Q5_1 | Format::Q5K => [4, 1],
+            Format::Q6K => [4, 2],
+        }
     }
 
-    /// Their high bits, which follow the low ones.
+    /// Bytes that the codes of 32 columns take.
+    const fn stride(self) -> usize {
+        let [low, high] = self.bits();
+        (low + high) * ROWS * 4
+    }
+
+    /// The low bits of the weights' codes. They follow the header.
+    pub const fn low(self) -> Plane {
+        Plane { at: self.header(), bits: self.bits()[0], stride: self.stride() }
+    }
+
+    /// Their high bits. Those of 32 columns follow the low ones of the same columns, so that memory is read in order.
     pub const fn high(self) -> Option<Plane> {
-        let bits = match self {
-            Format::Q6K => 2,
-            Format::Q5_0 | Format::Q5_1 | Format::Q5K | Format::Q3K => 1,
-            _ => return None,
-        };
-        Some(Plane { at: self.low().end(self.subs()), bits })
+        let [low, high] = self.bits();
+        if high == 0 {
+            return None;
+        }
+        Some(Plane { at: self.header() + low * ROWS * 4, bits: high, stride: self.stride() })
     }
 
     /// Bytes of a tile's block.
     pub const fn bytes(self) -> usize {
-        match self.high() {
-            Some(high) => high.end(self.subs()),
-            None => self.low().end(self.subs()),
-        }
+        self.header() + self.subs() * self.stride()
     }
 }
 
 impl Plane {
-    /// Bytes that 32 columns take.
-    pub const fn sub_bytes(self) -> usize {
-        self.bits * ROWS * 4
-    }
-
-    const fn end(self, subs: usize) -> usize {
-        self.at + subs * self.sub_bytes()
-    }
-
     /// Byte and bit at which the code of a weight begins. Each byte has those of one column in 4 of several groups.
     #[inline(always)]
     fn place(self, row: usize, column: usize) -> (usize, usize) {
         // The logarithm of how many groups share a byte.
         let sharing = self.bits.leading_zeros() - 8usize.leading_zeros();
         let (sub, group) = (column / 32, column % 32 / 4);
-        (self.at + sub * self.sub_bytes() + (group >> sharing) * 64 + row * 4 + column % 4, (group & ((1 << sharing) - 1)) * self.bits)
+        (self.at + sub * self.stride + (group >> sharing) * 64 + row * 4 + column % 4, (group & ((1 << sharing) - 1)) * self.bits)
     }
 
     const fn mask(self) -> u8 {

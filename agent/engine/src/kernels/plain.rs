@@ -1,7 +1,6 @@
 //! Products with matrices of plain floats, which lie in memory as in the file. Written once over [`Lanes`].
 //!
-//! Several rows are multiplied with several columns at once, so that each number that is read serves several products. Of one column, memory is the
-//! bound, and several rows at once keep it busy.
+//! Several rows are multiplied with several columns at once, so that each number that is read serves several products.
 
 use super::lanes::Lanes;
 
@@ -69,7 +68,9 @@ unsafe fn of_type<L: Lanes, const F: usize>(p: &PlainProduct) {
             column += 3;
         }
         while column < p.columns {
-            rows::<L, F, 4, 1>(p, column);
+            for row in 0..p.rows {
+                dot::<L, F>(p, row, column);
+            }
             column += 1;
         }
     }
@@ -98,13 +99,16 @@ unsafe fn block<L: Lanes, const F: usize, const R: usize, const C: usize>(p: &Pl
     let whole = p.length / 16 * 16;
     // SAFETY: as for `of_type`.
     unsafe {
-        let weights: [*const u8; R] = std::array::from_fn(|r| p.weights.add((row + r) * p.length * float.bytes()));
-        let floats: [*const f32; C] = std::array::from_fn(|c| p.floats.add((column + c) * p.stride));
+        let weights = p.weights.add(row * p.length * float.bytes());
+        let floats = p.floats.add(column * p.stride);
         let mut sums = [[L::splat(0.0); C]; R];
         for i in (0..whole).step_by(16) {
-            let b: [L::V; C] = std::array::from_fn(|c| L::load(floats[c].add(i)));
+            let mut b = [L::splat(0.0); C];
+            for c in 0..C {
+                b[c] = L::load(floats.add(c * p.stride + i));
+            }
             for r in 0..R {
-                let a = load::<L>(float, weights[r].add(i * float.bytes()));
+                let a = load::<L>(float, weights.add((r * p.length + i) * float.bytes()));
                 for c in 0..C {
                     sums[r][c] = L::mul_add(a, b[c], sums[r][c]);
                 }
@@ -112,12 +116,42 @@ unsafe fn block<L: Lanes, const F: usize, const R: usize, const C: usize>(p: &Pl
         }
         for r in 0..R {
             for c in 0..C {
-                let rest = (whole..p.length).map(|i| read(float, weights[r], i) * *floats[c].add(i));
-                let sum = rest.fold(L::sum(sums[r][c]), |sum, product| sum + product);
-                let to = p.to.add((column + c) * p.to_stride + row + r);
+                let mut sum = L::sum(sums[r][c]);
+                for i in whole..p.length {
+                    sum += read(float, weights.add(r * p.length * float.bytes()), i) * *floats.add(c * p.stride + i);
+                }
+                let to = p.to.wrapping_add((column + c) * p.to_stride + row + r);
                 *to = if p.add { *to + sum } else { sum };
             }
         }
+    }
+}
+
+/// One row times one column. Rows follow each other in memory, so that all of them are one stream: several rows at once are slower, and so is
+/// asking for them ahead.
+#[inline(always)]
+unsafe fn dot<L: Lanes, const F: usize>(p: &PlainProduct, row: usize, column: usize) {
+    /// Sums in flight: a sum takes as long as this many products.
+    const SUMS: usize = 4;
+    let float = const { FLOATS[F] };
+    let whole = p.length / (16 * SUMS) * (16 * SUMS);
+    // SAFETY: as for `of_type`.
+    unsafe {
+        let weights = p.weights.add(row * p.length * float.bytes());
+        let floats = p.floats.add(column * p.stride);
+        let mut sums = [L::splat(0.0); SUMS];
+        for i in (0..whole).step_by(16 * SUMS) {
+            for s in 0..SUMS {
+                let a = load::<L>(float, weights.add((i + s * 16) * float.bytes()));
+                sums[s] = L::mul_add(a, L::load(floats.add(i + s * 16)), sums[s]);
+            }
+        }
+        let mut sum = L::sum(L::add(L::add(sums[0], sums[1]), L::add(sums[2], sums[3])));
+        for i in whole..p.length {
+            sum += read(float, weights, i) * *floats.add(i);
+        }
+        let to = p.to.wrapping_add(column * p.to_stride + row);
+        *to = if p.add { *to + sum } else { sum };
     }
 }
 

@@ -12,16 +12,15 @@ use super::tile::{IQ4_VALUES, MXFP4_DOUBLED, Panel, ROWS};
 /// What is added to weights of MXFP4, so that none is negative: much less than fills a byte.
 const MXFP4_OFFSET: i8 = 12;
 
-/// How far ahead of its use a tile is asked for.
-const AHEAD: usize = 4096;
-
-/// Asks for the bytes that are read some time after these 32 columns.
+/// Asks for the bytes that are read some time after these 32 columns, if that makes reading faster.
 #[inline(always)]
-pub unsafe fn prefetch(format: Format, t: *const u8, sub: usize) {
+pub unsafe fn prefetch<R: Registers>(format: Format, t: *const u8, sub: usize) {
     let bytes = format.bytes() / format.subs();
-    for line in (0..bytes).step_by(64) {
-        // SAFETY: what is prefetched need not be there.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(t.wrapping_add(sub * bytes + AHEAD + line).cast()) };
+    if let Some(ahead) = R::AHEAD {
+        for line in (0..bytes).step_by(64) {
+            // SAFETY: what is prefetched need not be there.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(t.wrapping_add(sub * bytes + ahead + line).cast()) };
+        }
     }
 }
 
@@ -31,7 +30,7 @@ unsafe fn codes<R: Registers>(plane: Plane, t: *const u8, sub: usize, side: usiz
     let sharing = 8 / plane.bits;
     // SAFETY: the caller gives a whole block.
     unsafe {
-        let from = of_side::<R>(t.add(plane.at + sub * plane.sub_bytes()), side, 4);
+        let from = of_side::<R>(t.add(plane.at + sub * plane.stride), side, 4);
         let mask = R::splat((((1u16 << plane.bits) - 1) << to) as u8);
         let mut groups = [mask; 8];
         for group in 0..8 {
@@ -182,7 +181,7 @@ pub unsafe fn unpack<R: Registers>(format: Format, tile: *const u8, blocks: std:
         // SAFETY: the caller gives a tile with these blocks; a panel has room for what `Panel` says.
         unsafe {
             let (t, sub) = (tile.add(block / format.subs() * format.bytes()), block % format.subs());
-            prefetch(format, t, sub);
+            prefetch::<R>(format, t, sub);
             for side in 0..R::SIDES {
                 let first = side * (ROWS / R::SIDES);
                 let weights = weights::<R>(format, t, sub, side);

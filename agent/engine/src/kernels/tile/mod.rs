@@ -2,8 +2,8 @@
 //!
 //! A tile interleaves its rows in groups of 4 columns: of 8-bit weights, columns 4g to 4g + 3 of row r stand at byte `(16 g + r) x 4`, so that one vector
 //! holds 4 columns of 8 or 16 rows, which is what the CPU's dot-product instructions take. Where codes have fewer bits, several groups share those 64
-//! bytes, the first in the lowest bits: 2 groups of 4 bits, 4 of 2 bits, 8 of 1 bit. Codes of 3, 5 and 6 bits are two such planes. No tile is larger
-//! than its 16 rows are in the file.
+//! bytes, the first in the lowest bits: 2 groups of 4 bits, 4 of 2 bits, 8 of 1 bit. Codes of 3, 5 and 6 bits are two such planes, which take turns
+//! at every 32 columns. No tile is larger than its 16 rows are in the file.
 //!
 //! | type | a tile's block, in this order; each `[16]` is a value a row |
 //! |---|---|
