@@ -171,9 +171,7 @@ unsafe fn panels<const RUN: usize, const HALVES: usize>(p: &TileProduct) {
         for block in 0..p.blocks {
             let panel = &*p.tile.cast::<Panel>().add(block);
             let group = p.group.add(block * WIDTH * BLOCK_BYTES).cast::<i32>();
-            for half in 0..HALVES {
-                add_products::<RUN, HALVES>(panel, half, group, &mut results);
-            }
+            add_products::<RUN, HALVES>(panel, group, &mut results);
         }
         for (column, results) in results.iter().enumerate().take(p.columns) {
             p.finish(column, results);
@@ -194,52 +192,75 @@ macro_rules! pin {
     };
 }
 
-/// Products of all or half of a panel's columns with those of a group.
+/// Adds the products of a panel with a group of columns.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn add_products<const RUN: usize, const HALVES: usize>(
-    panel: &Panel,
-    half: usize,
-    group: *const i32,
-    results: &mut [[f32; ROWS]; WIDTH],
-) {
-    let groups = 8 / HALVES;
+unsafe fn add_products<const RUN: usize, const HALVES: usize>(panel: &Panel, group: *const i32, results: &mut [[f32; ROWS]; WIDTH]) {
     // SAFETY: the caller gives a block of 4 columns.
     unsafe {
-        let (mut weights, mut activations) = (panel.q.as_ptr().add(half * groups * 64), group.add(half * groups * WIDTH));
-        let mut totals: Sums = [[_mm256_setzero_si256(); 2]; WIDTH];
-        if RUN == 1 {
-            totals = signed_products(weights, activations);
-        } else {
-            for start in (0..groups).step_by(RUN) {
-                let sums = products::<RUN>(weights, activations);
-                (weights, activations) = (weights.add(RUN * 64), activations.add(RUN * WIDTH));
-                for c in 0..WIDTH {
-                    for side in 0..2 {
-                        let wide = widened(sums[c][side]);
-                        totals[c][side] = if start == 0 { wide } else { _mm256_add_epi32(totals[c][side], wide) };
-                    }
+        let mut firsts = [[_mm256_setzero_ps(); 2]; WIDTH];
+        if HALVES == 2 {
+            let totals = totals::<RUN, 2>(panel.q.as_ptr(), group);
+            for c in 0..WIDTH {
+                for side in 0..2 {
+                    firsts[c][side] = _mm256_mul_ps(_mm256_cvtepi32_ps(totals[c][side]), row_floats(&panel.scale[0], side));
                 }
             }
         }
+        let before = (HALVES - 1) * 4;
+        let totals = totals::<RUN, HALVES>(panel.q.as_ptr().add(before * 64), group.add(before * WIDTH));
         let numbers = group.add(8 * WIDTH).cast::<f32>();
         for c in 0..WIDTH {
-            let scale = _mm256_set1_ps(*numbers.add(c));
-            // The last half comes with the whole sum and its own minimum, the first of two with what differs there.
-            let sum = _mm256_set1_ps(*numbers.add(if half + 1 == HALVES { WIDTH + c } else { 2 * WIDTH + c }));
-            let minimum = if half + 1 == HALVES { &panel.minimum[1] } else { &panel.minimum[0] };
+            let (scale, sum) = (_mm256_set1_ps(*numbers.add(c)), _mm256_set1_ps(*numbers.add(WIDTH + c)));
             for side in 0..2 {
                 let to = results[c].as_mut_ptr().add(side * 8);
-                let scales = _mm256_mul_ps(_mm256_loadu_ps(panel.scale[half].as_ptr().add(side * 8)), scale);
-                let mut result = _mm256_fmadd_ps(_mm256_cvtepi32_ps(totals[c][side]), scales, _mm256_loadu_ps(to));
+                let (products, scales) = (_mm256_cvtepi32_ps(totals[c][side]), row_floats(&panel.scale[HALVES - 1], side));
+                let mut result = _mm256_loadu_ps(to);
+                if HALVES == 2 {
+                    let first = _mm256_set1_ps(*numbers.add(2 * WIDTH + c));
+                    result = _mm256_fmadd_ps(_mm256_fmadd_ps(products, scales, firsts[c][side]), scale, result);
+                    result = _mm256_fmadd_ps(row_floats(&panel.minimum[0], side), first, result);
+                } else {
+                    result = _mm256_fmadd_ps(products, _mm256_mul_ps(scales, scale), result);
+                }
+                // Signed weights have no minima.
                 if RUN > 1 {
-                    result = _mm256_fmadd_ps(_mm256_loadu_ps(minimum.as_ptr().add(side * 8)), sum, result);
+                    result = _mm256_fmadd_ps(row_floats(&panel.minimum[1], side), sum, result);
                 }
                 _mm256_storeu_ps(to, result);
             }
             // SAFETY: no instruction at all.
             asm!("", options(nostack, preserves_flags));
         }
+    }
+}
+
+#[inline(always)]
+unsafe fn row_floats(floats: &[f32; ROWS], side: usize) -> __m256 {
+    // SAFETY: of 16 floats a side has 8.
+    unsafe { _mm256_loadu_ps(floats.as_ptr().add(side * 8)) }
+}
+
+/// Sums in 32 bits of the products of all groups of a panel, or of a half of them.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn totals<const RUN: usize, const HALVES: usize>(weights: *const u8, activations: *const i32) -> Sums {
+    // SAFETY: the caller gives as many groups of weights and of 4 columns.
+    unsafe {
+        if RUN == 1 {
+            return signed_products(weights, activations);
+        }
+        let mut totals: Sums = [[_mm256_setzero_si256(); 2]; WIDTH];
+        for start in (0..8 / HALVES).step_by(RUN) {
+            let sums = products::<RUN>(weights.add(start * 64), activations.add(start * WIDTH));
+            for c in 0..WIDTH {
+                for side in 0..2 {
+                    let wide = widened(sums[c][side]);
+                    totals[c][side] = if start == 0 { wide } else { _mm256_add_epi32(totals[c][side], wide) };
+                }
+            }
+        }
+        totals
     }
 }
 

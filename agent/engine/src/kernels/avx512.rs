@@ -94,6 +94,7 @@ unsafe fn panels<const W: usize, const HALVES: usize>(p: &TileProduct) {
             let panel = &*p.tile.cast::<Panel>().add(block);
             let group = p.group.add(block * W * BLOCK_BYTES).cast::<i32>();
             let numbers = group.add(8 * W).cast::<f32>();
+            let mut parts = [_mm512_setzero_ps(); W];
             for half in 0..HALVES {
                 let mut sums = [_mm512_setzero_si512(); W];
                 for g in half * (8 / HALVES)..(half + 1) * (8 / HALVES) {
@@ -104,11 +105,12 @@ unsafe fn panels<const W: usize, const HALVES: usize>(p: &TileProduct) {
                 }
                 let scales = _mm512_load_ps(panel.scale[half].as_ptr());
                 for c in 0..W {
-                    let scale = _mm512_mul_ps(scales, _mm512_set1_ps(*numbers.add(c)));
-                    results[c] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[c]), scale, results[c]);
+                    let products = _mm512_cvtepi32_ps(sums[c]);
+                    parts[c] = if half == 0 { _mm512_mul_ps(products, scales) } else { _mm512_fmadd_ps(products, scales, parts[c]) };
                 }
             }
             for c in 0..W {
+                results[c] = _mm512_fmadd_ps(parts[c], _mm512_set1_ps(*numbers.add(c)), results[c]);
                 if HALVES == 2 {
                     let difference = _mm512_load_ps(panel.minimum[0].as_ptr());
                     results[c] = _mm512_fmadd_ps(difference, _mm512_set1_ps(*numbers.add(2 * W + c)), results[c]);
