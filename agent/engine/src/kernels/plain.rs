@@ -41,7 +41,7 @@ pub struct PlainProduct {
 
 /// See `PlainProduct`.
 #[inline(always)]
-pub unsafe fn plain_product<L: Lanes>(p: &PlainProduct) {
+pub unsafe fn exact_plain_product<L: Lanes>(p: &PlainProduct) {
     // SAFETY: the caller gives what `PlainProduct` says.
     unsafe {
         match p.float {
@@ -57,7 +57,7 @@ const FLOATS: [Float; 3] = [Float::F32, Float::F16, Float::BF16];
 #[inline(always)]
 unsafe fn of_type<L: Lanes, const F: usize>(p: &PlainProduct) {
     let mut column = 0;
-    // SAFETY: as for `plain_product`; rows and columns stay within theirs.
+    // SAFETY: as for `exact_plain_product`; rows and columns stay within theirs.
     unsafe {
         while L::WIDE && column + 4 <= p.columns {
             rows::<L, F, 4, 4>(p, column);

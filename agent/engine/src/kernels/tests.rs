@@ -116,6 +116,11 @@ fn scalar() -> Isa {
     *Isa::available().last().unwrap()
 }
 
+/// Whether plain floats are multiplied with rounded activations.
+fn rounds_activations(ty: GgmlType, isa: Isa) -> bool {
+    ty == GgmlType::BF16 && isa.name() == "avx512-bf16"
+}
+
 #[test]
 fn every_type_is_read_as_the_reference_reads_it() {
     let mut numbers = Numbers(1);
@@ -151,7 +156,7 @@ fn products_are_those_of_the_weights_as_floats_to_within_the_rounding_of_activat
                 error += (f64::from(*found) - expected).powi(2);
                 size += expected.powi(2);
             }
-            let bound = if matrix.is_quantised() { 0.01 } else { 1e-6 };
+            let bound = if matrix.is_quantised() || rounds_activations(ty, isa) { 0.01 } else { 1e-6 };
             assert!((error / size).sqrt() < bound, "{ty} on {}: relative error {}", isa.name(), (error / size).sqrt());
         }
     }
@@ -211,7 +216,8 @@ proptest! {
         for isa in Isa::available() {
             let found = multiply(&matrix, isa, &activations, tokens, before.as_deref());
             for (found, expected) in found.iter().zip(&expected) {
-                prop_assert!((found - expected).abs() < 2e-3 * (1.0 + expected.abs()), "{} on {}: {} instead of {}", ty, isa.name(), found, expected);
+                let bound = if rounds_activations(ty, isa) { 0.05 } else { 2e-3 };
+                prop_assert!((found - expected).abs() < bound * (1.0 + expected.abs()), "{} on {}: {} instead of {}", ty, isa.name(), found, expected);
             }
         }
     }
