@@ -28,7 +28,7 @@ fn main() -> anyhow::Result<()> {
     println!("{}, one core, memory read at {:.1} GB/s", cpu_name(), kernels::read_bandwidth()?);
     println!("{:<8} {:<12} {:>15} {:>12}", "type", "instructions", "prefill GMAC/s", "decode GB/s");
     for ty in TYPES.into_iter().filter(|ty| wanted.is_empty() || wanted.contains(&ty.to_string())) {
-        for isa in Isa::available().into_iter().filter(|isa| isa.name() != "scalar" || wanted.is_empty()) {
+        for isa in Isa::available() {
             let rates = kernels::rates(ty, isa)?;
             println!("{:<8} {:<12} {:>15.1} {:>12.1}", ty.to_string(), isa.name(), rates.prefill_gmacs, rates.decode_gb);
         }

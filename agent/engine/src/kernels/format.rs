@@ -32,7 +32,6 @@ macro_rules! by_format {
     };
     (@call $function:ident::<$index:tt> ($($argument:expr),*)) => { $function::<$index>($($argument),*) };
 }
-#[cfg(target_arch = "x86_64")]
 pub(super) use by_format;
 
 /// Codes of some bits each, of all the columns of a tile's block: see `tile`.
@@ -166,14 +165,17 @@ impl Plane {
         (255u16 >> (8 - self.bits)) as u8
     }
 
-    /// The part of a weight's code that is in this plane of a tile's block.
-    #[inline(always)]
-    pub fn get(self, block: &[u8], row: usize, column: usize) -> u8 {
-        let (byte, bit) = self.place(row, column);
-        block[byte] >> bit & self.mask()
+    /// The codes of one group of 4 columns of all rows, moved up by some bits: set where that is none, else added to what is there.
+    pub fn add_group(self, block: &[u8], sub: usize, group: usize, up: usize, codes: &mut [u8; 64]) {
+        let (byte, bit) = self.place(0, sub * 32 + group * 4);
+        let mask = self.mask();
+        for (code, byte) in codes.iter_mut().zip(&block[byte..byte + 64]) {
+            let before = if up == 0 { 0 } else { *code };
+            *code = before | (byte >> bit & mask) << up;
+        }
     }
 
-    /// Sets it where it was zero.
+    /// Sets the part of a weight's code that is in this plane of a tile's block, where it was zero.
     #[inline(always)]
     pub fn set(self, block: &mut [u8], row: usize, column: usize, code: u8) {
         let (byte, bit) = self.place(row, column);

@@ -48,16 +48,6 @@ impl Panel {
         let half = column / 16;
         self.scale[half][row] * f32::from(self.q[at(row, column)]) + self.minimum[half][row]
     }
-
-    fn set_row(&mut self, row: usize, scales: [f32; 2], minima: [f32; 2], q: impl Fn(usize) -> u8) {
-        for half in 0..2 {
-            self.scale[half][row] = scales[half];
-            self.minimum[half][row] = minima[half];
-        }
-        for column in 0..32 {
-            self.q[at(row, column)] = q(column);
-        }
-    }
 }
 
 /// Where a panel has the byte of `column` (below 32) of `row`.

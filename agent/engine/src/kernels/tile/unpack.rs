@@ -7,28 +7,35 @@ use half::f16;
 use super::super::format::Format;
 use super::Panel;
 
-/// Columns `32 block` to `32 block + 31` of some of a tile's rows; the others' places in the panel stay as they are.
+/// Columns `32 block` to `32 block + 31` of a tile, with the scales of some of its rows.
 pub fn unpack(format: Format, tile: &[u8], block: usize, rows: Range<usize>, panel: &mut Panel) {
     let (index, sub) = (block / format.subs(), block % format.subs());
     let t = &tile[index * format.bytes()..][..format.bytes()];
-    let (low, high) = (format.low(), format.high());
+    unpack_codes(format, t, sub, &mut panel.q);
     for row in rows {
         let (scales, minima) = scales(format, t, sub, row);
-        panel.set_row(row, scales, minima, |column| {
-            let column = sub * 32 + column;
-            let code = high.map_or(0, |high| high.get(t, row, column)) << (low.bits % 8) | low.get(t, row, column);
-            unsigned(format, code)
-        });
+        for half in 0..2 {
+            panel.scale[half][row] = scales[half];
+            panel.minimum[half][row] = minima[half];
+        }
     }
 }
 
-/// What a code stands for, with 128 added where that is signed.
-fn unsigned(format: Format, code: u8) -> u8 {
+/// What codes stand for, with 128 added where that is signed.
+fn unpack_codes(format: Format, t: &[u8], sub: usize, q: &mut [u8; 512]) {
+    let (low, high) = (format.low(), format.high());
+    for (group, q) in q.as_chunks_mut::<64>().0.iter_mut().enumerate() {
+        low.add_group(t, sub, group, 0, q);
+        if let Some(high) = high {
+            high.add_group(t, sub, group, low.bits, q);
+        }
+    }
+    let stands_for = |values: [i8; 16], q: &mut [u8; 512]| q.iter_mut().for_each(|q| *q = values[usize::from(*q & 15)] as u8 ^ 0x80);
     match format {
-        Format::Q8_0 => code ^ 0x80,
-        Format::Iq4Nl | Format::Iq4Xs => IQ4_VALUES[usize::from(code)] as u8 ^ 0x80,
-        Format::Mxfp4 => MXFP4_DOUBLED[usize::from(code)] as u8 ^ 0x80,
-        _ => code,
+        Format::Q8_0 => q.iter_mut().for_each(|q| *q ^= 0x80),
+        Format::Iq4Nl | Format::Iq4Xs => stands_for(IQ4_VALUES, q),
+        Format::Mxfp4 => stands_for(MXFP4_DOUBLED, q),
+        _ => (),
     }
 }
 
