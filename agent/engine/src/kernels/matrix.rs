@@ -149,7 +149,8 @@ impl Matrix {
     ///
     /// As for `multiply`.
     pub unsafe fn multiply_tiles(&self, isa: Isa, tiles: std::ops::Range<usize>, columns: &Columns, products: Products) {
-        let column_bytes = (self.columns.div_ceil(BLOCK) * BLOCK_BYTES).max(1);
+        let quantised_bytes = self.columns / BLOCK * BLOCK_BYTES;
+        let column_bytes = if self.is_quantised() { quantised_bytes } else { self.columns * 4 }.max(1);
         let pass = (PASS_BYTES / column_bytes / columns.width).max(1) * columns.width;
         for first in (0..columns.tokens).step_by(pass) {
             // SAFETY: by the contract of this function; `first` is the beginning of a group.
@@ -157,7 +158,7 @@ impl Matrix {
                 let columns = Columns {
                     tokens: pass.min(columns.tokens - first),
                     floats: columns.floats.add(first * columns.stride),
-                    quantised: columns.quantised.wrapping_add(first * column_bytes),
+                    quantised: columns.quantised.wrapping_add(first * quantised_bytes),
                     ..*columns
                 };
                 let products = Products { to: products.to.wrapping_add(first * products.stride), ..products };

@@ -85,22 +85,22 @@ unsafe fn scale<R: Registers>(format: Format, t: *const u8, sub: usize, side: us
     // SAFETY: the caller gives a whole block.
     unsafe {
         if format == Format::Mxfp4 {
-            return R::powers_of_two_halved(row_bytes::<R>(t, 0, 0, side));
+            return R::powers_of_two_halved(R::of_side(row_bytes(t, 0, 0), side));
         }
         let d = R::load_halves(of_side::<R>(t, side, 2));
         let scale = match format {
-            Format::Q2K => _mm_and_si128(row_bytes::<R>(t, 64, sub * 2 + half, side), _mm_set1_epi8(15)),
-            Format::Q3K => _mm_sub_epi8(six_bits::<R>(t.add(32), sub, side, half), _mm_set1_epi8(32)),
-            Format::Q4K | Format::Q5K => six_bits::<R>(t.add(64), sub, side, 0),
-            Format::Q6K => row_bytes::<R>(t, 32, sub * 2 + half, side),
+            Format::Q2K => _mm_and_si128(row_bytes(t, 64, sub * 2 + half), _mm_set1_epi8(15)),
+            Format::Q3K => _mm_sub_epi8(six_bits(t.add(32), sub, half), _mm_set1_epi8(32)),
+            Format::Q4K | Format::Q5K => six_bits(t.add(64), sub, 0),
+            Format::Q6K => row_bytes(t, 32, sub * 2 + half),
             Format::Iq4Xs => {
-                let low = shifted_right(row_bytes::<R>(t, 32, sub % 4, side), sub / 4 * 4, 15);
-                let high = shifted_right(row_bytes::<R>(t, 96, sub / 4, side), sub % 4 * 2, 3);
+                let low = shifted_right(row_bytes(t, 32, sub % 4), sub / 4 * 4, 15);
+                let high = shifted_right(row_bytes(t, 96, sub / 4), sub % 4 * 2, 3);
                 _mm_sub_epi8(_mm_or_si128(low, _mm_slli_epi16::<4>(high)), _mm_set1_epi8(32))
             }
             _ => return d,
         };
-        R::mul(d, R::floats(scale))
+        R::mul(d, R::floats(R::of_side(scale, side)))
     }
 }
 
@@ -129,11 +129,11 @@ unsafe fn minimum<R: Registers>(format: Format, t: *const u8, sub: usize, side: 
             Format::Q4_1 | Format::Q5_1 => return R::load_halves(of_side::<R>(t.add(32), side, 2)),
             Format::Q2K | Format::Q4K | Format::Q5K => {
                 let minimum = match format {
-                    Format::Q2K => shifted_right(row_bytes::<R>(t, 64, sub * 2 + half, side), 4, 15),
-                    _ => six_bits::<R>(t.add(64), sub, side, 1),
+                    Format::Q2K => shifted_right(row_bytes(t, 64, sub * 2 + half), 4, 15),
+                    _ => six_bits(t.add(64), sub, 1),
                 };
                 let d = R::load_halves(of_side::<R>(t.add(32), side, 2));
-                return R::mul(R::sub(R::splat_float(0.0), d), R::floats(minimum));
+                return R::mul(R::sub(R::splat_float(0.0), d), R::floats(R::of_side(minimum, side)));
             }
         };
         R::mul(scale, R::splat_float(offset))
@@ -150,11 +150,11 @@ pub unsafe fn minima<R: Registers>(format: Format, t: *const u8, sub: usize, sid
     }
 }
 
-/// Row `index` of an array `[..][16]` of bytes that begins at byte `at`.
+/// Row `index` of an array `[..][16]` of bytes that begins at byte `at`: a byte for each of the tile's rows.
 #[inline(always)]
-unsafe fn row_bytes<R: Registers>(t: *const u8, at: usize, index: usize, side: usize) -> __m128i {
+unsafe fn row_bytes(t: *const u8, at: usize, index: usize) -> __m128i {
     // SAFETY: the caller gives a whole block, and a place in it.
-    unsafe { R::load_row_bytes(of_side::<R>(t.add(at + index * ROWS), side, 1)) }
+    unsafe { _mm_loadu_si128(t.add(at + index * ROWS).cast()) }
 }
 
 #[inline(always)]
@@ -165,11 +165,11 @@ unsafe fn shifted_right(bytes: __m128i, by: usize, mask: i8) -> __m128i {
 
 /// One of two numbers of 6 bits: see `tile`.
 #[inline(always)]
-unsafe fn six_bits<R: Registers>(t: *const u8, sub: usize, side: usize, which: usize) -> __m128i {
+unsafe fn six_bits(t: *const u8, sub: usize, which: usize) -> __m128i {
     // SAFETY: the caller gives the whole of them.
     unsafe {
-        let low = shifted_right(row_bytes::<R>(t, 0, sub, side), which * 4, 15);
-        let high = shifted_right(row_bytes::<R>(t, 128, sub % 4, side), sub / 4 * 4 + which * 2, 3);
+        let low = shifted_right(row_bytes(t, 0, sub), which * 4, 15);
+        let high = shifted_right(row_bytes(t, 128, sub % 4), sub / 4 * 4 + which * 2, 3);
         _mm_or_si128(low, _mm_slli_epi16::<4>(high))
     }
 }

@@ -33,8 +33,8 @@ pub trait Registers {
 
     /// Reads a half-precision number of each row.
     unsafe fn load_halves(from: *const u8) -> Self::Floats;
-    /// Reads a byte of each row.
-    unsafe fn load_row_bytes(from: *const u8) -> __m128i;
+    /// Of a byte for each of 16 rows, those of one side, in the lowest bytes.
+    unsafe fn of_side(bytes: __m128i, side: usize) -> __m128i;
     /// Signed bytes, one a row, as floats.
     unsafe fn floats(bytes: __m128i) -> Self::Floats;
     /// `2^(exponent - 128)` for a byte a row, at least `2^-126`.
@@ -79,7 +79,7 @@ impl Registers for Avx2 {
             _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast())), codes)
         }
         unsafe fn load_halves(from: *const u8) -> __m256 { _mm256_cvtph_ps(_mm_loadu_si128(from.cast())) }
-        unsafe fn load_row_bytes(from: *const u8) -> __m128i { _mm_loadl_epi64(from.cast()) }
+        unsafe fn of_side(bytes: __m128i, side: usize) -> __m128i { if side == 0 { bytes } else { _mm_srli_si128::<8>(bytes) } }
         unsafe fn floats(bytes: __m128i) -> __m256 { _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)) }
         unsafe fn powers_of_two_halved(exponents: __m128i) -> __m256 {
             let exponents = _mm256_max_epi32(_mm256_cvtepu8_epi32(exponents), _mm256_set1_epi32(2));
@@ -102,6 +102,11 @@ impl Registers for Avx512 {
     const UNSIGNED: bool = true;
     const AHEAD: Option<usize> = None;
 
+    #[inline(always)]
+    unsafe fn of_side(bytes: __m128i, _side: usize) -> __m128i {
+        bytes
+    }
+
     registers! {
         unsafe fn load(from: *const u8) -> __m512i { _mm512_loadu_si512(from.cast()) }
         unsafe fn store(to: *mut u8, bytes: __m512i) { _mm512_storeu_si512(to.cast(), bytes) }
@@ -116,7 +121,6 @@ impl Registers for Avx512 {
             _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast())), codes)
         }
         unsafe fn load_halves(from: *const u8) -> __m512 { _mm512_cvtph_ps(_mm256_loadu_si256(from.cast())) }
-        unsafe fn load_row_bytes(from: *const u8) -> __m128i { _mm_loadu_si128(from.cast()) }
         unsafe fn floats(bytes: __m128i) -> __m512 { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes)) }
         unsafe fn powers_of_two_halved(exponents: __m128i) -> __m512 {
             let exponents = _mm512_max_epi32(_mm512_cvtepu8_epi32(exponents), _mm512_set1_epi32(2));
