@@ -28,6 +28,8 @@ pub struct KernelRates {
     pub prefill_gmacs: f64,
     /// 1e9 bytes of weights a second, of one token.
     pub decode_gb: f64,
+    /// The same of a token each of 4 sequences.
+    pub decode_of_4_gb: f64,
 }
 
 /// Measures one type on this thread, the best of some repeats. Errors: LoadFailed where there is no memory.
@@ -37,11 +39,15 @@ pub fn rates(ty: GgmlType, isa: Isa) -> Result<KernelRates, EngineError> {
     let prefill = Measured::new(isa, columns, rows, TOKENS)?.best(isa, &matrix);
     let rows = DECODED / (columns / ty.block_elements() as usize * ty.block_bytes() as usize) / 16 * 16;
     let matrix = any_matrix(ty, rows, columns)?;
-    let decode = Measured::new(isa, columns, rows, 1)?.best(isa, &matrix);
     let bytes = layout::weight_bytes(ty, rows as u64, columns as u64, Backend::Cpu).map_or(0, |bytes| bytes.0);
+    let decode = |tokens| {
+        let took = Measured::new(isa, columns, rows, tokens)?.best(isa, &matrix);
+        Ok::<f64, EngineError>(bytes as f64 / took.as_secs_f64() / 1e9)
+    };
     Ok(KernelRates {
         prefill_gmacs: (SHAPE[0] * SHAPE[1] * TOKENS) as f64 / prefill.as_secs_f64() / 1e9,
-        decode_gb: bytes as f64 / decode.as_secs_f64() / 1e9,
+        decode_gb: decode(1)?,
+        decode_of_4_gb: decode(4)?,
     })
 }
 

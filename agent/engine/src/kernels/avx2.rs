@@ -1,7 +1,7 @@
 //! Products with AVX2: `vpmaddubsw` multiplies unsigned weights with signed activations and adds up pairs in 16 bits, `vpmaddwd` pairs of those in 32.
 //!
-//! A tile's 16 rows are two vectors of 8. One column is multiplied with the tile as it lies in memory, which is the bound there. More columns share the
-//! panels that a tile is unpacked into, 4 at a time: 8 sums in registers, and as many registers left for operands.
+//! A tile's 16 rows are two vectors of 8. One group of columns is multiplied with the tile as it lies in memory, which is the bound there. More share
+//! the panels that a tile is unpacked into, 4 at a time: 8 sums in registers, and as many registers left for operands.
 
 use std::arch::asm;
 use std::arch::x86_64::*;
@@ -64,80 +64,84 @@ pub unsafe fn unpack(format: Format, tile: *const u8, blocks: std::ops::Range<us
     unsafe { by_format!(format, of(tile, blocks, panels)) }
 }
 
-/// A tile as it lies in memory times one column.
+/// A tile as it lies in memory times one group of 1 or 4 columns.
 ///
 /// # Safety
 ///
 /// The CPU has AVX2, FMA and F16C, and the pointers have what `TileProduct` says.
-pub unsafe fn column_product(format: Format, p: &TileProduct) {
+pub unsafe fn tile_product(format: Format, p: &TileProduct) {
+    unsafe fn of<const F: usize>(p: &TileProduct) {
+        // SAFETY: by the contract of `tile_product`.
+        unsafe { if p.width == 1 { tile::<F, 1>(p) } else { tile::<F, WIDTH>(p) } }
+    }
     // SAFETY: by the contract of this function.
-    unsafe { by_format!(format, column(p)) }
+    unsafe { by_format!(format, of(p)) }
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn column<const F: usize>(p: &TileProduct) {
+unsafe fn tile<const F: usize, const W: usize>(p: &TileProduct) {
     let format = const { Format::ALL[F] };
-    // SAFETY: by the contract of `column_product`.
+    // SAFETY: by the contract of `tile_product`.
     unsafe {
-        let mut sums = [_mm256_setzero_ps(); 2];
+        let mut sums = [[_mm256_setzero_ps(); W]; 2];
         for block in 0..p.blocks {
             let (t, sub) = (p.tile.add(block / format.subs() * format.bytes()), block % format.subs());
             reading::prefetch::<Avx2>(format, t, sub);
-            let group = p.group.add(block * BLOCK_BYTES).cast::<i32>();
-            for (side, sum) in sums.iter_mut().enumerate() {
-                *sum = column_block::<F>(t, sub, side, group, *sum);
+            let group = p.group.add(block * W * BLOCK_BYTES).cast::<i32>();
+            for (side, sums) in sums.iter_mut().enumerate() {
+                add_block::<F, W>(t, sub, side, group, sums);
             }
         }
-        let mut results = [0f32; ROWS];
-        _mm256_storeu_ps(results.as_mut_ptr(), sums[0]);
-        _mm256_storeu_ps(results.as_mut_ptr().add(8), sums[1]);
-        p.finish(0, &results);
+        for column in 0..p.columns {
+            let mut results = [0f32; ROWS];
+            _mm256_storeu_ps(results.as_mut_ptr(), sums[0][column]);
+            _mm256_storeu_ps(results.as_mut_ptr().add(8), sums[1][column]);
+            p.finish(column, &results);
+        }
     }
 }
 
-/// Products of 8 rows with one block of one column, added to `sum`.
+/// Adds the products of 8 rows with one block of W columns.
 #[inline(always)]
-unsafe fn column_block<const F: usize>(t: *const u8, sub: usize, side: usize, group: *const i32, sum: __m256) -> __m256 {
+unsafe fn add_block<const F: usize, const W: usize>(t: *const u8, sub: usize, side: usize, group: *const i32, sums: &mut [__m256; W]) {
     let format = const { Format::ALL[F] };
-    // SAFETY: the caller gives a block of the tile and one of the column.
+    // SAFETY: the caller gives a block of the tile and one of the columns.
     unsafe {
         let weights = reading::weights::<Avx2>(format, t, sub, side);
-        let [a, b] = match const { Format::ALL[F].is_signed() } {
-            true => column_halves::<F, true>(weights, group),
-            false => column_halves::<F, false>(weights, group),
-        };
         let scales = reading::scales::<Avx2>(format, t, sub, side);
-        let numbers = group.add(8).cast::<f32>();
-        let (scale, total, first) = (_mm256_set1_ps(*numbers), _mm256_set1_ps(*numbers.add(1)), _mm256_set1_ps(*numbers.add(2)));
-        let mut sum = sum;
-        if format.has_halves() {
-            sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(a), _mm256_mul_ps(scales[0], scale), sum);
-            sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(b), _mm256_mul_ps(scales[1], scale), sum);
-        } else {
-            sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(_mm256_add_epi32(a, b)), _mm256_mul_ps(scales[0], scale), sum);
-        }
-        if format.is_signed() {
-            return sum;
-        }
         let minima = reading::minima::<Avx2>(format, t, sub, side, scales);
-        if format.has_halves() {
-            sum = _mm256_fmadd_ps(_mm256_sub_ps(minima[0], minima[1]), first, sum);
+        let numbers = group.add(8 * W).cast::<f32>();
+        for c in 0..W {
+            let [a, b] = match const { Format::ALL[F].is_signed() } {
+                true => block_halves::<F, W, true>(&weights, group.add(c)),
+                false => block_halves::<F, W, false>(&weights, group.add(c)),
+            };
+            let part = if format.has_halves() {
+                let first = _mm256_mul_ps(_mm256_cvtepi32_ps(a), scales[0]);
+                sums[c] = _mm256_fmadd_ps(_mm256_sub_ps(minima[0], minima[1]), _mm256_set1_ps(*numbers.add(2 * W + c)), sums[c]);
+                _mm256_fmadd_ps(_mm256_cvtepi32_ps(b), scales[1], first)
+            } else {
+                _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_add_epi32(a, b)), scales[0])
+            };
+            sums[c] = _mm256_fmadd_ps(part, _mm256_set1_ps(*numbers.add(c)), sums[c]);
+            if !format.is_signed() {
+                sums[c] = _mm256_fmadd_ps(minima[1], _mm256_set1_ps(*numbers.add(W + c)), sums[c]);
+            }
         }
-        _mm256_fmadd_ps(minima[1], total, sum)
     }
 }
 
 /// Sums of the products of each half of a block; of all in the first, where those add up in 16 bits.
 #[inline(always)]
-unsafe fn column_halves<const F: usize, const SIGNED: bool>(weights: [__m256i; 8], group: *const i32) -> [__m256i; 2] {
+unsafe fn block_halves<const F: usize, const W: usize, const SIGNED: bool>(weights: &[__m256i; 8], group: *const i32) -> [__m256i; 2] {
     let run = const { run(Format::ALL[F]) };
-    // SAFETY: the caller gives a block of the column.
+    // SAFETY: the caller gives one column of a block.
     unsafe {
         let mut halves = [_mm256_setzero_si256(); 2];
         for start in (0..8).step_by(run) {
-            let mut sum = pairs::<SIGNED>(weights[start], _mm256_set1_epi32(*group.add(start)));
+            let mut sum = pairs::<SIGNED>(weights[start], _mm256_set1_epi32(*group.add(start * W)));
             for i in start + 1..start + run {
-                sum = _mm256_add_epi16(sum, pairs::<SIGNED>(weights[i], _mm256_set1_epi32(*group.add(i))));
+                sum = _mm256_add_epi16(sum, pairs::<SIGNED>(weights[i], _mm256_set1_epi32(*group.add(i * W))));
             }
             halves[start / 4] = _mm256_add_epi32(halves[start / 4], widened(sum));
         }

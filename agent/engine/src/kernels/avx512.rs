@@ -1,6 +1,6 @@
 //! Products with AVX-512 VNNI: `vpdpbusd` multiplies 4 unsigned weights of each of 16 rows with 4 signed activations and adds up in 32 bits.
 //!
-//! One column is multiplied with the tile as it lies in memory, which is the bound there; 4 or 8 share the panels that a tile is unpacked into.
+//! One group of columns is multiplied with the tile as it lies in memory, which is the bound there; more share the panels that a tile is unpacked into.
 
 use std::arch::x86_64::*;
 
@@ -10,6 +10,9 @@ use super::reading;
 use super::registers::Avx512;
 use super::rows::BLOCK_BYTES;
 use super::tile::Panel;
+
+/// Columns that share a panel.
+const WIDTH: usize = 8;
 
 /// Unpacks blocks of a tile, see `reading::unpack`.
 ///
@@ -26,67 +29,78 @@ pub unsafe fn unpack(format: Format, tile: *const u8, blocks: std::ops::Range<us
     unsafe { by_format!(format, of(tile, blocks, panels)) }
 }
 
-/// A tile as it lies in memory times one column.
+/// A tile as it lies in memory times one group of 1, 4 or 8 columns.
 ///
 /// # Safety
 ///
 /// The CPU has AVX-512 with VNNI, and the pointers have what `TileProduct` says.
-pub unsafe fn column_product(format: Format, p: &TileProduct) {
+pub unsafe fn tile_product(format: Format, p: &TileProduct) {
+    unsafe fn of<const F: usize>(p: &TileProduct) {
+        // SAFETY: by the contract of `tile_product`.
+        unsafe {
+            match p.width {
+                1 => tile::<F, 1>(p),
+                4 => tile::<F, 4>(p),
+                _ => tile::<F, WIDTH>(p),
+            }
+        }
+    }
     // SAFETY: by the contract of this function.
-    unsafe { by_format!(format, column(p)) }
+    unsafe { by_format!(format, of(p)) }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
-unsafe fn column<const F: usize>(p: &TileProduct) {
+unsafe fn tile<const F: usize, const W: usize>(p: &TileProduct) {
     let format = const { Format::ALL[F] };
-    // SAFETY: by the contract of `column_product`.
+    // SAFETY: by the contract of `tile_product`.
     unsafe {
-        let mut result = _mm512_setzero_ps();
+        let mut results = [_mm512_setzero_ps(); W];
         for block in 0..p.blocks {
             let (t, sub) = (p.tile.add(block / format.subs() * format.bytes()), block % format.subs());
-            let group = p.group.add(block * BLOCK_BYTES).cast::<i32>();
-            let mut halves = [_mm512_setzero_si512(); 2];
+            let group = p.group.add(block * W * BLOCK_BYTES).cast::<i32>();
             let weights = reading::weights::<Avx512>(format, t, sub, 0);
+            let mut halves = [[_mm512_setzero_si512(); W]; 2];
             for g in 0..8 {
-                halves[g / 4] = _mm512_dpbusd_epi32(halves[g / 4], weights[g], _mm512_set1_epi32(*group.add(g)));
+                // Of one column, the two sums are each in half as long a row of instructions that wait for each other.
+                let half = if format.has_halves() || W == 1 { g / 4 } else { 0 };
+                for c in 0..W {
+                    halves[half][c] = _mm512_dpbusd_epi32(halves[half][c], weights[g], _mm512_set1_epi32(*group.add(g * W + c)));
+                }
             }
             let scales = reading::scales::<Avx512>(format, t, sub, 0);
             let minima = reading::minima::<Avx512>(format, t, sub, 0, scales);
-            let numbers = group.add(8).cast::<f32>();
-            let (scale, total, first) = (_mm512_set1_ps(*numbers), _mm512_set1_ps(*numbers.add(1)), _mm512_set1_ps(*numbers.add(2)));
-            if format.has_halves() {
-                result = _mm512_fmadd_ps(_mm512_cvtepi32_ps(halves[0]), _mm512_mul_ps(scales[0], scale), result);
-                result = _mm512_fmadd_ps(_mm512_cvtepi32_ps(halves[1]), _mm512_mul_ps(scales[1], scale), result);
-                result = _mm512_fmadd_ps(_mm512_sub_ps(minima[0], minima[1]), first, result);
-            } else {
-                let both = _mm512_cvtepi32_ps(_mm512_add_epi32(halves[0], halves[1]));
-                result = _mm512_fmadd_ps(both, _mm512_mul_ps(scales[0], scale), result);
+            let numbers = group.add(8 * W).cast::<f32>();
+            for c in 0..W {
+                let part = if format.has_halves() {
+                    let first = _mm512_mul_ps(_mm512_cvtepi32_ps(halves[0][c]), scales[0]);
+                    results[c] = _mm512_fmadd_ps(_mm512_sub_ps(minima[0], minima[1]), _mm512_set1_ps(*numbers.add(2 * W + c)), results[c]);
+                    _mm512_fmadd_ps(_mm512_cvtepi32_ps(halves[1][c]), scales[1], first)
+                } else {
+                    _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_add_epi32(halves[0][c], halves[1][c])), scales[0])
+                };
+                results[c] = _mm512_fmadd_ps(part, _mm512_set1_ps(*numbers.add(c)), results[c]);
+                results[c] = _mm512_fmadd_ps(minima[1], _mm512_set1_ps(*numbers.add(W + c)), results[c]);
             }
-            result = _mm512_fmadd_ps(minima[1], total, result);
         }
-        finish(p, 0, result);
+        for (column, result) in results.into_iter().enumerate().take(p.columns) {
+            finish(p, column, result);
+        }
     }
 }
 
-/// Panels times a group of 4 or 8 columns.
+/// Panels times a group of 8 columns.
 ///
 /// # Safety
 ///
 /// The CPU has AVX-512 with VNNI, the pointers have what `TileProduct` says, and the panels were unpacked from this format.
 pub unsafe fn panel_product(format: Format, p: &TileProduct) {
     // SAFETY: by the contract of this function.
-    unsafe {
-        match (p.width, format.has_halves()) {
-            (4, false) => panels::<4, 1>(p),
-            (4, true) => panels::<4, 2>(p),
-            (_, false) => panels::<8, 1>(p),
-            (_, true) => panels::<8, 2>(p),
-        }
-    }
+    unsafe { if format.has_halves() { panels::<2>(p) } else { panels::<1>(p) } }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
-unsafe fn panels<const W: usize, const HALVES: usize>(p: &TileProduct) {
+unsafe fn panels<const HALVES: usize>(p: &TileProduct) {
+    const W: usize = WIDTH;
     // SAFETY: by the contract of `panel_product`.
     unsafe {
         let mut results = [_mm512_setzero_ps(); W];

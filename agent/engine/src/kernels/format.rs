@@ -188,6 +188,11 @@ mod tests {
     use super::*;
 
     #[test]
+    fn each_format_stands_in_the_list_of_all_at_its_index() {
+        assert!(Format::ALL.iter().enumerate().all(|(index, format)| *format as usize == index));
+    }
+
+    #[test]
     fn no_tile_is_larger_or_smaller_than_its_rows_in_the_file() {
         for ty in GgmlType::ALL {
             if let Some(format) = Format::of(*ty) {

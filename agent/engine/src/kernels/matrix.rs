@@ -17,6 +17,9 @@ use crate::pool::{Pool, Worker};
 /// Panels that are unpacked at once: 18 KiB, so that a first-level cache has room for a group of columns too.
 const PANELS: usize = 24;
 
+/// Room for them, made where it is needed.
+type Panels = Option<[Panel; PANELS]>;
+
 /// Activations that a pass over a matrix goes through at once, so that they stay in the second-level cache.
 const PASS_BYTES: usize = 512 << 10;
 
@@ -152,6 +155,7 @@ impl Matrix {
         let quantised_bytes = self.columns / BLOCK * BLOCK_BYTES;
         let column_bytes = if self.is_quantised() { quantised_bytes } else { self.columns * 4 }.max(1);
         let pass = (PASS_BYTES / column_bytes / columns.width).max(1) * columns.width;
+        let mut panels = None;
         for first in (0..columns.tokens).step_by(pass) {
             // SAFETY: by the contract of this function; `first` is the beginning of a group.
             unsafe {
@@ -163,7 +167,7 @@ impl Matrix {
                 };
                 let products = Products { to: products.to.wrapping_add(first * products.stride), ..products };
                 for tile in tiles.clone() {
-                    self.multiply(isa, tile, &columns, products);
+                    self.multiply_tile(isa, tile, &columns, products, &mut panels);
                 }
             }
         }
@@ -177,16 +181,21 @@ impl Matrix {
     /// `rows` floats a token, and no other thread is writing those of this tile.
     pub unsafe fn multiply(&self, isa: Isa, tile: usize, columns: &Columns, products: Products) {
         // SAFETY: by the contract of this function.
+        unsafe { self.multiply_tiles(isa, tile..tile + 1, columns, products) };
+    }
+
+    /// # Safety
+    ///
+    /// As for `multiply`.
+    unsafe fn multiply_tile(&self, isa: Isa, tile: usize, columns: &Columns, products: Products, panels: &mut Panels) {
+        // SAFETY: by the contract of this function.
         unsafe {
             match self.weights {
                 Weights::Plain(float) => self.multiply_plain(isa, float, tile, columns, products),
-                Weights::Tiled(format) if columns.width == 1 && isa.multiplies_tiles() => {
-                    for token in 0..columns.tokens {
-                        let tile_product = self.product(tile, 0..self.columns / BLOCK, token, columns, products);
-                        isa.column_product(format, &tile_product);
-                    }
+                Weights::Tiled(format) if isa.multiplies_tiles() && columns.tokens <= columns.width => {
+                    isa.tile_product(format, &self.product(tile, 0..self.columns / BLOCK, 0, columns, products));
                 }
-                Weights::Tiled(format) => self.multiply_panels(isa, format, tile, columns, products),
+                Weights::Tiled(format) => self.multiply_panels(isa, format, tile, columns, products, panels),
             }
         }
     }
@@ -216,13 +225,13 @@ impl Matrix {
     /// # Safety
     ///
     /// As for `multiply`.
-    unsafe fn multiply_panels(&self, isa: Isa, format: Format, tile: usize, columns: &Columns, products: Products) {
-        let mut panels = [const { Panel::EMPTY }; PANELS];
+    unsafe fn multiply_panels(&self, isa: Isa, format: Format, tile: usize, columns: &Columns, products: Products, panels: &mut Panels) {
+        let panels = panels.get_or_insert_with(|| [const { Panel::EMPTY }; PANELS]);
         let blocks = self.columns / BLOCK;
-        let at_once = blocks.div_ceil(blocks.div_ceil(PANELS));
+        let at_once = blocks.div_ceil(blocks.div_ceil(PANELS).max(1)).max(1);
         for start in (0..blocks).step_by(at_once) {
             let range = start..blocks.min(start + at_once);
-            isa.unpack(format, self.tile(tile), range.clone(), &mut panels);
+            isa.unpack(format, self.tile(tile), range.clone(), panels);
             for group in 0..columns.tokens.div_ceil(columns.width) {
                 let product = self.product(tile, range.clone(), group, columns, products);
                 // SAFETY: by the contract of this function, and the panels are these blocks.

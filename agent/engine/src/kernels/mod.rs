@@ -139,25 +139,25 @@ impl Isa {
         }
     }
 
-    /// Whether one column is multiplied with tiles as they lie in memory. Else they are unpacked for it, as they are for several.
+    /// Whether one group is multiplied with tiles as they lie in memory. Else they are unpacked for it, as they are for several.
     fn multiplies_tiles(self) -> bool {
         self.0 != Level::Scalar
     }
 
-    /// A tile times one column.
+    /// A tile times one group.
     ///
     /// # Safety
     ///
     /// The product's pointers have what `TileProduct` says, and `multiplies_tiles`.
-    unsafe fn column_product(self, format: Format, product: &TileProduct) {
+    unsafe fn tile_product(self, format: Format, product: &TileProduct) {
         // SAFETY: the CPU has what `self` says; the rest is passed on to the caller.
         unsafe {
             match self.0 {
                 Level::Scalar => scalar::panel_product(product),
                 #[cfg(target_arch = "x86_64")]
-                Level::Avx2 => avx2::column_product(format, product),
+                Level::Avx2 => avx2::tile_product(format, product),
                 #[cfg(target_arch = "x86_64")]
-                Level::Avx512 | Level::Avx512Bf16 => avx512::column_product(format, product),
+                Level::Avx512 | Level::Avx512Bf16 => avx512::tile_product(format, product),
             }
         }
     }
