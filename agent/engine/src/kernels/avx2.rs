@@ -84,6 +84,12 @@ unsafe fn tile<const F: usize, const W: usize>(p: &TileProduct) {
     // SAFETY: by the contract of `tile_product`.
     unsafe {
         let mut sums = [[_mm256_setzero_ps(); W]; 2];
+        for column in 0..p.columns {
+            let before = p.begin(column);
+            for side in 0..2 {
+                sums[side][column] = row_floats(&before, side);
+            }
+        }
         for block in 0..p.blocks {
             let (t, sub) = (p.tile.add(block / format.subs() * format.bytes()), block % format.subs());
             reading::prefetch::<Avx2>(format, t, sub);
@@ -116,14 +122,15 @@ unsafe fn add_block<const F: usize, const W: usize>(t: *const u8, sub: usize, si
                 true => block_halves::<F, W, true>(&weights, group.add(c)),
                 false => block_halves::<F, W, false>(&weights, group.add(c)),
             };
-            let part = if format.has_halves() {
+            // In the same order as for panels, so that a column's results don't depend on how many others there are.
+            let scale = _mm256_set1_ps(*numbers.add(c));
+            if format.has_halves() {
                 let first = _mm256_mul_ps(_mm256_cvtepi32_ps(a), scales[0]);
+                sums[c] = _mm256_fmadd_ps(_mm256_fmadd_ps(_mm256_cvtepi32_ps(b), scales[1], first), scale, sums[c]);
                 sums[c] = _mm256_fmadd_ps(_mm256_sub_ps(minima[0], minima[1]), _mm256_set1_ps(*numbers.add(2 * W + c)), sums[c]);
-                _mm256_fmadd_ps(_mm256_cvtepi32_ps(b), scales[1], first)
             } else {
-                _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_add_epi32(a, b)), scales[0])
-            };
-            sums[c] = _mm256_fmadd_ps(part, _mm256_set1_ps(*numbers.add(c)), sums[c]);
+                sums[c] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(_mm256_add_epi32(a, b)), _mm256_mul_ps(scales[0], scale), sums[c]);
+            }
             if !format.is_signed() {
                 sums[c] = _mm256_fmadd_ps(minima[1], _mm256_set1_ps(*numbers.add(W + c)), sums[c]);
             }
@@ -172,6 +179,9 @@ unsafe fn panels<const RUN: usize, const HALVES: usize>(p: &TileProduct) {
     let mut results = [[0f32; ROWS]; WIDTH];
     // SAFETY: by the contract of `panel_product`.
     unsafe {
+        for (column, results) in results.iter_mut().enumerate().take(p.columns) {
+            *results = p.begin(column);
+        }
         for block in 0..p.blocks {
             let panel = &*p.tile.cast::<Panel>().add(block);
             let group = p.group.add(block * WIDTH * BLOCK_BYTES).cast::<i32>();

@@ -54,7 +54,7 @@ unsafe fn tile<const F: usize, const W: usize>(p: &TileProduct) {
     let format = const { Format::ALL[F] };
     // SAFETY: by the contract of `tile_product`.
     unsafe {
-        let mut results = [_mm512_setzero_ps(); W];
+        let mut results = begin::<W>(p);
         for block in 0..p.blocks {
             let (t, sub) = (p.tile.add(block / format.subs() * format.bytes()), block % format.subs());
             let group = p.group.add(block * W * BLOCK_BYTES).cast::<i32>();
@@ -70,15 +70,19 @@ unsafe fn tile<const F: usize, const W: usize>(p: &TileProduct) {
             let scales = reading::scales::<Avx512>(format, t, sub, 0);
             let minima = reading::minima::<Avx512>(format, t, sub, 0, scales);
             let numbers = group.add(8 * W).cast::<f32>();
+            // In the same order as `panels`, so that a column's results don't depend on how many others there are.
             for c in 0..W {
                 let part = if format.has_halves() {
                     let first = _mm512_mul_ps(_mm512_cvtepi32_ps(halves[0][c]), scales[0]);
-                    results[c] = _mm512_fmadd_ps(_mm512_sub_ps(minima[0], minima[1]), _mm512_set1_ps(*numbers.add(2 * W + c)), results[c]);
                     _mm512_fmadd_ps(_mm512_cvtepi32_ps(halves[1][c]), scales[1], first)
                 } else {
                     _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_add_epi32(halves[0][c], halves[1][c])), scales[0])
                 };
                 results[c] = _mm512_fmadd_ps(part, _mm512_set1_ps(*numbers.add(c)), results[c]);
+                if format.has_halves() {
+                    let difference = _mm512_sub_ps(minima[0], minima[1]);
+                    results[c] = _mm512_fmadd_ps(difference, _mm512_set1_ps(*numbers.add(2 * W + c)), results[c]);
+                }
                 results[c] = _mm512_fmadd_ps(minima[1], _mm512_set1_ps(*numbers.add(W + c)), results[c]);
             }
         }
@@ -103,7 +107,7 @@ unsafe fn panels<const HALVES: usize>(p: &TileProduct) {
     const W: usize = WIDTH;
     // SAFETY: by the contract of `panel_product`.
     unsafe {
-        let mut results = [_mm512_setzero_ps(); W];
+        let mut results = begin::<W>(p);
         for block in 0..p.blocks {
             let panel = &*p.tile.cast::<Panel>().add(block);
             let group = p.group.add(block * W * BLOCK_BYTES).cast::<i32>();
@@ -139,14 +143,29 @@ unsafe fn panels<const HALVES: usize>(p: &TileProduct) {
     }
 }
 
+/// What the results are added to, of each column.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
+unsafe fn begin<const W: usize>(p: &TileProduct) -> [__m512; W] {
+    let mut results = [_mm512_setzero_ps(); W];
+    if p.add {
+        for column in 0..p.columns {
+            // SAFETY: the caller gives results of these columns.
+            results[column] = unsafe { _mm512_maskz_loadu_ps(rows(p), p.to.add(column * p.stride)) };
+        }
+    }
+    results
+}
+
+/// The rows whose results are wanted.
+#[inline(always)]
+fn rows(p: &TileProduct) -> __mmask16 {
+    ((1u32 << p.rows) - 1) as __mmask16
+}
+
 /// Writes the results of one column.
 #[inline(always)]
 unsafe fn finish(p: &TileProduct, column: usize, result: __m512) {
     // SAFETY: the caller gives a column for which there is room.
-    unsafe {
-        let to = p.to.add(column * p.stride);
-        let rows = ((1u32 << p.rows) - 1) as __mmask16;
-        let before = if p.add { _mm512_maskz_loadu_ps(rows, to) } else { _mm512_setzero_ps() };
-        _mm512_mask_storeu_ps(to, rows, _mm512_add_ps(before, result));
-    }
+    unsafe { _mm512_mask_storeu_ps(p.to.add(column * p.stride), rows(p), result) };
 }

@@ -19,26 +19,26 @@ pub unsafe fn product(p: &PlainProduct) {
     // SAFETY: by the contract of this function; columns stay within theirs.
     unsafe {
         while column + 3 <= p.columns {
-            rows::<3>(p, column);
+            rows::<8, 3>(p, column);
             column += 3;
         }
         while column < p.columns {
-            rows::<1>(p, column);
+            rows::<1, 1>(p, column);
             column += 1;
         }
     }
 }
 
-/// All rows times C columns.
+/// All rows, R at once, times C columns.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma,f16c")]
-unsafe fn rows<const C: usize>(p: &PlainProduct, column: usize) {
+unsafe fn rows<const R: usize, const C: usize>(p: &PlainProduct, column: usize) {
     let mut row = 0;
     // SAFETY: as for `product`; rows stay within theirs.
     unsafe {
-        while row + 8 <= p.rows {
-            block::<8, C>(p, row, column);
-            row += 8;
+        while row + R <= p.rows {
+            block::<R, C>(p, row, column);
+            row += R;
         }
         while row < p.rows {
             block::<1, C>(p, row, column);

@@ -68,15 +68,14 @@ unsafe fn of_type<L: Lanes, const F: usize>(p: &PlainProduct) {
             column += 3;
         }
         while column < p.columns {
-            for row in 0..p.rows {
-                dot::<L, F>(p, row, column);
-            }
+            rows::<L, F, 1, 1>(p, column);
             column += 1;
         }
     }
 }
 
-/// All rows, R at once, times C columns.
+/// All rows, R at once, times C columns. Each product of a row and a column is summed in the same order, whatever R and C. Of one column the rows are
+/// one stream of memory: several at once are slower, and so is asking for them ahead.
 #[inline(always)]
 unsafe fn rows<L: Lanes, const F: usize, const R: usize, const C: usize>(p: &PlainProduct, column: usize) {
     let mut row = 0;
@@ -124,34 +123,6 @@ unsafe fn block<L: Lanes, const F: usize, const R: usize, const C: usize>(p: &Pl
                 *to = if p.add { *to + sum } else { sum };
             }
         }
-    }
-}
-
-/// One row times one column. Rows follow each other in memory, so that all of them are one stream: several rows at once are slower, and so is
-/// asking for them ahead.
-#[inline(always)]
-unsafe fn dot<L: Lanes, const F: usize>(p: &PlainProduct, row: usize, column: usize) {
-    /// Sums in flight: a sum takes as long as this many products.
-    const SUMS: usize = 4;
-    let float = const { FLOATS[F] };
-    let whole = p.length / (16 * SUMS) * (16 * SUMS);
-    // SAFETY: as for `of_type`.
-    unsafe {
-        let weights = p.weights.add(row * p.length * float.bytes());
-        let floats = p.floats.add(column * p.stride);
-        let mut sums = [L::splat(0.0); SUMS];
-        for i in (0..whole).step_by(16 * SUMS) {
-            for s in 0..SUMS {
-                let a = load::<L>(float, weights.add((i + s * 16) * float.bytes()));
-                sums[s] = L::mul_add(a, L::load(floats.add(i + s * 16)), sums[s]);
-            }
-        }
-        let mut sum = L::sum(L::add(L::add(sums[0], sums[1]), L::add(sums[2], sums[3])));
-        for i in whole..p.length {
-            sum += read(float, weights, i) * *floats.add(i);
-        }
-        let to = p.to.wrapping_add(column * p.to_stride + row);
-        *to = if p.add { *to + sum } else { sum };
     }
 }
 

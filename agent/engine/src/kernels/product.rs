@@ -26,6 +26,22 @@ pub struct TileProduct {
 }
 
 impl TileProduct {
+    /// What the results of one column are added to. They are added to it from the first block on, so that it makes no difference whether a row's
+    /// blocks are multiplied at once or in parts.
+    ///
+    /// # Safety
+    ///
+    /// `to` has the wanted rows and columns.
+    #[inline(always)]
+    pub unsafe fn begin(&self, column: usize) -> [f32; ROWS] {
+        let mut results = [0f32; ROWS];
+        if self.add {
+            // SAFETY: by the contract of this function.
+            unsafe { std::ptr::copy_nonoverlapping(self.to.add(column * self.stride), results.as_mut_ptr(), self.rows) };
+        }
+        results
+    }
+
     /// Writes the results of one column.
     ///
     /// # Safety
@@ -34,14 +50,6 @@ impl TileProduct {
     #[inline(always)]
     pub unsafe fn finish(&self, column: usize, results: &[f32; ROWS]) {
         // SAFETY: by the contract of this function.
-        unsafe {
-            let to = self.to.add(column * self.stride);
-            // Of a number that is known, the loop becomes a few vector instructions.
-            let rows = if self.rows == ROWS { ROWS } else { self.rows };
-            for (row, result) in results.iter().enumerate().take(rows) {
-                let before = if self.add { *to.add(row) } else { 0.0 };
-                *to.add(row) = before + result;
-            }
-        }
+        unsafe { std::ptr::copy_nonoverlapping(results.as_ptr(), self.to.add(column * self.stride), self.rows) };
     }
 }

@@ -14,6 +14,9 @@ pub unsafe fn panel_product(p: &TileProduct) {
     // SAFETY: by the contract of this function.
     unsafe {
         let panels = std::slice::from_raw_parts(p.tile.cast::<Panel>(), p.blocks);
+        for (column, results) in results.iter_mut().enumerate().take(p.columns) {
+            *results = p.begin(column);
+        }
         for (block, panel) in panels.iter().enumerate() {
             let group = p.group.add(block * p.width * BLOCK_BYTES);
             for (column, results) in results.iter_mut().enumerate().take(p.columns) {

@@ -162,6 +162,27 @@ fn products_are_those_of_the_weights_as_floats_to_within_the_rounding_of_activat
     }
 }
 
+#[test]
+fn a_column_has_the_same_products_whatever_columns_stand_beside_it() {
+    let mut numbers = Numbers(3);
+    for (ty, dtype) in TYPES {
+        let (rows, columns, tokens) = (21, 1280, 21);
+        let (data, _) = weights(ty, dtype, rows, columns, &mut numbers);
+        let matrix = matrix(ty, &data, rows, columns);
+        let (activations, before) = (numbers.floats(tokens * columns), numbers.floats(tokens * rows));
+        for isa in Isa::available() {
+            for before in [None, Some(before.as_slice())] {
+                let together = multiply(&matrix, isa, &activations, tokens, before);
+                for count in [1, 3, 7] {
+                    let alone =
+                        multiply(&matrix, isa, &activations[..count * columns], count, before.map(|before| &before[..count * rows]));
+                    assert!(alone == together[..count * rows], "{ty} on {}: {count} of {tokens} columns", isa.name());
+                }
+            }
+        }
+    }
+}
+
 /// Blocks of one byte over and over, but for their scales in f16.
 fn uniform_blocks(ty: GgmlType, elements: usize, byte: u8) -> Vec<u8> {
     let places: &[usize] = match ty {
