@@ -72,16 +72,16 @@ unsafe fn tile<const F: usize, const W: usize>(p: &TileProduct) {
             let numbers = group.add(8 * W).cast::<f32>();
             // In the same order as `panels`, so that a column's results don't depend on how many others there are.
             for c in 0..W {
-                let part = if format.has_halves() {
-                    let first = _mm512_mul_ps(_mm512_cvtepi32_ps(halves[0][c]), scales[0]);
-                    _mm512_fmadd_ps(_mm512_cvtepi32_ps(halves[1][c]), scales[1], first)
-                } else {
-                    _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_add_epi32(halves[0][c], halves[1][c])), scales[0])
-                };
-                results[c] = _mm512_fmadd_ps(part, _mm512_set1_ps(*numbers.add(c)), results[c]);
+                let scale = _mm512_set1_ps(*numbers.add(c));
                 if format.has_halves() {
+                    let first = _mm512_mul_ps(_mm512_cvtepi32_ps(halves[0][c]), scales[0]);
+                    let part = _mm512_fmadd_ps(_mm512_cvtepi32_ps(halves[1][c]), scales[1], first);
+                    results[c] = _mm512_fmadd_ps(part, scale, results[c]);
                     let difference = _mm512_sub_ps(minima[0], minima[1]);
                     results[c] = _mm512_fmadd_ps(difference, _mm512_set1_ps(*numbers.add(2 * W + c)), results[c]);
+                } else {
+                    let products = _mm512_cvtepi32_ps(_mm512_add_epi32(halves[0][c], halves[1][c]));
+                    results[c] = _mm512_fmadd_ps(products, _mm512_mul_ps(scales[0], scale), results[c]);
                 }
                 results[c] = _mm512_fmadd_ps(minima[1], _mm512_set1_ps(*numbers.add(W + c)), results[c]);
             }
@@ -123,12 +123,17 @@ unsafe fn panels<const HALVES: usize>(p: &TileProduct) {
                 }
                 let scales = _mm512_load_ps(panel.scale[half].as_ptr());
                 for c in 0..W {
-                    let products = _mm512_cvtepi32_ps(sums[c]);
-                    parts[c] = if half == 0 { _mm512_mul_ps(products, scales) } else { _mm512_fmadd_ps(products, scales, parts[c]) };
+                    let (products, scale) = (_mm512_cvtepi32_ps(sums[c]), _mm512_set1_ps(*numbers.add(c)));
+                    if HALVES == 1 {
+                        results[c] = _mm512_fmadd_ps(products, _mm512_mul_ps(scales, scale), results[c]);
+                    } else if half == 0 {
+                        parts[c] = _mm512_mul_ps(products, scales);
+                    } else {
+                        results[c] = _mm512_fmadd_ps(_mm512_fmadd_ps(products, scales, parts[c]), scale, results[c]);
+                    }
                 }
             }
             for c in 0..W {
-                results[c] = _mm512_fmadd_ps(parts[c], _mm512_set1_ps(*numbers.add(c)), results[c]);
                 if HALVES == 2 {
                     let difference = _mm512_load_ps(panel.minimum[0].as_ptr());
                     results[c] = _mm512_fmadd_ps(difference, _mm512_set1_ps(*numbers.add(2 * W + c)), results[c]);
