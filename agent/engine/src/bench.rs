@@ -1,5 +1,7 @@
 //! Measures tokens a second in the manner of llama-bench: prefill of a prompt, and decoding of token after token, each at a depth.
 
+pub mod kernels;
+
 use std::path::Path;
 use std::time::{Duration, Instant};
 

@@ -15,6 +15,8 @@ pub trait Lanes {
     unsafe fn load(from: *const f32) -> Self::V;
     /// Reads 16 half-precision floats.
     unsafe fn load_half(from: *const u16) -> Self::V;
+    /// Reads 16 bfloat16s.
+    unsafe fn load_bfloat(from: *const u16) -> Self::V;
     /// Writes 16 floats.
     unsafe fn store(to: *mut f32, value: Self::V);
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
@@ -83,6 +85,12 @@ impl Lanes for Scalar {
         // SAFETY: the caller gives 16 numbers.
         let bits = unsafe { from.cast::<[u16; 16]>().read_unaligned() };
         each(|i| half::f16::from_bits(bits[i]).to_f32())
+    }
+    #[inline(always)]
+    unsafe fn load_bfloat(from: *const u16) -> [f32; 16] {
+        // SAFETY: the caller gives 16 numbers.
+        let bits = unsafe { from.cast::<[u16; 16]>().read_unaligned() };
+        each(|i| f32::from_bits(u32::from(bits[i]) << 16))
     }
     #[inline(always)]
     unsafe fn store(to: *mut f32, value: [f32; 16]) {
@@ -177,6 +185,9 @@ mod x86 {
             unsafe fn splat(value: f32) -> __m512 { _mm512_set1_ps(value) }
             unsafe fn load(from: *const f32) -> __m512 { _mm512_loadu_ps(from) }
             unsafe fn load_half(from: *const u16) -> __m512 { _mm512_cvtph_ps(_mm256_loadu_si256(from.cast())) }
+            unsafe fn load_bfloat(from: *const u16) -> __m512 {
+                _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast()))))
+            }
             unsafe fn store(to: *mut f32, value: __m512) { _mm512_storeu_ps(to, value) }
             unsafe fn add(a: __m512, b: __m512) -> __m512 { _mm512_add_ps(a, b) }
             unsafe fn sub(a: __m512, b: __m512) -> __m512 { _mm512_sub_ps(a, b) }
@@ -213,6 +224,10 @@ mod x86 {
             unsafe fn load(from: *const f32) -> [__m256; 2] { [_mm256_loadu_ps(from), _mm256_loadu_ps(from.add(8))] }
             unsafe fn load_half(from: *const u16) -> [__m256; 2] {
                 [_mm256_cvtph_ps(_mm_loadu_si128(from.cast())), _mm256_cvtph_ps(_mm_loadu_si128(from.add(8).cast()))]
+            }
+            unsafe fn load_bfloat(from: *const u16) -> [__m256; 2] {
+                let widened = |from: *const u16| _mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast())));
+                [_mm256_castsi256_ps(widened(from)), _mm256_castsi256_ps(widened(from.add(8)))]
             }
             unsafe fn store(to: *mut f32, value: [__m256; 2]) {
                 _mm256_storeu_ps(to, value[0]);

@@ -2,10 +2,11 @@
 
 use stowage_placement::Reason;
 use stowage_placement::gguf::GgmlType;
-use stowage_placement::layout;
 
 use super::Isa;
-use super::product::{Format, TileProduct};
+use super::format::Format;
+use super::plain::{Float, PlainProduct};
+use super::product::TileProduct;
 use super::rows::{BLOCK, BLOCK_BYTES};
 use super::tile::{self, Panel, ROWS};
 use crate::api::EngineError;
@@ -13,12 +14,18 @@ use crate::arena::Region;
 use crate::file_mmap::TensorView;
 use crate::pool::{Pool, Worker};
 
-/// Panels that are unpacked at once: 24 KiB, most of a first-level cache.
-const PANELS: usize = 32;
+/// Panels that are unpacked at once: 18 KiB, so that a first-level cache has room for a group of columns too.
+const PANELS: usize = 24;
+
+/// Room for them, made where it is needed.
+type Panels = Option<[Panel; PANELS]>;
+
+/// Activations that a pass over a matrix goes through at once, so that they stay in the second-level cache.
+const PASS_BYTES: usize = 512 << 10;
 
 /// `rows` outputs by `columns` inputs.
 pub struct Matrix {
-    ggml_type: GgmlType,
+    weights: Weights,
     pub rows: usize,
     pub columns: usize,
     /// Bytes of one row, as in the file.
@@ -35,6 +42,26 @@ pub enum Activations {
     Quantised,
     /// Floats as they are, by weights that are unpacked to floats each time: slow, and free of what quantising activations costs. For comparing.
     Floats,
+}
+
+/// How a matrix's weights lie in its region.
+#[derive(Clone, Copy)]
+enum Weights {
+    /// Packed into tiles.
+    Tiled(Format),
+    /// Rows as in the file.
+    Plain(Float),
+}
+
+impl Weights {
+    fn of(ty: GgmlType) -> Option<Weights> {
+        Some(match ty {
+            GgmlType::F32 => Weights::Plain(Float::F32),
+            GgmlType::F16 => Weights::Plain(Float::F16),
+            GgmlType::BF16 => Weights::Plain(Float::BF16),
+            _ => Weights::Tiled(Format::of(ty)?),
+        })
+    }
 }
 
 /// The columns that a matrix is multiplied with, one a token.
@@ -63,11 +90,15 @@ impl Matrix {
         let (rows, columns) = (view.rows, view.columns);
         if rows == 1 {
             read_floats(view, region.floats_mut())?;
-            return Ok(Matrix { ggml_type: GgmlType::F32, rows, columns, row_bytes: columns * 4, activations, region });
+            return Ok(Matrix { weights: Weights::Plain(Float::F32), rows, columns, row_bytes: columns * 4, activations, region });
         }
+        let Some(weights) = Weights::of(view.ggml_type) else {
+            let message = format!("tensor `{}` has type {}, for which there are no kernels", view.name, view.ggml_type);
+            return Err(EngineError::new(Reason::EngineCannotRun, message));
+        };
         let row_bytes = view.data.len() / rows;
-        let matrix = Matrix { ggml_type: view.ggml_type, rows, columns, row_bytes, activations, region };
-        let held = if layout::is_tiled(view.ggml_type) { matrix.tiles() * ROWS } else { rows };
+        let matrix = Matrix { weights, rows, columns, row_bytes, activations, region };
+        let held = if matrix.is_tiled() { matrix.tiles() * ROWS } else { rows };
         if matrix.region.len() < held * row_bytes || (matrix.is_tiled() && !columns.is_multiple_of(BLOCK)) {
             let message = format!(
                 "tensor `{}` of {rows} x {columns} {} does not fit in the {} bytes planned for it",
@@ -84,10 +115,19 @@ impl Matrix {
                 let length = if matrix.is_tiled() { ROWS * row_bytes } else { from.len() };
                 // SAFETY: the region has room for all tiles, as was just checked, and each is written by one thread.
                 let to = unsafe { std::slice::from_raw_parts_mut(matrix.region.as_ptr().add(tile * ROWS * row_bytes), length) };
-                tile::pack(view.ggml_type, from, row_bytes, to);
+                match weights {
+                    Weights::Tiled(format) => tile::pack(format, from, row_bytes, to),
+                    Weights::Plain(_) => to.copy_from_slice(from),
+                }
             }
         });
         Ok(matrix)
+    }
+
+    /// A matrix whose region is packed already. `None`: its type has no kernels.
+    pub fn packed(ty: GgmlType, rows: usize, columns: usize, region: Region) -> Option<Matrix> {
+        let row_bytes = columns / ty.block_elements() as usize * ty.block_bytes() as usize;
+        Some(Matrix { weights: Weights::of(ty)?, rows, columns, row_bytes, activations: Activations::Quantised, region })
     }
 
     /// Tiles of 16 rows, the last of them maybe not full: the unit in which threads share the work.
@@ -101,22 +141,49 @@ impl Matrix {
     }
 
     fn is_tiled(&self) -> bool {
-        layout::is_tiled(self.ggml_type)
+        matches!(self.weights, Weights::Tiled(_))
     }
 
     /// A row's weights as floats. `to` has `columns` of them.
     pub fn read_row(&self, row: usize, to: &mut [f32]) {
-        if !self.is_tiled() {
-            let bytes = &self.region.bytes()[row * self.row_bytes..][..self.row_bytes];
-            plain_floats(self.ggml_type, bytes, to);
-            return;
+        match self.weights {
+            Weights::Plain(float) => plain_floats(float, &self.region.bytes()[row * self.row_bytes..][..self.row_bytes], to),
+            Weights::Tiled(format) => {
+                let (tile, row) = (row / ROWS, row % ROWS);
+                let mut panel = Panel::EMPTY;
+                for (block, to) in to.chunks_exact_mut(BLOCK).enumerate() {
+                    tile::unpack(format, self.tile(tile), block, row..row + 1, &mut panel);
+                    for (column, to) in to.iter_mut().enumerate() {
+                        *to = panel.weight(row, column);
+                    }
+                }
+            }
         }
-        let (tile, row) = (row / ROWS, row % ROWS);
-        let mut panel = Panel::EMPTY;
-        for (block, to) in to.chunks_exact_mut(BLOCK).enumerate() {
-            tile::unpack(self.ggml_type, self.tile(tile), self.row_bytes, block, row..row + 1, &mut panel);
-            for (column, to) in to.iter_mut().enumerate() {
-                *to = panel.weight(row, column);
+    }
+
+    /// Some of the tiles times all columns, in passes over as many columns as a cache holds.
+    ///
+    /// # Safety
+    ///
+    /// As for `multiply`.
+    pub unsafe fn multiply_tiles(&self, isa: Isa, tiles: std::ops::Range<usize>, columns: &Columns, products: Products) {
+        let quantised_bytes = self.columns / BLOCK * BLOCK_BYTES;
+        let column_bytes = if self.is_quantised() { quantised_bytes } else { self.columns * 4 }.max(1);
+        let pass = (PASS_BYTES / column_bytes / columns.width).max(1) * columns.width;
+        let mut panels = None;
+        for first in (0..columns.tokens).step_by(pass) {
+            // SAFETY: by the contract of this function; `first` is the beginning of a group.
+            unsafe {
+                let columns = Columns {
+                    tokens: pass.min(columns.tokens - first),
+                    floats: columns.floats.add(first * columns.stride),
+                    quantised: columns.quantised.wrapping_add(first * quantised_bytes),
+                    ..*columns
+                };
+                let products = Products { to: products.to.wrapping_add(first * products.stride), ..products };
+                for tile in tiles.clone() {
+                    self.multiply_tile(isa, tile, &columns, products, &mut panels);
+                }
             }
         }
     }
@@ -129,16 +196,23 @@ impl Matrix {
     /// `rows` floats a token, and no other thread is writing those of this tile.
     pub unsafe fn multiply(&self, isa: Isa, tile: usize, columns: &Columns, products: Products) {
         // SAFETY: by the contract of this function.
+        unsafe { self.multiply_tiles(isa, tile..tile + 1, columns, products) };
+    }
+
+    /// # Safety
+    ///
+    /// As for `multiply`.
+    unsafe fn multiply_tile(&self, isa: Isa, tile: usize, columns: &Columns, products: Products, panels: &mut Panels) {
+        // SAFETY: by the contract of this function.
         unsafe {
-            if self.is_tiled() && !self.is_quantised() {
-                self.multiply_unpacked(isa, tile, columns, products);
-            } else if !self.is_quantised() {
-                self.multiply_plain(isa, tile, columns, products);
-            } else if isa.multiplies(Format::of(self.ggml_type)) {
-                let format = Format::of(self.ggml_type);
-                self.multiply_groups(isa, format, tile, self.tile(tile).as_ptr(), 0..self.columns / BLOCK, columns, products);
-            } else {
-                self.multiply_panels(isa, tile, columns, products);
+            match self.weights {
+                Weights::Plain(Float::F32) => self.multiply_plain(isa, Float::F32, self.plain_rows(tile), tile, columns, products),
+                _ if self.activations == Activations::Floats => self.multiply_unpacked(isa, tile, columns, products),
+                Weights::Plain(float) => self.multiply_plain(isa, float, self.plain_rows(tile), tile, columns, products),
+                Weights::Tiled(format) if isa.multiplies_tiles() && columns.tokens <= columns.width => {
+                    isa.tile_product(format, &self.product(tile, 0..self.columns / BLOCK, 0, columns, products));
+                }
+                Weights::Tiled(format) => self.multiply_panels(isa, format, tile, columns, products, panels),
             }
         }
     }
@@ -147,58 +221,39 @@ impl Matrix {
         &self.region.bytes()[tile * ROWS * self.row_bytes..][..ROWS * self.row_bytes]
     }
 
-    /// # Safety
-    ///
-    /// As for `multiply`; `from` holds the blocks of the tile in this format.
-    #[allow(clippy::too_many_arguments)]
-    unsafe fn multiply_groups(
-        &self,
-        isa: Isa,
-        format: Format,
-        tile: usize,
-        from: *const u8,
-        blocks: std::ops::Range<usize>,
-        columns: &Columns,
-        products: Products,
-    ) {
+    /// What some blocks of a tile times a group is; `tile` is to be replaced where the blocks are unpacked.
+    fn product(&self, tile: usize, blocks: std::ops::Range<usize>, group: usize, columns: &Columns, products: Products) -> TileProduct {
         let width = columns.width;
-        let group_bytes = self.columns / BLOCK * width * BLOCK_BYTES;
-        for group in 0..columns.tokens.div_ceil(width) {
-            let first = group * width;
-            // SAFETY: by the contract of this function: there are as many groups and rows of products as tokens ask for.
-            unsafe {
-                let product = TileProduct {
-                    tile: from,
-                    blocks: blocks.len(),
-                    group: columns.quantised.add(group * group_bytes + blocks.start * width * BLOCK_BYTES),
-                    width,
-                    columns: width.min(columns.tokens - first),
-                    rows: ROWS.min(self.rows - tile * ROWS),
-                    // Of some rows of a matrix, `to` lies before the memory by as many rows as are left out.
-                    to: products.to.wrapping_add(first * products.stride + tile * ROWS),
-                    stride: products.stride,
-                    add: products.add || blocks.start > 0,
-                };
-                isa.tile_product(format, &product);
-            }
+        let (first, block_bytes) = (group * width, width * BLOCK_BYTES);
+        TileProduct {
+            tile: self.tile(tile).as_ptr(),
+            blocks: blocks.len(),
+            group: columns.quantised.wrapping_add((group * (self.columns / BLOCK) + blocks.start) * block_bytes),
+            width,
+            columns: width.min(columns.tokens - first),
+            rows: ROWS.min(self.rows - tile * ROWS),
+            // Of some rows of a matrix, `to` lies before the memory by as many rows as are left out.
+            to: products.to.wrapping_add(first * products.stride + tile * ROWS),
+            stride: products.stride,
+            add: products.add || blocks.start > 0,
         }
     }
 
     /// # Safety
     ///
     /// As for `multiply`.
-    unsafe fn multiply_panels(&self, isa: Isa, tile: usize, columns: &Columns, products: Products) {
-        let mut panels = [const { Panel::EMPTY }; PANELS];
-        // Where the type has a kernel of its own, this is the path without it.
-        let (format, blocks) = (Format::of(self.ggml_type), self.columns / BLOCK);
-        let format = if format.is_panel() { format } else { Format::Panel };
-        for start in (0..blocks).step_by(PANELS) {
-            let end = blocks.min(start + PANELS);
-            for block in start..end {
-                tile::unpack(self.ggml_type, self.tile(tile), self.row_bytes, block, 0..ROWS, &mut panels[block - start]);
+    unsafe fn multiply_panels(&self, isa: Isa, format: Format, tile: usize, columns: &Columns, products: Products, panels: &mut Panels) {
+        let panels = panels.get_or_insert_with(|| [const { Panel::EMPTY }; PANELS]);
+        let blocks = self.columns / BLOCK;
+        let at_once = blocks.div_ceil(blocks.div_ceil(PANELS).max(1)).max(1);
+        for start in (0..blocks).step_by(at_once) {
+            let range = start..blocks.min(start + at_once);
+            isa.unpack(format, self.tile(tile), range.clone(), panels);
+            for group in 0..columns.tokens.div_ceil(columns.width) {
+                let product = self.product(tile, range.clone(), group, columns, products);
+                // SAFETY: by the contract of this function, and the panels are these blocks.
+                unsafe { isa.panel_product(format, &TileProduct { tile: panels.as_ptr().cast(), ..product }) };
             }
-            // SAFETY: by the contract of this function, and the panels are these blocks.
-            unsafe { self.multiply_groups(isa, format, tile, panels.as_ptr().cast(), start..end, columns, products) };
         }
     }
 
@@ -206,49 +261,45 @@ impl Matrix {
     ///
     /// As for `multiply`.
     unsafe fn multiply_unpacked(&self, isa: Isa, tile: usize, columns: &Columns, products: Products) {
-        let mut weights = vec![0f32; self.columns];
-        for row in tile * ROWS..self.rows.min((tile + 1) * ROWS) {
-            self.read_row(row, &mut weights);
-            for token in 0..columns.tokens {
-                // SAFETY: by the contract of this function.
-                unsafe {
-                    let sum = isa.dot_f32(weights.as_ptr(), columns.floats.add(token * columns.stride), self.columns);
-                    let to = products.to.wrapping_add(token * products.stride + row);
-                    *to = if products.add { *to + sum } else { sum };
-                }
-            }
-        }
+        let mut weights = vec![0f32; ROWS * self.columns];
+        let rows = tile * ROWS..self.rows.min((tile + 1) * ROWS);
+        weights.chunks_exact_mut(self.columns).zip(rows).for_each(|(weights, row)| self.read_row(row, weights));
+        // SAFETY: by the contract of this function; the rows were just unpacked.
+        unsafe { self.multiply_plain(isa, Float::F32, weights.as_ptr().cast(), tile, columns, products) };
+    }
+
+    /// A tile's rows where they are as in the file.
+    fn plain_rows(&self, tile: usize) -> *const u8 {
+        self.region.bytes()[tile * ROWS * self.row_bytes..].as_ptr()
     }
 
     /// # Safety
     ///
-    /// As for `multiply`.
-    unsafe fn multiply_plain(&self, isa: Isa, tile: usize, columns: &Columns, products: Products) {
-        for row in tile * ROWS..self.rows.min((tile + 1) * ROWS) {
-            for token in 0..columns.tokens {
-                // SAFETY: by the contract of this function; the row lies in the region.
-                unsafe {
-                    let weights = self.region.as_ptr().add(row * self.row_bytes);
-                    let column = columns.floats.add(token * columns.stride);
-                    let sum = match self.ggml_type {
-                        GgmlType::F16 => isa.dot_f16(weights.cast(), column, self.columns),
-                        GgmlType::BF16 => isa.dot_bf16(weights.cast(), column, self.columns),
-                        _ => isa.dot_f32(weights.cast(), column, self.columns),
-                    };
-                    let to = products.to.wrapping_add(token * products.stride + row);
-                    *to = if products.add { *to + sum } else { sum };
-                }
-            }
-        }
+    /// As for `multiply`; `weights` are the rows of the tile.
+    unsafe fn multiply_plain(&self, isa: Isa, float: Float, weights: *const u8, tile: usize, columns: &Columns, products: Products) {
+        let product = PlainProduct {
+            float,
+            weights,
+            rows: ROWS.min(self.rows - tile * ROWS),
+            length: self.columns,
+            floats: columns.floats,
+            stride: columns.stride,
+            columns: columns.tokens,
+            to: products.to.wrapping_add(tile * ROWS),
+            to_stride: products.stride,
+            add: products.add,
+        };
+        // SAFETY: by the contract of this function; the rows lie in the region.
+        unsafe { isa.plain_product(&product) };
     }
 }
 
 /// A tensor of one row as floats, whatever its type.
 pub fn read_floats(view: &TensorView<'_>, to: &mut [f32]) -> Result<(), EngineError> {
-    let to = &mut to[..view.columns];
-    match view.ggml_type {
-        GgmlType::F32 | GgmlType::F16 | GgmlType::BF16 => plain_floats(view.ggml_type, view.data, to),
-        ty => {
+    match Weights::of(view.ggml_type) {
+        Some(Weights::Plain(float)) => plain_floats(float, view.data, &mut to[..view.columns]),
+        _ => {
+            let ty = view.ggml_type;
             let message = format!("tensor `{}` of one row has type {ty}; the engine reads such from F32, F16 and BF16", view.name);
             return Err(EngineError::new(Reason::EngineCannotRun, message));
         }
@@ -258,15 +309,15 @@ pub fn read_floats(view: &TensorView<'_>, to: &mut [f32]) -> Result<(), EngineEr
 
 /// A tensor of F32 as it is.
 pub fn read_all(view: &TensorView<'_>, to: &mut [f32]) {
-    plain_floats(GgmlType::F32, view.data, to);
+    plain_floats(Float::F32, view.data, to);
 }
 
-fn plain_floats(ty: GgmlType, bytes: &[u8], to: &mut [f32]) {
+fn plain_floats(float: Float, bytes: &[u8], to: &mut [f32]) {
     let pairs = bytes.chunks_exact(2).map(|pair| [pair[0], pair[1]]);
-    match ty {
-        GgmlType::F16 => to.iter_mut().zip(pairs).for_each(|(to, pair)| *to = half::f16::from_le_bytes(pair).to_f32()),
-        GgmlType::BF16 => to.iter_mut().zip(pairs).for_each(|(to, pair)| *to = half::bf16::from_le_bytes(pair).to_f32()),
-        _ => {
+    match float {
+        Float::F16 => to.iter_mut().zip(pairs).for_each(|(to, pair)| *to = half::f16::from_le_bytes(pair).to_f32()),
+        Float::BF16 => to.iter_mut().zip(pairs).for_each(|(to, pair)| *to = half::bf16::from_le_bytes(pair).to_f32()),
+        Float::F32 => {
             for (to, four) in to.iter_mut().zip(bytes.chunks_exact(4)) {
                 *to = f32::from_le_bytes([four[0], four[1], four[2], four[3]]);
             }

@@ -1,45 +1,11 @@
 //! The product of one tile of weights with one group of quantised columns: what the kernels of all instruction sets compute.
 
-use stowage_placement::gguf::GgmlType;
-
 use super::tile::ROWS;
-
-/// What a tile's bytes are: a type that is interleaved when it is packed, or panels that were unpacked from any other.
-///
-/// A panel's weights are at most 63; those of a wide one fill their byte, and its minimum is -128 times its scale.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
-    Q4_0,
-    Q4_1,
-    Q8_0,
-    Q4K,
-    Q6K,
-    Panel,
-    WidePanel,
-}
-
-impl Format {
-    pub fn of(ty: GgmlType) -> Format {
-        match ty {
-            GgmlType::Q4_0 => Format::Q4_0,
-            GgmlType::Q4_1 => Format::Q4_1,
-            GgmlType::Q8_0 => Format::Q8_0,
-            GgmlType::Q4_K => Format::Q4K,
-            GgmlType::Q6_K => Format::Q6K,
-            GgmlType::IQ4_NL | GgmlType::IQ4_XS | GgmlType::MXFP4 => Format::WidePanel,
-            _ => Format::Panel,
-        }
-    }
-
-    pub fn is_panel(self) -> bool {
-        matches!(self, Format::Panel | Format::WidePanel)
-    }
-}
 
 /// Most columns in a group.
 pub const MOST_COLUMNS: usize = 8;
 
-/// One tile times one group. `to` has a row for each column of the group: `to[column x stride + row]`.
+/// One tile, or panels unpacked from it, times one group. `to` has a row for each column of the group: `to[column x stride + row]`.
 #[derive(Clone, Copy)]
 pub struct TileProduct {
     pub tile: *const u8,
@@ -60,6 +26,22 @@ pub struct TileProduct {
 }
 
 impl TileProduct {
+    /// What the results of one column are added to. They are added to it from the first block on, so that it makes no difference whether a row's
+    /// blocks are multiplied at once or in parts.
+    ///
+    /// # Safety
+    ///
+    /// `to` has the wanted rows and columns.
+    #[inline(always)]
+    pub unsafe fn begin(&self, column: usize) -> [f32; ROWS] {
+        let mut results = [0f32; ROWS];
+        if self.add {
+            // SAFETY: by the contract of this function.
+            unsafe { std::ptr::copy_nonoverlapping(self.to.add(column * self.stride), results.as_mut_ptr(), self.rows) };
+        }
+        results
+    }
+
     /// Writes the results of one column.
     ///
     /// # Safety
@@ -68,12 +50,6 @@ impl TileProduct {
     #[inline(always)]
     pub unsafe fn finish(&self, column: usize, results: &[f32; ROWS]) {
         // SAFETY: by the contract of this function.
-        unsafe {
-            let to = self.to.add(column * self.stride);
-            for (row, result) in results.iter().enumerate().take(self.rows) {
-                let before = if self.add { *to.add(row) } else { 0.0 };
-                *to.add(row) = before + result;
-            }
-        }
+        unsafe { std::ptr::copy_nonoverlapping(results.as_ptr(), self.to.add(column * self.stride), self.rows) };
     }
 }

@@ -1,4 +1,4 @@
-//! Kernels on rows of floats: norm, gated activations, rotation, sums, quantisation, attention, products with float weights. Each is written once over
+//! Kernels on rows of floats: norm, gated activations, rotation, sums, quantisation. Each is written once over
 //! [`Lanes`]; `kernels::Kernels` holds them compiled for each instruction set.
 
 use super::lanes::{Lanes, exp};
@@ -247,49 +247,5 @@ pub unsafe fn quantise<L: Lanes>(row: *const f32, length: usize, column: usize, 
             *scales.add(columns) = scale * (first + second) as f32;
             *scales.add(2 * columns) = scale * first as f32;
         }
-    }
-}
-
-/// Sum of `a x b` over `length` floats.
-#[inline(always)]
-pub unsafe fn dot_f32<L: Lanes>(a: *const f32, b: *const f32, length: usize) -> f32 {
-    let whole = length / 16 * 16;
-    // SAFETY: the caller gives `length` floats at each pointer.
-    unsafe {
-        let mut sum = L::splat(0.0);
-        for i in (0..whole).step_by(16) {
-            sum = L::mul_add(L::load(a.add(i)), L::load(b.add(i)), sum);
-        }
-        (whole..length).fold(L::sum(sum), |sum, i| sum + *a.add(i) * *b.add(i))
-    }
-}
-
-/// The same where `a` is in half precision.
-#[inline(always)]
-pub unsafe fn dot_f16<L: Lanes>(a: *const u16, b: *const f32, length: usize) -> f32 {
-    let whole = length / 16 * 16;
-    // SAFETY: the caller gives `length` numbers at each pointer.
-    unsafe {
-        let mut sum = L::splat(0.0);
-        for i in (0..whole).step_by(16) {
-            sum = L::mul_add(L::load_half(a.add(i)), L::load(b.add(i)), sum);
-        }
-        (whole..length).fold(L::sum(sum), |sum, i| sum + half::f16::from_bits(*a.add(i)).to_f32() * *b.add(i))
-    }
-}
-
-/// The same where `a` is in bfloat16.
-#[inline(always)]
-pub unsafe fn dot_bf16<L: Lanes>(a: *const u16, b: *const f32, length: usize) -> f32 {
-    let whole = length / 16 * 16;
-    let widened = |bits: u16| f32::from_bits(u32::from(bits) << 16);
-    // SAFETY: the caller gives `length` numbers at each pointer.
-    unsafe {
-        let mut sum = L::splat(0.0);
-        for i in (0..whole).step_by(16) {
-            let a: [f32; 16] = std::array::from_fn(|j| widened(*a.add(i + j)));
-            sum = L::mul_add(L::load(a.as_ptr()), L::load(b.add(i)), sum);
-        }
-        (whole..length).fold(L::sum(sum), |sum, i| sum + widened(*a.add(i)) * *b.add(i))
     }
 }

@@ -14,6 +14,9 @@ pub unsafe fn panel_product(p: &TileProduct) {
     // SAFETY: by the contract of this function.
     unsafe {
         let panels = std::slice::from_raw_parts(p.tile.cast::<Panel>(), p.blocks);
+        for (column, results) in results.iter_mut().enumerate().take(p.columns) {
+            *results = p.begin(column);
+        }
         for (block, panel) in panels.iter().enumerate() {
             let group = p.group.add(block * p.width * BLOCK_BYTES);
             for (column, results) in results.iter_mut().enumerate().take(p.columns) {
@@ -45,13 +48,18 @@ unsafe fn column_of_block(group: *const u8, width: usize, column: usize) -> ([i8
 }
 
 fn add_block(panel: &Panel, q: &[i8; 32], [scale, sum, first]: [f32; 3], results: &mut [f32; ROWS]) {
-    for (row, result) in results.iter_mut().enumerate() {
-        let mut halves = [0i32; 2];
-        for column in 0..32 {
-            let weight = panel.q[column / 4 * 64 + row * 4 + column % 4];
-            halves[column / 16] += i32::from(weight) * i32::from(q[column]);
+    let mut halves = [[0i32; ROWS]; 2];
+    let (groups, _) = panel.q.as_chunks::<64>();
+    for (group, weights) in groups.iter().enumerate() {
+        let activations: [i16; 4] = std::array::from_fn(|i| i16::from(q[group * 4 + i]));
+        for (sum, four) in halves[group / 4].iter_mut().zip(weights.as_chunks::<4>().0) {
+            // Each fits in 16 bits, which compilers make vectors of.
+            let products: [i16; 4] = std::array::from_fn(|i| i16::from(four[i]) * activations[i]);
+            *sum += products.iter().map(|&product| i32::from(product)).sum::<i32>();
         }
-        *result += scale * (panel.scale[0][row] * halves[0] as f32 + panel.scale[1][row] * halves[1] as f32);
+    }
+    for (row, result) in results.iter_mut().enumerate() {
+        *result += scale * (panel.scale[0][row] * halves[0][row] as f32 + panel.scale[1][row] * halves[1][row] as f32);
         *result += panel.minimum[0][row] * first + panel.minimum[1][row] * (sum - first);
     }
 }

@@ -116,6 +116,11 @@ fn scalar() -> Isa {
     *Isa::available().last().unwrap()
 }
 
+/// Whether plain floats are multiplied with rounded activations.
+fn rounds_activations(ty: GgmlType, isa: Isa) -> bool {
+    ty == GgmlType::BF16 && isa.name() == "avx512-bf16"
+}
+
 #[test]
 fn every_type_is_read_as_the_reference_reads_it() {
     let mut numbers = Numbers(1);
@@ -151,17 +156,77 @@ fn products_are_those_of_the_weights_as_floats_to_within_the_rounding_of_activat
                 error += (f64::from(*found) - expected).powi(2);
                 size += expected.powi(2);
             }
-            let bound = if matrix.is_quantised() { 0.01 } else { 1e-6 };
+            let bound = if matrix.is_quantised() || rounds_activations(ty, isa) { 0.01 } else { 1e-6 };
             assert!((error / size).sqrt() < bound, "{ty} on {}: relative error {}", isa.name(), (error / size).sqrt());
         }
     }
 }
 
+#[test]
+fn a_column_has_the_same_products_whatever_columns_stand_beside_it() {
+    let mut numbers = Numbers(3);
+    for (ty, dtype) in TYPES {
+        let (rows, columns, tokens) = (21, 1280, 21);
+        let (data, _) = weights(ty, dtype, rows, columns, &mut numbers);
+        let matrix = matrix(ty, &data, rows, columns);
+        let (activations, before) = (numbers.floats(tokens * columns), numbers.floats(tokens * rows));
+        for isa in Isa::available() {
+            for before in [None, Some(before.as_slice())] {
+                let together = multiply(&matrix, isa, &activations, tokens, before);
+                for count in [1, 3, 7] {
+                    let alone =
+                        multiply(&matrix, isa, &activations[..count * columns], count, before.map(|before| &before[..count * rows]));
+                    assert!(alone == together[..count * rows], "{ty} on {}: {count} of {tokens} columns", isa.name());
+                }
+            }
+        }
+    }
+}
+
+/// Blocks of one byte over and over, but for their scales in f16.
+fn uniform_blocks(ty: GgmlType, elements: usize, byte: u8) -> Vec<u8> {
+    let places: &[usize] = match ty {
+        GgmlType::Q4_1 | GgmlType::Q5_1 | GgmlType::Q4_K | GgmlType::Q5_K => &[0, 2],
+        GgmlType::Q2_K => &[80, 82],
+        GgmlType::Q3_K => &[108],
+        GgmlType::Q6_K => &[208],
+        GgmlType::MXFP4 => &[],
+        _ => &[0],
+    };
+    let mut data = vec![byte; elements / ty.block_elements() as usize * ty.block_bytes() as usize];
+    for block in data.chunks_exact_mut(ty.block_bytes() as usize) {
+        places.iter().for_each(|&at| block[at..at + 2].copy_from_slice(&half::f16::from_f32(0.01).to_le_bytes()));
+        if ty == GgmlType::MXFP4 {
+            block[0] = 124;
+        }
+    }
+    data
+}
+
+#[test]
+fn the_largest_weights_and_activations_overflow_no_sum() {
+    for (ty, _) in TYPES.into_iter().filter(|(ty, _)| stowage_placement::layout::is_tiled(*ty)) {
+        for (byte, activation) in [(255u8, 1f32), (255, -1.0), (0, 1.0), (0, -1.0), (0x80, 1.0), (0x7f, -1.0), (0x77, 1.0), (0x88, 1.0)] {
+            let (rows, columns) = (16, 256);
+            let matrix = matrix(ty, &uniform_blocks(ty, rows * columns, byte), rows, columns);
+            for tokens in [1, 3, 8] {
+                let activations = vec![activation; tokens * columns];
+                let expected = multiply(&matrix, scalar(), &activations, tokens, None);
+                for isa in Isa::available() {
+                    let found = multiply(&matrix, isa, &activations, tokens, None);
+                    let close = |(found, expected): (&f32, &f32)| (found - expected).abs() <= 1e-3 * (1.0 + expected.abs());
+                    assert!(found.iter().zip(&expected).all(close), "{ty} of {byte} on {}: {found:?} instead of {expected:?}", isa.name());
+                }
+            }
+        }
+    }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
     #[test]
-    fn every_product_kernel_agrees_with_its_scalar_twin(seed in any::<u64>(), kind in 0..TYPES.len(), rows in 2usize..50, blocks in 1usize..4, tokens in 1usize..20, add in any::<bool>()) {
+    fn every_product_kernel_agrees_with_its_scalar_twin(seed in any::<u64>(), kind in 0..TYPES.len(), rows in 2usize..50, blocks in 1usize..6, tokens in 1usize..20, add in any::<bool>()) {
         let (ty, dtype) = TYPES[kind];
         let (mut numbers, columns) = (Numbers(seed), blocks * 256);
         let (data, _) = weights(ty, dtype, rows, columns, &mut numbers);
@@ -172,7 +237,8 @@ proptest! {
         for isa in Isa::available() {
             let found = multiply(&matrix, isa, &activations, tokens, before.as_deref());
             for (found, expected) in found.iter().zip(&expected) {
-                prop_assert!((found - expected).abs() < 2e-3 * (1.0 + expected.abs()), "{} on {}: {} instead of {}", ty, isa.name(), found, expected);
+                let bound = if rounds_activations(ty, isa) { 0.05 } else { 2e-3 };
+                prop_assert!((found - expected).abs() < bound * (1.0 + expected.abs()), "{} on {}: {} instead of {}", ty, isa.name(), found, expected);
             }
         }
     }

@@ -16,8 +16,6 @@ use crate::kernels::matrix::{Columns, Matrix, Products};
 use crate::kernels::{BLOCK, BLOCK_BYTES, Head, Isa, Query, ROWS};
 use crate::pool::{Pool, Worker};
 
-/// Quantised activations that a pass over a matrix goes through at once, so that they stay in the second-level cache.
-const PASS_BYTES: usize = 512 << 10;
 /// Tokens of one sequence whose attention is one piece of work.
 const SPAN_TOKENS: usize = 8;
 
@@ -367,7 +365,7 @@ impl Step<'_> {
             // SAFETY: passed on to the caller; the tiles are this thread's. Rows are counted from the part's first.
             unsafe {
                 let products = Products { to: to.wrapping_sub(part.rows.start), stride, add: part.add };
-                multiply_tiles(self.isa, &part.matrix, own, &columns, products);
+                part.matrix.multiply_tiles(self.isa, own, &columns, products);
             }
         }
     }
@@ -448,31 +446,6 @@ unsafe fn multiply_expert(
     }
 }
 
-/// Some of a matrix's tiles times all columns, in passes over as many columns as a cache holds.
-///
-/// # Safety
-///
-/// As for `Matrix::multiply`.
-unsafe fn multiply_tiles(isa: Isa, matrix: &Matrix, tiles: std::ops::Range<usize>, columns: &Columns, products: Products) {
-    let column_bytes = (matrix.columns.div_ceil(BLOCK) * BLOCK_BYTES).max(1);
-    let pass = (PASS_BYTES / column_bytes / columns.width).max(1) * columns.width;
-    for first in (0..columns.tokens).step_by(pass) {
-        // SAFETY: by the contract of this function; `first` is the beginning of a group.
-        unsafe {
-            let columns = Columns {
-                tokens: pass.min(columns.tokens - first),
-                floats: columns.floats.add(first * columns.stride),
-                quantised: columns.quantised.wrapping_add(first * column_bytes),
-                ..*columns
-            };
-            let products = Products { to: products.to.wrapping_add(first * products.stride), ..products };
-            for tile in tiles.clone() {
-                matrix.multiply(isa, tile, &columns, products);
-            }
-        }
-    }
-}
-
 /// Scratch memory of the output layer.
 pub(super) struct OutputBuffers {
     rows: usize,
@@ -521,7 +494,7 @@ impl OutputBuffers {
                 worker.meet();
                 let columns = Columns { tokens: rows.len(), floats: normed.get(), stride: embedding, quantised: quantised.get(), width };
                 let products = Products { to: logits_at.get(), stride: vocabulary, add: false };
-                multiply_tiles(isa, matrix, worker.share(matrix.tiles(), 1), &columns, products);
+                matrix.multiply_tiles(isa, worker.share(matrix.tiles(), 1), &columns, products);
             }
         });
         &mut self.regions[2].floats_mut()[..rows.len() * vocabulary]
