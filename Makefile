@@ -81,9 +81,9 @@ lint: ## formatting, clippy, generated files, dependencies
 	@$(STAGE) dependencies scripts/deny.sh
 
 .PHONY: bench
-bench: models ## prefill and decode speed of the release build
+bench: ## prefill and decode beside llama.cpp, in turns (ROUNDS, MODELS="smollm2 gemma3 random")
 	@$(STAGE) 'release build' cargo build --release --package stowage-agent
-	@$(STAGE) bench $(TARGET)/release/stowage-agent bench $(MODEL)
+	@$(STAGE) bench scripts/bench.sh $(TARGET)/release/stowage-agent $(CACHE)
 
 .PHONY: crds
 crds: ## crds/generated/, from the Rust types

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use clap::{Args, ValueEnum};
 use stowage_engine::LoadProgress;
 use stowage_engine::bench::{BenchOptions, BenchReport, BenchRow, bench};
+use stowage_placement::Bytes;
 
 /// Measure prefill and decode of a model on this machine's CPU.
 #[derive(Args, Clone, Debug)]
@@ -29,6 +30,9 @@ pub struct BenchArgs {
     /// Times that each is measured.
     #[arg(short, long, value_name = "REPEATS", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     pub repeats: u32,
+    /// Sequences that are read, or that generate, at once; their tokens count together.
+    #[arg(long, value_name = "SEQUENCES", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub parallel: u32,
     #[arg(long, value_enum, default_value_t = Format::Table)]
     pub format: Format,
 }
@@ -41,8 +45,8 @@ pub enum Format {
 
 /// Measures and prints. What went wrong goes to standard error.
 pub fn run(args: &BenchArgs) -> ExitCode {
-    let BenchArgs { model, prompt_tokens, generated_tokens, depth, threads, repeats, format } = args.clone();
-    let options = BenchOptions { prompt_tokens, generated_tokens, depth, threads, repeats };
+    let BenchArgs { model, prompt_tokens, generated_tokens, depth, threads, repeats, parallel, format } = args.clone();
+    let options = BenchOptions { prompt_tokens, generated_tokens, depth, threads, repeats, parallel };
     let printed = bench(&model, &options, &mut progress).map_err(|error| error.to_string()).and_then(|report| match format {
         Format::Table => Ok(table(&report)),
         Format::Json => serde_json::to_string_pretty(&report).map(|json| json + "\n").map_err(|error| error.to_string()),
@@ -70,14 +74,22 @@ fn progress(progress: LoadProgress) {
 }
 
 fn table(report: &BenchReport) -> String {
-    let mut text = format!("{} on {}\n\n{:<10} {:>7} {:>7} {:>20}\n", report.model, report.cpu, "TEST", "DEPTH", "THREADS", "TOKENS/S");
+    let header = format!("{:<10} {:>7} {:>7} {:>9} {:>20}", "TEST", "DEPTH", "THREADS", "SEQUENCES", "TOKENS/S");
+    let mut text = format!("{} on {}\n\n{header}\n", report.model, report.cpu);
     for row in &report.results {
-        let BenchRow { prompt_tokens, generated_tokens, depth, threads, tokens_per_second, standard_deviation } = row;
+        let BenchRow { prompt_tokens, generated_tokens, depth, threads, parallel, tokens_per_second, standard_deviation } = row;
         let test = if *generated_tokens == 0 { format!("pp{prompt_tokens}") } else { format!("tg{generated_tokens}") };
         let rate = format!("{tokens_per_second:.2} ± {standard_deviation:.2}");
         // Writing to a String can't fail.
-        let _ = writeln!(text, "{test:<10} {depth:>7} {threads:>7} {rate:>20}");
+        let _ = writeln!(text, "{test:<10} {depth:>7} {threads:>7} {parallel:>9} {rate:>20}");
     }
+    let _ = writeln!(
+        text,
+        "\nA token alone reads {} of weights. Memory is read at {:.1} GB/s: one sequence decodes {:.0} tokens a second at most.",
+        Bytes(report.weight_bytes),
+        report.memory_bandwidth,
+        report.decode_bound()
+    );
     text
 }
 
@@ -92,11 +104,16 @@ mod tests {
             generated_tokens,
             depth: 0,
             threads: 2,
+            parallel: 1,
             tokens_per_second: 123.456,
             standard_deviation: 1.5,
         };
-        let report = BenchReport { model: "m.gguf".into(), cpu: "a CPU".into(), results: vec![row(512, 0), row(0, 128)] };
+        let results = vec![row(512, 0), row(0, 128)];
+        let report = BenchReport { model: "m.gguf".into(), cpu: "a CPU".into(), weight_bytes: 100 << 20, memory_bandwidth: 20.0, results };
         let lines: Vec<String> = table(&report).lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
-        assert_eq!(lines, ["m.gguf on a CPU", "", "TEST DEPTH THREADS TOKENS/S", "pp512 0 2 123.46 ± 1.50", "tg128 0 2 123.46 ± 1.50"]);
+        let expected =
+            ["m.gguf on a CPU", "", "TEST DEPTH THREADS SEQUENCES TOKENS/S", "pp512 0 2 1 123.46 ± 1.50", "tg128 0 2 1 123.46 ± 1.50"];
+        assert_eq!(lines[..5], expected);
+        assert!(lines[6].ends_with("Memory is read at 20.0 GB/s: one sequence decodes 191 tokens a second at most."), "{}", lines[6]);
     }
 }

@@ -25,7 +25,7 @@ const TYPES: [GgmlType; 16] = [
 
 fn main() -> anyhow::Result<()> {
     let wanted: Vec<String> = std::env::args().skip(1).collect();
-    println!("{}, one core, memory read at {:.1} GB/s", cpu_name(), kernels::read_bandwidth()?);
+    println!("{}, one core, memory read at {:.1} GB/s", cpu_name(), kernels::read_bandwidth(1)?);
     println!("{:<8} {:<12} {:>15} {:>12} {:>12}", "type", "instructions", "prefill GMAC/s", "decode GB/s", "of 4 GB/s");
     for ty in TYPES.into_iter().filter(|ty| wanted.is_empty() || wanted.contains(&ty.to_string())) {
         for isa in Isa::available() {

@@ -28,6 +28,8 @@ pub struct BenchOptions {
     pub threads: u32,
     /// `-r`
     pub repeats: u32,
+    /// Sequences that generate together; the tokens of all of them count.
+    pub parallel: u32,
 }
 
 /// A row of the result: prefill has no generated tokens, decode no prompt tokens.
@@ -38,6 +40,8 @@ pub struct BenchRow {
     pub generated_tokens: u32,
     pub depth: u32,
     pub threads: u32,
+    /// Sequences at once.
+    pub parallel: u32,
     /// Mean over the repeats, and their standard deviation.
     pub tokens_per_second: f64,
     pub standard_deviation: f64,
@@ -50,44 +54,77 @@ pub struct BenchReport {
     pub model: String,
     /// The CPU's name and the instruction set in use.
     pub cpu: String,
+    /// Weights that are read for a token that is computed alone: no embeddings but its own, and of experts those that it goes to.
+    pub weight_bytes: u64,
+    /// 1e9 bytes a second that these threads read from memory.
+    pub memory_bandwidth: f64,
     pub results: Vec<BenchRow>,
+}
+
+impl BenchReport {
+    /// Tokens a second that one sequence would have if reading the weights were all: the bound of decoding at no depth.
+    pub fn decode_bound(&self) -> f64 {
+        self.memory_bandwidth * 1e9 / self.weight_bytes as f64
+    }
 }
 
 /// Loads a model on the host and measures it. Each measurement is done once more before, unmeasured.
 pub fn bench(path: &Path, options: &BenchOptions, progress: &mut dyn FnMut(LoadProgress)) -> Result<BenchReport, EngineError> {
-    let longest = options.prompt_tokens.max(options.generated_tokens).max(1).saturating_add(options.depth);
-    let request = Request { num_ctx: Tokens(longest.into()), num_gpu: 0, ..Request::default() };
-    let load = on_host(path, &request, options.threads)?;
+    let BenchOptions { prompt_tokens, generated_tokens, depth, threads, repeats, parallel } = *options;
+    let longest = prompt_tokens.max(generated_tokens).max(1).saturating_add(depth);
+    let request = Request { num_ctx: Tokens(longest.into()), num_gpu: 0, parallel, ..Request::default() };
+    let load = on_host(path, &request, threads)?;
     let mut model = LoadedModel::load(&load, progress)?;
-    let threads = if options.threads == 0 { default_threads() } else { options.threads };
+    let threads = if threads == 0 { default_threads() } else { threads };
     let mut results = Vec::new();
-    for (prompt_tokens, generated_tokens) in [(options.prompt_tokens, 0), (0, options.generated_tokens)] {
+    for (prompt_tokens, generated_tokens) in [(prompt_tokens, 0), (0, generated_tokens)] {
         if prompt_tokens + generated_tokens == 0 {
             continue;
         }
         let mut rates = Vec::new();
-        for round in 0..=options.repeats.max(1) {
-            fill(&mut model, options.depth)?;
-            let took = measure(&mut model, prompt_tokens, generated_tokens, options.depth)?;
+        for round in 0..=repeats.max(1) {
+            fill(&mut model, depth)?;
+            let took = measure(&mut model, prompt_tokens, generated_tokens, depth)?;
             if round > 0 {
-                rates.push(f64::from(prompt_tokens + generated_tokens) / took.as_secs_f64());
+                rates.push(f64::from((prompt_tokens + generated_tokens) * parallel) / took.as_secs_f64());
             }
         }
         let (tokens_per_second, standard_deviation) = mean_and_deviation(&rates);
-        results.push(BenchRow { prompt_tokens, generated_tokens, depth: options.depth, threads, tokens_per_second, standard_deviation });
+        results.push(BenchRow { prompt_tokens, generated_tokens, depth, threads, parallel, tokens_per_second, standard_deviation });
     }
+    let weight_bytes = weight_bytes(&model)?;
+    let memory_bandwidth = kernels::read_bandwidth(threads)?;
     let model = path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
-    Ok(BenchReport { model, cpu: format!("{} ({})", cpu_name(), Isa::best().name()), results })
+    Ok(BenchReport { model, cpu: format!("{} ({})", cpu_name(), Isa::best().name()), weight_bytes, memory_bandwidth, results })
 }
 
-/// Time for a prompt of some tokens, or for generating some, with `depth` tokens before.
+/// As [`BenchReport::weight_bytes`].
+fn weight_bytes(model: &LoadedModel) -> Result<u64, EngineError> {
+    let header = model.header();
+    let number = |name: &str| {
+        let key = format!("{}.{name}", header.architecture()?);
+        Ok::<u64, EngineError>(header.u64(&key)?.unwrap_or(0))
+    };
+    let (experts, used) = (number("expert_count")?.max(1), number("expert_used_count")?);
+    let tied = header.tensor("output.weight").is_none();
+    let read = |name: &str, bytes: u64| match name {
+        "token_embd.weight" if !tied => 0,
+        name if name.contains("_exps.") => bytes / experts * used,
+        _ => bytes,
+    };
+    Ok(header.tensors.iter().map(|tensor| read(&tensor.name, tensor.bytes().0)).sum())
+}
+
+/// Time for a prompt of some tokens, or for generating some, with `depth` tokens before, in every slot.
 pub fn measure(model: &mut LoadedModel, prompt: u32, generated: u32, depth: u32) -> Result<Duration, EngineError> {
     let start = Instant::now();
     prefill(model, depth, prompt)?;
     let mut batch = Batch::default();
     for position in depth..depth + generated {
         batch.clear();
-        batch.push_wanted(token(model, position), 0, position);
+        for slot in 0..model.slots() {
+            batch.push_wanted(token(model, position + slot), slot, position);
+        }
         model.step(&batch)?;
     }
     Ok(start.elapsed())
@@ -101,11 +138,13 @@ pub fn fill(model: &mut LoadedModel, depth: u32) -> Result<(), EngineError> {
 fn prefill(model: &mut LoadedModel, first: u32, count: u32) -> Result<(), EngineError> {
     let mut batch = Batch::default();
     let end = first + count;
-    for start in (first..end).step_by(model.num_batch() as usize) {
-        let tokens: Vec<u32> = (start..end.min(start + model.num_batch())).map(|position| token(model, position)).collect();
-        batch.clear();
-        batch.push_run(&tokens, 0, start, start + tokens.len() as u32 == end);
-        model.step(&batch)?;
+    for slot in 0..model.slots() {
+        for start in (first..end).step_by(model.num_batch() as usize) {
+            let tokens: Vec<u32> = (start..end.min(start + model.num_batch())).map(|position| token(model, position)).collect();
+            batch.clear();
+            batch.push_run(&tokens, slot, start, start + tokens.len() as u32 == end);
+            model.step(&batch)?;
+        }
     }
     Ok(())
 }

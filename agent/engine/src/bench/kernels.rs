@@ -11,6 +11,7 @@ use crate::api::EngineError;
 use crate::arena::{Arena, Purpose, Region};
 use crate::kernels::matrix::{Columns, Matrix, Products};
 use crate::kernels::{BLOCK, BLOCK_BYTES, Isa};
+use crate::pool::{Pool, Worker};
 
 /// Tokens of the measured prefill.
 const TOKENS: usize = 512;
@@ -51,19 +52,22 @@ pub fn rates(ty: GgmlType, isa: Isa) -> Result<KernelRates, EngineError> {
     })
 }
 
-/// 1e9 bytes a second that one thread reads from memory in order: what decode is measured against.
-pub fn read_bandwidth() -> Result<f64, EngineError> {
+/// 1e9 bytes a second that some threads read from memory in order, each its part: what decode is measured against.
+pub fn read_bandwidth(threads: u32) -> Result<f64, EngineError> {
     let region = any_bytes(DECODED as u64)?;
+    let pool = Pool::new(threads)?;
     let best = best_of(|| {
-        let (words, _) = region.bytes().as_chunks::<64>();
-        let mut sums = [0u64; 8];
-        for words in words {
-            let (words, _) = words.as_chunks::<8>();
-            for (sum, word) in sums.iter_mut().zip(words) {
-                *sum ^= u64::from_ne_bytes(*word);
+        pool.run(&|worker: &Worker<'_>| {
+            let (words, _) = region.bytes()[worker.share(DECODED, 64)].as_chunks::<64>();
+            let mut sums = [0u64; 8];
+            for words in words {
+                let (words, _) = words.as_chunks::<8>();
+                for (sum, word) in sums.iter_mut().zip(words) {
+                    *sum ^= u64::from_ne_bytes(*word);
+                }
             }
-        }
-        black_box(sums);
+            black_box(sums);
+        });
     });
     Ok(DECODED as f64 / best.as_secs_f64() / 1e9)
 }

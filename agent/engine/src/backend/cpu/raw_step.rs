@@ -3,17 +3,18 @@
 //! The rule that makes the raw pointers sound: within a phase, each row of a value (in `Rows`), each tile's columns of a product (in `Multiply`) and
 //! each head of a token (in `Attend`) is written by one thread alone and read by no other; between phases the threads meet.
 
+mod experts;
+
 use stowage_placement::compute::ComputeShape;
 
 use super::RowNorm;
-use super::experts::{Choice, ExpertWeights};
 use super::program::{Attend, Layer, Part, Phase, RowStep, Value};
 use crate::arena::Region;
 use crate::batch::{Batch, TokenAt};
 use crate::cache::LayerCache;
 use crate::graph::{Activation, CacheShape, Operand, Pairing};
 use crate::kernels::matrix::{Columns, Matrix, Products};
-use crate::kernels::{BLOCK, BLOCK_BYTES, Head, Isa, Query, ROWS};
+use crate::kernels::{BLOCK, BLOCK_BYTES, Head, Isa, Query};
 use crate::pool::{Pool, Worker};
 
 /// Tokens of one sequence whose attention is one piece of work.
@@ -266,91 +267,6 @@ impl Step<'_> {
         }
     }
 
-    /// The experts that a token goes to.
-    #[allow(clippy::mut_from_ref)]
-    unsafe fn choices(&self, row: usize, used: usize) -> &mut [Choice] {
-        // SAFETY: the caller gives a row of the batch, which is this thread's while it is written.
-        unsafe { std::slice::from_raw_parts_mut(self.experts[1].cast::<Choice>().add(row * used), used) }
-    }
-
-    /// Gate, or up, of the `index`-th expert of a token, and of all tokens.
-    unsafe fn expert_row(&self, buffer: usize, row: usize, index: usize) -> *mut f32 {
-        let (used, width) = (self.shape.experts_used as usize, self.shape.expert_feed_forward as usize);
-        // SAFETY: the caller gives a row of the batch and one of its experts.
-        unsafe { self.experts[buffer].add((row * used + index) * width) }
-    }
-
-    unsafe fn activate_experts(&self, experts: &ExpertWeights, row: usize) {
-        let length = experts.feed_forward;
-        // SAFETY: gate and up have `feed_forward` floats for each of the token's experts.
-        unsafe {
-            for (index, choice) in self.choices(row, experts.used).iter().enumerate() {
-                let (gate, up) = (self.expert_row(GATES, row, index), self.expert_row(UPS, row, index));
-                let (gates, ups) = (std::slice::from_raw_parts_mut(gate, length), std::slice::from_raw_parts_mut(up, length));
-                experts.add_biases(choice.expert as usize, gates, ups);
-                activate(self.isa, experts.activation, gate, up, length);
-                self.isa.scale(gate, choice.weight, length);
-                if experts.down.is_quantised() {
-                    self.isa.quantise(gate, length, 0, 1, self.expert_column(row, index, length));
-                }
-            }
-        }
-    }
-
-    /// Where the gate of the `index`-th expert of a token is quantised.
-    unsafe fn expert_column(&self, row: usize, index: usize, length: usize) -> *mut u8 {
-        let at = (row * self.shape.experts_used as usize + index) * (length / BLOCK) * BLOCK_BYTES;
-        // SAFETY: the caller gives a row of the batch and one of its experts.
-        unsafe { self.experts[QUANTISED].cast::<u8>().add(at) }
-    }
-
-    /// Calls `with` for each expert that any token goes to, and each such token: expert, token, and which of the token's experts it is.
-    unsafe fn each_pair(&self, experts: &ExpertWeights, mut with: impl FnMut(usize, &mut dyn Iterator<Item = (usize, usize)>)) {
-        for expert in 0..experts.count {
-            let of_row = |row: usize| {
-                // SAFETY: choices were made before this phase, and are only read in it.
-                let choices: &[Choice] = unsafe { self.choices(row, experts.used) };
-                choices.iter().position(|choice| choice.expert as usize == expert).map(|index| (row, index))
-            };
-            with(expert, &mut (0..self.tokens.len()).filter_map(of_row));
-        }
-    }
-
-    unsafe fn experts_up(&self, experts: &ExpertWeights, worker: &Worker<'_>) {
-        let tiles = experts.feed_forward.div_ceil(ROWS);
-        let share = worker.share(tiles, 1);
-        let (floats, stride) = self.value(Operand::Normed);
-        // SAFETY: passed on to the caller; each tile of each expert is one thread's.
-        unsafe {
-            self.each_pair(experts, |expert, pairs| {
-                for (row, index) in pairs {
-                    let quantised = self.quantised().wrapping_add(row * (experts.gate.columns / BLOCK) * BLOCK_BYTES);
-                    let columns = Columns { tokens: 1, floats: floats.add(row * stride), stride, quantised, width: 1 };
-                    for (matrix, buffer) in [(&experts.gate, GATES), (&experts.up, UPS)] {
-                        let to = self.expert_row(buffer, row, index);
-                        multiply_expert(self.isa, matrix, expert * tiles, &share, &columns, to, false);
-                    }
-                }
-            });
-        }
-    }
-
-    unsafe fn experts_down(&self, experts: &ExpertWeights, worker: &Worker<'_>) {
-        let tiles = experts.embedding.div_ceil(ROWS);
-        let share = worker.share(tiles, 1);
-        let length = experts.feed_forward;
-        // SAFETY: passed on to the caller; each tile of each token's hidden state is one thread's, whichever the expert.
-        unsafe {
-            self.each_pair(experts, |expert, pairs| {
-                for (row, index) in pairs {
-                    let (floats, quantised) = (self.expert_row(GATES, row, index), self.expert_column(row, index, length));
-                    let columns = Columns { tokens: 1, floats, stride: length, quantised, width: 1 };
-                    multiply_expert(self.isa, &experts.down, expert * tiles, &share, &columns, self.row(Operand::Hidden, row), true);
-                }
-            });
-        }
-    }
-
     unsafe fn multiply(&self, from: Operand, parts: &[Part], worker: &Worker<'_>) {
         let total = parts.iter().map(|part| part.tiles().len()).sum();
         let share = worker.share(total, 1);
@@ -405,11 +321,6 @@ impl Step<'_> {
     }
 }
 
-/// Which of the experts' buffers is which.
-const GATES: usize = 2;
-const UPS: usize = 3;
-const QUANTISED: usize = 4;
-
 /// # Safety
 ///
 /// Each pointer has `length` floats.
@@ -421,28 +332,6 @@ unsafe fn activate(isa: Isa, activation: Activation, gate: *mut f32, up: *const 
             Activation::GeluTanh => isa.gated_gelu_tanh(gate, up, length),
             Activation::ClampedSwiGlu { alpha, limit } => isa.gated_clamped(gate, up, length, alpha, limit),
         }
-    }
-}
-
-/// Some tiles of one expert, whose first tile is `first`, times one column.
-///
-/// # Safety
-///
-/// As for `Matrix::multiply`; `to` has room for the rows of one expert.
-unsafe fn multiply_expert(
-    isa: Isa,
-    matrix: &Matrix,
-    first: usize,
-    tiles: &std::ops::Range<usize>,
-    columns: &Columns,
-    to: *mut f32,
-    add: bool,
-) {
-    // Rows are counted from the expert's first.
-    let products = Products { to: to.wrapping_sub(first * ROWS), stride: 0, add };
-    for tile in first + tiles.start..first + tiles.end {
-        // SAFETY: by the contract of this function.
-        unsafe { matrix.multiply(isa, tile, columns, products) };
     }
 }
 

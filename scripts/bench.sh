@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# bench.sh AGENT CACHE: tokens a second beside llama.cpp's, in ROUNDS (5) turns. MODELS: smollm2, gemma3 and random (all).
+set -euo pipefail
+agent=$1 cache=$2
+here=$(dirname "$0")
+llama=$cache/llama-cpp
+python=$("$here/python-environment.sh" "$here/kl/requirements.txt" "$cache")
+"$here/llama-cpp.sh" "$llama" llama-bench --help >/dev/null
+models=$llama/root/models
+# llama.cpp sees this folder alone; a file that is there already costs nothing twice.
+rm -f "$models"/*.gguf
+trap 'rm -f "$models"/*.gguf' EXIT
+trap 'exit 130' INT TERM HUP
+wants() { [[ " ${MODELS:-smollm2 gemma3 random} " == *" $1 "* ]]; }
+lay() { ln "$1" "$models/" 2>/dev/null || cp "$1" "$models/"; }
+
+smollm2=$("$here/models.sh" "$cache/models" smollm2)
+! wants smollm2 || lay "$smollm2"
+! wants gemma3 || lay "$("$here/models.sh" "$cache/models" gemma3)"
+if wants random; then
+    for type in Q4_K_M Q8_0; do
+        file=random-1b-${type,,}.gguf
+        if [ ! -f "$cache/models/$file" ]; then
+            [ -f "$models/random.gguf" ] || "$python" "$here/bench/random_llama.py" "$smollm2" "$models/random.gguf"
+            "$here/llama-cpp.sh" "$llama" llama-quantize /models/random.gguf "/models/$file" "$type" >/dev/null 2>&1
+            mv "$models/$file" "$cache/models/"
+        fi
+        lay "$cache/models/$file"
+    done
+    rm -f "$models/random.gguf"
+fi
+"$python" "$here/bench/compare.py" "$agent" "$here/llama-cpp.sh" "$llama" "${ROUNDS:-5}"
