@@ -71,11 +71,11 @@ def main(agent: str, script: str, folder: Path, rounds: int) -> None:
     reports: dict[tuple[str, int], list[dict[str, Any]]] = defaultdict(list)
     for number in range(rounds):
         for test in tests(models):
-            print(f"\rround {number + 1} of {rounds}: {test[0]}   ", end="", file=sys.stderr, flush=True)
+            if sys.stderr.isatty():
+                print(f"\rround {number + 1} of {rounds}: {test[0]}   ", end="", file=sys.stderr, flush=True)
             rate, report = ours(agent, folder, test)
             rates[test].append((rate, theirs(script, folder, test)))
             reports[test[0], test[4]].append(report)
-    print(file=sys.stderr)
     cpu = next(iter(reports.values()))[0]["cpu"]
     print(f"{cpu}, medians of {rounds} rounds in turns, tokens a second")
     print(f"{'model':<34}{'test':<14}{'threads':>7}{'stowage':>10}{'llama.cpp':>11}{'ratio':>7}{'wanted':>8}{'of bound':>10}")
