@@ -15,7 +15,8 @@ use tokio::task::JoinHandle;
 use super::record::Order;
 use crate::model_header::{self, Data};
 use crate::serve::{
-    self, DEFAULT_BODY_LIMIT, ModelNames, Phase, PlacementInfo, RequestDefaults, RequestOptions, Settings, WorkerConfig, WorkerState,
+    self, DEFAULT_BODY_LIMIT, ModelNames, Patience, Phase, PlacementInfo, RequestDefaults, RequestOptions, Settings, WorkerConfig,
+    WorkerState,
 };
 
 /// The server of one worker. Names and defaults can be replaced under it; requests that run keep what they began with.
@@ -36,7 +37,7 @@ impl Serving {
             // Dropped without a word: the worker ends, which stops it too.
             let _ = stopped.await;
         };
-        let server = tokio::spawn(serve::serve(listener, router, stopped));
+        let server = tokio::spawn(serve::serve(listener, router, Patience::default(), stopped));
         Serving { settings, phase, stop: Some(stop), server }
     }
 
