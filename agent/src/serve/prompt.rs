@@ -71,9 +71,10 @@ pub fn within(prompt: Prompt, context: u64) -> Result<Prompt, Fault> {
 }
 
 fn too_long(length: u64, context: u64) -> Fault {
+    // Clients' frameworks know OpenAI's error by its first words.
     let message = format!(
-        "the prompt is {length} tokens long and the context is {context} tokens (num_ctx), which must hold prompt and answer; \
-         shorten the prompt, or raise spec.parameters.num_ctx of the ModelDeployment"
+        "this model's maximum context length is {context} tokens (num_ctx), which must hold prompt and answer, and the prompt is \
+         {length} tokens long; shorten the prompt, or raise spec.parameters.num_ctx of the ModelDeployment"
     );
     Fault::new(FaultKind::PromptTooLong, message)
 }

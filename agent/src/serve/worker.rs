@@ -42,7 +42,7 @@ pub struct PlacementInfo {
     pub total_layers: u32,
     /// The model file's size.
     pub file_size: Bytes,
-    /// The model file's sha256 in hexadecimal; empty where it is not known.
+    /// The model file's sha256 in hexadecimal, or another that changes with the file where that is not known.
     pub digest: String,
     pub modified_at: jiff::Timestamp,
     /// The largest context that would fit where the replica is, if the planner said.
