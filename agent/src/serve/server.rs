@@ -7,22 +7,30 @@ use std::error::Error;
 use std::future::Future;
 use std::io;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, BodyDataStream, HttpBody};
 use axum::extract::Request;
 use axum::extract::rejection::BytesRejection;
-use axum::middleware::map_request;
+use axum::middleware::{Next, from_fn};
+use axum::response::Response;
+use bytes::Bytes;
 use futures::StreamExt;
+use http::StatusCode;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Mutex;
 use tokio::time::{Sleep, sleep, timeout};
+
+/// Most bytes that are taken of a body beyond what may be read of it.
+const MOST_DISCARDED: usize = 256 << 20;
 
 /// How long nothing may come of a client.
 #[derive(Clone, Copy, Debug)]
@@ -51,7 +59,7 @@ pub async fn serve(
 ) -> io::Result<()> {
     let mut builder = Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(patience.head);
-    let router = router.layer(map_request(move |request: Request| async move { hurried(request, patience.body) }));
+    let router = router.layer(from_fn(move |request: Request, next: Next| answered(request, next, patience.body)));
     let graceful = GracefulShutdown::new();
     let mut stop = pin!(stop);
     loop {
@@ -90,25 +98,46 @@ async fn accept(listener: &TcpListener) -> TcpStream {
     }
 }
 
-/// A body that fails where nothing of it comes for too long.
-fn hurried(request: Request, patience: Duration) -> Request {
-    request.map(|body| {
-        if axum::body::HttpBody::is_end_stream(&body) {
-            return body;
-        }
-        let mut pieces = body.into_data_stream();
-        Body::from_stream(async_stream::stream! {
-            loop {
-                match timeout(patience, pieces.next()).await {
-                    Ok(Some(piece)) => yield piece.map_err(io::Error::other),
-                    Ok(None) => return,
-                    Err(_) => {
-                        yield Err(io::ErrorKind::TimedOut.into());
-                        return;
-                    }
-                }
+/// A body's pieces, as long as they come.
+type Pieces = Arc<Mutex<BodyDataStream>>;
+
+/// The answer to a request whose body fails where nothing of it comes for too long. What is left of a body that is too large is taken all the same: a
+/// client that still sends would not see the answer.
+async fn answered(request: Request, next: Next, patience: Duration) -> Response {
+    if request.body().is_end_stream() {
+        return next.run(request).await;
+    }
+    let (parts, body) = request.into_parts();
+    let pieces: Pieces = Arc::new(Mutex::new(body.into_data_stream()));
+    let response = next.run(Request::from_parts(parts, hurried(pieces.clone(), patience))).await;
+    if response.status() == StatusCode::PAYLOAD_TOO_LARGE {
+        let mut left = MOST_DISCARDED;
+        while let Some(Ok(piece)) = piece(&pieces, patience).await {
+            left = left.saturating_sub(piece.len());
+            if left == 0 {
+                break;
             }
-        })
+        }
+    }
+    response
+}
+
+async fn piece(pieces: &Pieces, patience: Duration) -> Option<io::Result<Bytes>> {
+    match timeout(patience, async { pieces.lock().await.next().await }).await {
+        Ok(piece) => piece.map(|piece| piece.map_err(io::Error::other)),
+        Err(_) => Some(Err(io::ErrorKind::TimedOut.into())),
+    }
+}
+
+fn hurried(pieces: Pieces, patience: Duration) -> Body {
+    Body::from_stream(async_stream::stream! {
+        while let Some(piece) = piece(&pieces, patience).await {
+            let failed = piece.is_err();
+            yield piece;
+            if failed {
+                return;
+            }
+        }
     })
 }
 

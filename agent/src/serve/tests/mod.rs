@@ -1,6 +1,7 @@
 //! The API as it goes over the wire, with a generator that needs no model.
 
 mod door;
+mod fuzz;
 mod generator;
 mod ollama;
 mod openai;

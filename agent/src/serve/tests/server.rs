@@ -75,3 +75,12 @@ async fn a_server_that_stops_finishes_the_answers_that_are_under_way() {
     assert!(rest.contains(r#""done_reason":"stop""#), "{rest}");
     server.await.unwrap().unwrap();
 }
+
+#[tokio::test]
+async fn a_client_that_still_sends_a_body_that_is_too_large_sees_why_it_is_refused() {
+    let (mut stream, _stop, _server) = connected(&parrot(), Patience { head: SHORT, ..patience() }).await;
+    let whole = request(&json!({"model": "parrot", "prompt": "x".repeat(8 << 20)}));
+    stream.write_all(whole.as_bytes()).await.unwrap();
+    let answer = all_of(stream).await;
+    assert!(answer.starts_with("HTTP/1.1 413") && answer.contains("larger"), "{answer}");
+}
