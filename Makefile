@@ -52,12 +52,19 @@ test-rust:
 .PHONY: test-clients
 test-clients:
 	@python=$$($(STAGE) 'python environment' scripts/python-environment.sh $(CLIENTS) $(CACHE)); \
-	$(STAGE) 'python clients' $(TARGET)/debug/stowage-up --model $(MODEL) -- $$python -m pytest -q tests/clients
+	$(STAGE) 'python clients' $(TARGET)/debug/stowage-up --model $(MODEL) --also tests/clients/assistant.yaml -- $$python -m pytest -q tests/clients
+
+# DURATION in seconds, at the worker and again at the door.
+.PHONY: soak
+soak: build control-plane models ## requests of every kind at once, for half an hour
+	@python=$$($(STAGE) 'python environment' scripts/python-environment.sh $(CLIENTS) $(CACHE)); \
+	STOWAGE_SOAK_SECONDS=$(or $(DURATION),900) $(STAGE) soak $(TARGET)/debug/stowage-up --model $(MODEL) -- $$python -m pytest -q tests/clients/test_soak.py
 
 .PHONY: verify
-verify: test ## the tests, those that take long, divergences and fuzzing
+verify: test ## the tests, those that take long, divergences, the soak and fuzzing
 	@$(STAGE) 'long tests' scripts/rust-tests.sh --workspace $(SIMULATED) --no-fail-fast -- --ignored
 	@$(MAKE) --no-print-directory kl
+	@$(MAKE) --no-print-directory soak
 	@$(STAGE) fuzz scripts/fuzz.sh $(TARGET) $(or $(DURATION),600)
 
 .PHONY: kl

@@ -19,7 +19,7 @@ use crate::devices::Devices;
 use crate::node::controller::{Controller, Parts, ReadDevices};
 use crate::node::lease;
 use crate::node::workers::GateRequest;
-use crate::serve::{self, DEFAULT_BODY_LIMIT, DoorState, Route, door_router};
+use crate::serve::{self, DEFAULT_BODY_LIMIT, DoorState, Patience, Route, door_router};
 use crate::store::{Store, StoreConfig};
 use crate::worker::{Refusal, Supervisor, SupervisorConfig, WorkerLog};
 use stowage_placement::Reason;
@@ -146,7 +146,7 @@ async fn open_door(listener: TcpListener, routes: watch::Receiver<Vec<Route>>, s
     }
     let router = door_router(DoorState::new(routes, DEFAULT_BODY_LIMIT));
     let stopped = stop.clone();
-    let serving = serve::serve(listener, router, async move { stopped.cancelled().await });
+    let serving = serve::serve(listener, router, Patience::default(), async move { stopped.cancelled().await });
     let grace = async {
         stop.cancelled().await;
         tokio::time::sleep(DOOR_GRACE).await;

@@ -1,13 +1,7 @@
-"""The clients that people have, unmodified, against a worker and against the node's door.
-
-    STOWAGE_WORKER_URL=http://127.0.0.1:40001 STOWAGE_DOOR_URL=http://127.0.0.1:11434 STOWAGE_MODEL=smollm2 pytest tests/clients
-
-A URL that is not set leaves its half out; at least one must be.
-"""
+"""Ollama's and OpenAI's own Python clients, unmodified, against a worker and against the node's door."""
 
 import asyncio
 import json
-import os
 from typing import Literal
 
 import ollama
@@ -15,15 +9,8 @@ import openai
 import pydantic
 import pytest
 
-SERVERS = {
-    place: url.rstrip("/")
-    for place, url in (("worker", os.environ.get("STOWAGE_WORKER_URL")), ("door", os.environ.get("STOWAGE_DOOR_URL")))
-    if url
-}
-assert SERVERS, "set STOWAGE_WORKER_URL, STOWAGE_DOOR_URL or both"
-MODEL = os.environ["STOWAGE_MODEL"]
-QUESTION = [{"role": "user", "content": "Say hello in one short sentence."}]
-FEW = {"num_predict": 16, "temperature": 0, "seed": 1}
+from servers import FEW, MODEL, QUESTION
+
 SHIP = [{"role": "user", "content": "Describe the ship Aurora as JSON."}]
 MANY_WORDS = "stow " * 200_000
 
@@ -40,21 +27,6 @@ class Ship(pydantic.BaseModel):
 class Boat(pydantic.BaseModel):
     afloat: bool
     colour: Literal["red", "blue"]
-
-
-@pytest.fixture(params=SERVERS)
-def url(request):
-    return SERVERS[request.param]
-
-
-@pytest.fixture
-def olla(url):
-    return ollama.Client(host=url, timeout=300)
-
-
-@pytest.fixture
-def oai(url):
-    return openai.OpenAI(base_url=f"{url}/v1", api_key="unused", timeout=300, max_retries=0)
 
 
 # Ollama's client

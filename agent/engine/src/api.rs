@@ -73,6 +73,8 @@ pub struct ModelInfo {
     /// The longest text that is embedded, in tokens: the context, or a batch where that must be a whole text.
     pub longest_text: u64,
     pub embedding_length: u64,
+    /// Whether it generates text; what does not turns texts into vectors.
+    pub generates: bool,
     pub has_chat_template: bool,
     /// The chat template as text, for `/api/show`.
     pub chat_template: String,
@@ -141,6 +143,16 @@ pub enum Constraint {
     Regex(String),
     /// A text of a context-free grammar, in llguidance's kind of Lark.
     Lark(String),
+    /// One of these.
+    OneOf(Vec<FramedJson>),
+}
+
+/// JSON that meets a schema, with texts around it: how a model writes a tool call, for instance.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FramedJson {
+    pub before: String,
+    pub schema: Json,
+    pub after: String,
 }
 
 #[derive(Clone, Debug)]
@@ -154,8 +166,11 @@ pub struct GenerateRequest {
     pub max_tokens: Option<u32>,
     /// Alternatives to report for each token; `None`: no log probabilities.
     pub top_logprobs: Option<u32>,
-    /// What the answer is held to, from its first token on; from [`crate::Engine::constrain`].
+    /// What the answer is held to; from [`crate::Engine::constrain`].
     pub grammar: Option<Grammar>,
+    /// The text after which `grammar` holds, such as the end of what a model thinks before it answers; until it has come, the answer can't end by
+    /// itself. `None`: the grammar holds from the first token on.
+    pub grammar_after: Option<String>,
 }
 
 /// What a generation sends, in order: any number of `Text`, then one `Done` or one `Failed`. Dropping the receiver ends the generation within a step.

@@ -152,6 +152,11 @@ fn top_level(constraint: &Constraint) -> Result<(&'static str, TopLevelGrammar),
             shallow_enough(text)?;
             Ok(("the grammar", TopLevelGrammar::from_lark(text.clone())))
         }
+        Constraint::OneOf(alternatives) => {
+            let grammar = schema::one_of(alternatives)?;
+            short_enough("what is allowed", grammar.len())?;
+            Ok(("what is allowed", TopLevelGrammar::from_lark(grammar)))
+        }
     }
 }
 

@@ -39,7 +39,7 @@ impl Engine {
         let tokenizer = Arc::new(Tokenizer::from_header(header)?);
         let from_file = header.string("tokenizer.chat_template")?;
         let template = ChatTemplate::new(from_file, &request.template, tokenizer.bos_text(), tokenizer.eos_text())?;
-        let info = info::describe(header, &request, template.exists(), model.longest_text())?;
+        let info = info::describe(header, &request, template.exists(), &model)?;
         let measured = model.measured().to_vec();
         Engine::start(Box::new(model), tokenizer, template, info, measured)
     }

@@ -6,6 +6,7 @@
 
 mod embedding;
 mod generation;
+mod held;
 mod queue;
 mod round;
 mod slot;

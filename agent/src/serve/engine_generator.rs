@@ -1,6 +1,7 @@
 //! The real generator: the engine.
 
-use stowage_engine::template::Json;
+use serde_json::{Map, Value};
+use stowage_engine::template::{Json, RenderOptions};
 use stowage_engine::{ChatMessage, Constraint, Engine, EngineError, GenerateEvent, GenerateRequest, ModelInfo};
 use tokio::sync::mpsc;
 
@@ -15,8 +16,9 @@ impl Generator for Engine {
         Engine::tokenize(self, text, parse_special)
     }
 
-    fn render_chat(&self, messages: &[ChatMessage], tools: &[Json]) -> Result<String, EngineError> {
-        Engine::render_chat(self, messages, tools)
+    fn render_chat(&self, messages: &[ChatMessage], tools: &[Json], variables: Map<String, Value>) -> Result<String, EngineError> {
+        let options = RenderOptions { extra: variables, ..RenderOptions::default() };
+        Engine::render_chat_with(self, messages, tools, &options)
     }
 
     fn constrain(&self, constraint: Constraint) -> Constrained<'_> {

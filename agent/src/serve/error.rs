@@ -36,6 +36,8 @@ pub enum FaultKind {
     UnknownPath,
     WrongMethod,
     BodyTooLarge,
+    /// The client stopped sending its body.
+    BodyTooSlow,
     /// Models are managed by applying ModelDeployments, not here.
     ManagedElsewhere,
     /// Queue full, draining, or not ready yet.
@@ -52,6 +54,7 @@ impl FaultKind {
             FaultKind::ModelNotFound | FaultKind::UnknownPath => StatusCode::NOT_FOUND,
             FaultKind::WrongMethod => StatusCode::METHOD_NOT_ALLOWED,
             FaultKind::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            FaultKind::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
             FaultKind::ManagedElsewhere => StatusCode::NOT_IMPLEMENTED,
             FaultKind::Busy => StatusCode::SERVICE_UNAVAILABLE,
             FaultKind::BadGateway => StatusCode::BAD_GATEWAY,
@@ -69,6 +72,7 @@ impl FaultKind {
             FaultKind::UnknownPath => "unknown_url",
             FaultKind::WrongMethod => "method_not_allowed",
             FaultKind::BodyTooLarge => "body_too_large",
+            FaultKind::BodyTooSlow => "body_too_slow",
             FaultKind::ManagedElsewhere => "managed_elsewhere",
             FaultKind::Busy => "overloaded",
             FaultKind::BadGateway => "bad_gateway",

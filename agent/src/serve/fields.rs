@@ -10,6 +10,7 @@ use serde_json::Value;
 use stowage_engine::template::Json;
 
 use super::error::{Fault, FaultKind};
+use super::server;
 
 /// What an extractor makes of a body: its bytes, or why not.
 pub type Body = Result<Bytes, BytesRejection>;
@@ -26,6 +27,7 @@ pub struct Fields {
 pub fn read(body: Body) -> Result<Bytes, Fault> {
     body.map_err(|rejection| match rejection.status() {
         StatusCode::PAYLOAD_TOO_LARGE => Fault::new(FaultKind::BodyTooLarge, "the request's body is larger than this server accepts"),
+        _ if server::was_slow(&rejection) => Fault::new(FaultKind::BodyTooSlow, "the request's body stopped coming before it was whole"),
         _ => Fault::new(FaultKind::InvalidRequest, format!("the request's body could not be read: {}", rejection.body_text())),
     })
 }

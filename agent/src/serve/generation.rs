@@ -1,4 +1,4 @@
-//! One generation under way, as both APIs read it: text, tool calls, then how it ended.
+//! One generation under way, as both APIs read it: what is thought, text, tool calls, then how it ended.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -9,12 +9,22 @@ use tokio::sync::mpsc;
 use super::account::Account;
 use super::error::{Fault, FaultKind};
 use super::metrics::Metrics;
+use super::thinking::{Opening, Tags};
+use super::thought_reader::{Said, ThoughtReader};
 use super::tool_calls::{Piece, ToolCall, ToolCallReader};
 
 /// What comes out of a generation, in order; one of the last two ends it.
 #[derive(Debug)]
 pub enum Output {
-    Text { text: String, logprobs: Vec<TokenLogprob> },
+    /// What the model thinks before it answers.
+    Thought {
+        text: String,
+        logprobs: Vec<TokenLogprob>,
+    },
+    Text {
+        text: String,
+        logprobs: Vec<TokenLogprob>,
+    },
     ToolCall(ToolCall),
     Done(Finish),
     Failed(Fault),
@@ -23,18 +33,32 @@ pub enum Output {
 /// All that came out.
 #[derive(Debug)]
 pub struct Whole {
+    pub thought: String,
+    /// Of the tokens of `thought`.
+    pub thought_logprobs: Vec<TokenLogprob>,
     pub text: String,
     pub logprobs: Vec<TokenLogprob>,
     pub tool_calls: Vec<ToolCall>,
     pub finish: Finish,
 }
 
+/// What is looked for in what a model says.
+#[derive(Clone, Debug, Default)]
+pub struct Reading {
+    pub thinking: Option<(&'static Tags, Opening)>,
+    /// The names of the tools that it was told of. None: nothing is taken for a call.
+    pub tools: Vec<String>,
+}
+
 /// Dropping it ends the generation within a step of the engine.
 pub struct Generation {
     events: mpsc::Receiver<GenerateEvent>,
     account: Account,
+    thoughts: Option<ThoughtReader>,
     /// Present where the request brought tools.
-    reader: Option<ToolCallReader>,
+    calls: Option<ToolCallReader>,
+    /// Not given yet.
+    logprobs: Vec<TokenLogprob>,
     pending: VecDeque<Output>,
     _counted: Counted,
 }
@@ -49,10 +73,11 @@ impl Drop for Counted {
 }
 
 impl Generation {
-    pub fn new(events: mpsc::Receiver<GenerateEvent>, account: Account, metrics: Arc<Metrics>, with_tools: bool) -> Generation {
+    pub fn new(events: mpsc::Receiver<GenerateEvent>, account: Account, metrics: Arc<Metrics>, reading: &Reading) -> Generation {
         metrics.generation_began();
-        let reader = with_tools.then(ToolCallReader::default);
-        Generation { events, account, reader, pending: VecDeque::new(), _counted: Counted(metrics) }
+        let thoughts = reading.thinking.map(|(tags, opening)| ThoughtReader::new(tags, opening));
+        let calls = (!reading.tools.is_empty()).then(|| ToolCallReader::new(reading.tools.clone()));
+        Generation { events, account, thoughts, calls, logprobs: Vec::new(), pending: VecDeque::new(), _counted: Counted(metrics) }
     }
 
     pub async fn next(&mut self) -> Output {
@@ -67,8 +92,7 @@ impl Generation {
                 }
                 Some(GenerateEvent::Done(finish)) => {
                     self.account.generated(&finish);
-                    let rest = self.reader.take().map(ToolCallReader::finish).unwrap_or_default();
-                    self.pending.extend(rest.into_iter().map(Output::from));
+                    self.read_rest();
                     self.pending.push_back(Output::Done(finish));
                 }
                 Some(GenerateEvent::Failed(error)) => return self.failed(error.into()),
@@ -82,30 +106,69 @@ impl Generation {
         Output::Failed(fault)
     }
 
-    /// With tools, text may be held back until it is clear whether it is a call; its log probabilities are not.
+    /// Text may be held back until it is clear what it is; so are its log probabilities until it is clear whether it is thought.
     fn read(&mut self, text: String, logprobs: Vec<TokenLogprob>) {
-        let Some(reader) = &mut self.reader else {
-            self.pending.push_back(Output::Text { text, logprobs });
-            return;
+        let (said, thought) = match &mut self.thoughts {
+            Some(reader) => reader.push_and_tell(&text),
+            None => (vec![Said::Answer(text)], Some(false)),
         };
-        let pieces = reader.push(&text);
-        if !logprobs.is_empty() {
-            self.pending.push_back(Output::Text { text: String::new(), logprobs });
+        self.logprobs.extend(logprobs);
+        let queued = self.pending.len();
+        said.into_iter().for_each(|said| self.sort(said));
+        if let Some(thought) = thought {
+            self.give_logprobs(queued, thought);
         }
-        self.pending.extend(pieces.into_iter().map(Output::from));
+    }
+
+    /// With the output that is at `place`, where it is of their kind.
+    fn give_logprobs(&mut self, place: usize, thought: bool) {
+        let all = std::mem::take(&mut self.logprobs);
+        match self.pending.get_mut(place) {
+            _ if all.is_empty() => {}
+            Some(Output::Thought { logprobs, .. }) if thought => *logprobs = all,
+            Some(Output::Text { logprobs, .. }) if !thought => *logprobs = all,
+            _ => {
+                let (text, logprobs) = (String::new(), all);
+                let output = if thought { Output::Thought { text, logprobs } } else { Output::Text { text, logprobs } };
+                self.pending.insert(place, output);
+            }
+        }
+    }
+
+    fn sort(&mut self, said: Said) {
+        match (said, &mut self.calls) {
+            (Said::Thought(text), _) => self.pending.push_back(Output::Thought { text, logprobs: Vec::new() }),
+            (Said::Answer(text), None) => self.pending.push_back(Output::Text { text, logprobs: Vec::new() }),
+            (Said::Answer(text), Some(calls)) => self.pending.extend(calls.push(&text).into_iter().map(Output::from)),
+        }
+    }
+
+    /// What was held back is what it seems.
+    fn read_rest(&mut self) {
+        let said = self.thoughts.take().map(ThoughtReader::finish).unwrap_or_default();
+        let queued = self.pending.len();
+        said.into_iter().for_each(|said| self.sort(said));
+        self.give_logprobs(queued, false);
+        let rest = self.calls.take().map(ToolCallReader::finish).unwrap_or_default();
+        self.pending.extend(rest.into_iter().map(Output::from));
     }
 
     /// Waits for the end.
     pub async fn whole(mut self) -> Result<Whole, Fault> {
+        let (mut thought, mut thought_logprobs) = (String::new(), Vec::new());
         let (mut text, mut logprobs, mut tool_calls) = (String::new(), Vec::new(), Vec::new());
         loop {
             match self.next().await {
+                Output::Thought { text: more, logprobs: those } => {
+                    thought.push_str(&more);
+                    thought_logprobs.extend(those);
+                }
                 Output::Text { text: more, logprobs: those } => {
                     text.push_str(&more);
                     logprobs.extend(those);
                 }
                 Output::ToolCall(call) => tool_calls.push(call),
-                Output::Done(finish) => return Ok(Whole { text, logprobs, tool_calls, finish }),
+                Output::Done(finish) => return Ok(Whole { thought, thought_logprobs, text, logprobs, tool_calls, finish }),
                 Output::Failed(fault) => return Err(fault),
             }
         }

@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::pin::Pin;
 
+use serde_json::{Map, Value};
 use stowage_engine::template::Json;
 use stowage_engine::{ChatMessage, Constraint, EngineError, GenerateEvent, GenerateRequest, Grammar, ModelInfo};
 use tokio::sync::mpsc;
@@ -20,8 +21,8 @@ pub trait Generator: Send + Sync + 'static {
     /// The text as token ids, BOS first where the model wants one; with `parse_special`, special tokens spelled out in it are taken as such.
     fn tokenize(&self, text: &str, parse_special: bool) -> Vec<u32>;
 
-    /// The chat as the model's template writes it, ready for [`Generator::tokenize`] with `parse_special`.
-    fn render_chat(&self, messages: &[ChatMessage], tools: &[Json]) -> Result<String, EngineError>;
+    /// The chat as the model's template writes it, ready for [`Generator::tokenize`] with `parse_special`. `variables` are told to the template beside it.
+    fn render_chat(&self, messages: &[ChatMessage], tools: &[Json], variables: Map<String, Value>) -> Result<String, EngineError>;
 
     /// Compiles what answers are to be held to.
     fn constrain(&self, constraint: Constraint) -> Constrained<'_>;

@@ -35,6 +35,7 @@ type Histograms = Family<ModelLabels, Histogram, fn() -> Histogram>;
 /// One set of metrics for each server: a worker's, or the node's door's.
 pub struct Metrics {
     registry: Registry,
+    resident: Gauge,
     requests: Family<RequestLabels, Counter>,
     prompt_tokens: Family<ModelLabels, Counter>,
     lost_tokens: Family<ModelLabels, Counter>,
@@ -57,10 +58,20 @@ fn duration_histogram() -> Histogram {
     Histogram::new(exponential_buckets(0.01, 2.0, 19))
 }
 
+/// Bytes; 0 where the kernel does not say.
+fn resident_memory() -> i64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages = statm.split(' ').nth(1).and_then(|pages| pages.parse::<i64>().ok()).unwrap_or(0);
+    pages.saturating_mul(i64::try_from(rustix::param::page_size()).unwrap_or(0))
+}
+
 impl Metrics {
     /// `slots`: the sequences that are served at once; what is under way beyond them is queued. `None`: nothing is generated here.
     pub fn new(prefix: &str, slots: Option<u32>) -> Metrics {
-        let mut registry = Registry::with_prefix(prefix);
+        let mut root = Registry::default();
+        let resident = Gauge::default();
+        root.register("process_resident_memory_bytes", "Memory that this process has", resident.clone());
+        let registry = root.sub_registry_with_prefix(prefix);
         let requests = Family::default();
         let prompt_tokens = Family::default();
         let lost_tokens = Family::default();
@@ -82,7 +93,8 @@ impl Metrics {
             registry.register("generations_queued", "Generations that wait for a slot", queued.clone());
         }
         Metrics {
-            registry,
+            registry: root,
+            resident,
             requests,
             prompt_tokens,
             lost_tokens,
@@ -130,6 +142,7 @@ impl Metrics {
         let running = under_way.min(self.slots);
         self.running.set(i64::try_from(running).unwrap_or(i64::MAX));
         self.queued.set(i64::try_from(under_way - running).unwrap_or(i64::MAX));
+        self.resident.set(resident_memory());
         let mut text = String::new();
         // Writing to a String can't fail, and an encoding error of a metric that we defined would be seen by its tests.
         if let Err(error) = encode(&mut text, &self.registry) {

@@ -6,6 +6,7 @@
 //! Invariant: nothing here logs or keeps what a request or an answer says.
 
 mod account;
+mod called;
 mod defaults;
 mod door;
 mod embedding;
@@ -19,25 +20,27 @@ mod names;
 mod ollama;
 mod openai;
 mod prompt;
+mod server;
+mod thinking;
+mod thought_reader;
 mod tool_calls;
+mod tools;
 mod worker;
 
 #[cfg(test)]
 mod tests;
-
-use std::future::Future;
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use http::{Method, StatusCode, Uri};
-use tokio::net::TcpListener;
 
 pub use defaults::{RequestDefaults, RequestOptions};
 pub use door::{DoorState, Route, door_router};
 pub use generator::{Constrained, Embeddings, Generator};
 pub use names::ModelNames;
+pub use server::{Patience, serve};
 pub use worker::{DEFAULT_BODY_LIMIT, Phase, PlacementInfo, Settings, WorkerConfig, WorkerState};
 
 use error::{Dialect, Fault, FaultKind};
@@ -55,11 +58,6 @@ pub fn worker_router(state: WorkerState) -> Router {
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(body_limit))
         .with_state(state)
-}
-
-/// Serves until `stop`; then takes no new connections and returns when those that are open have ended.
-pub async fn serve(listener: TcpListener, router: Router, stop: impl Future<Output = ()> + Send + 'static) -> std::io::Result<()> {
-    axum::serve(listener, router).with_graceful_shutdown(stop).await
 }
 
 async fn healthy() -> &'static str {

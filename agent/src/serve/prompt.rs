@@ -4,6 +4,7 @@ use stowage_engine::ChatMessage;
 use stowage_engine::template::Json;
 
 use super::error::{Fault, FaultKind};
+use super::thinking::{Opening, Tags, Think};
 use super::worker::{Worker, WorkerState};
 
 /// What is done with a conversation that is longer than the context.
@@ -18,77 +19,117 @@ pub enum WhenTooLong {
 pub struct Conversation {
     pub messages: Vec<ChatMessage>,
     pub tools: Vec<Json>,
+    pub think: Think,
+    /// The answer will be held to something.
+    pub held: bool,
     pub when_too_long: WhenTooLong,
     /// Tokens that prompt and answer may take together.
     pub context: u64,
 }
 
+/// What the engine reads, and how its answer begins.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Prompt {
+    pub tokens: Vec<u32>,
+    /// What is thought before the answer is to be told from it.
+    pub thinking: Option<(&'static Tags, Opening)>,
+    /// The text after which the answer begins; `None`: it begins at once.
+    pub answer_after: Option<String>,
+}
+
+impl Prompt {
+    /// Of which all that follows is the answer.
+    pub fn plain(tokens: Vec<u32>) -> Prompt {
+        Prompt { tokens, thinking: None, answer_after: None }
+    }
+}
+
 /// Rendering and tokenising take a while for long prompts, and so get a thread of their own.
-pub async fn of_conversation(worker: &WorkerState, conversation: Conversation) -> Result<Vec<u32>, Fault> {
+pub async fn of_conversation(worker: &WorkerState, conversation: Conversation) -> Result<Prompt, Fault> {
     let worker = worker.clone();
     on_a_thread(move || conversation_tokens(&worker, conversation)).await
 }
 
 /// A prompt that is not a conversation, as it stands.
-pub async fn of_text(worker: &WorkerState, text: String, context: u64) -> Result<Vec<u32>, Fault> {
+pub async fn of_text(worker: &WorkerState, text: String, context: u64) -> Result<Prompt, Fault> {
     let worker = worker.clone();
-    on_a_thread(move || within(worker.generator().tokenize(&text, true), context)).await
+    on_a_thread(move || within(Prompt::plain(worker.generator().tokenize(&text, true)), context)).await
 }
 
-async fn on_a_thread(work: impl FnOnce() -> Result<Vec<u32>, Fault> + Send + 'static) -> Result<Vec<u32>, Fault> {
+async fn on_a_thread(work: impl FnOnce() -> Result<Prompt, Fault> + Send + 'static) -> Result<Prompt, Fault> {
     let failed = |error| Fault::new(FaultKind::Failed, format!("the prompt could not be read: {error}"));
     tokio::task::spawn_blocking(work).await.map_err(failed)?
 }
 
-/// The tokens, if they leave room for at least one more.
-pub fn within(tokens: Vec<u32>, context: u64) -> Result<Vec<u32>, Fault> {
-    let length = tokens.len() as u64;
+/// The prompt, if it leaves room for at least one more token.
+pub fn within(prompt: Prompt, context: u64) -> Result<Prompt, Fault> {
+    let length = prompt.tokens.len() as u64;
     if length == 0 {
         return Err(Fault::new(FaultKind::InvalidRequest, "the prompt is empty: it has no tokens"));
     }
-    if length < context { Ok(tokens) } else { Err(too_long(length, context)) }
+    if length < context { Ok(prompt) } else { Err(too_long(length, context)) }
 }
 
 fn too_long(length: u64, context: u64) -> Fault {
+    // Clients' frameworks know OpenAI's error by its first words.
     let message = format!(
-        "the prompt is {length} tokens long and the context is {context} tokens (num_ctx), which must hold prompt and answer; \
-         shorten the prompt, or raise spec.parameters.num_ctx of the ModelDeployment"
+        "this model's maximum context length is {context} tokens (num_ctx), which must hold prompt and answer, and the prompt is \
+         {length} tokens long; shorten the prompt, or raise spec.parameters.num_ctx of the ModelDeployment"
     );
     Fault::new(FaultKind::PromptTooLong, message)
 }
 
-fn render(worker: &Worker, messages: &[ChatMessage], tools: &[Json]) -> Result<Vec<u32>, Fault> {
-    let text = if worker.generator().info().has_chat_template {
-        worker.generator().render_chat(messages, tools)?
-    } else {
-        // A model without a template was not trained on turns: it continues what it reads.
-        messages.iter().map(|message| message.content.as_str()).collect::<Vec<_>>().join("\n")
-    };
-    Ok(worker.generator().tokenize(&text, true))
+/// What stays the same however many messages are rendered.
+struct Rendering<'a> {
+    worker: &'a Worker,
+    tools: Vec<Json>,
+    think: Think,
+    held: bool,
 }
 
-fn conversation_tokens(worker: &Worker, conversation: Conversation) -> Result<Vec<u32>, Fault> {
-    let Conversation { mut messages, tools, when_too_long, context } = conversation;
+impl Rendering<'_> {
+    fn prompt(&self, messages: &[ChatMessage]) -> Result<Prompt, Fault> {
+        let generator = self.worker.generator();
+        if !generator.info().has_chat_template {
+            // A model without a template was not trained on turns: it continues what it reads.
+            let text = messages.iter().map(|message| message.content.as_str()).collect::<Vec<_>>().join("\n");
+            return Ok(Prompt::plain(generator.tokenize(&text, true)));
+        }
+        let ability = self.worker.thinks();
+        let variables = ability.map(|ability| ability.variables(&self.think)).unwrap_or_default();
+        let mut text = generator.render_chat(messages, &self.tools, variables)?;
+        let opening = ability.map(|ability| ability.open(&mut text, &self.think, self.held));
+        Ok(Prompt {
+            tokens: generator.tokenize(&text, true),
+            thinking: ability.map(|ability| ability.tags).zip(opening),
+            answer_after: ability.zip(opening).and_then(|(ability, opening)| ability.answer_after(opening)),
+        })
+    }
+}
+
+fn conversation_tokens(worker: &Worker, conversation: Conversation) -> Result<Prompt, Fault> {
+    let Conversation { mut messages, tools, think, held, when_too_long, context } = conversation;
     let system = &worker.settings().defaults.system;
     if !system.is_empty() && !messages.iter().any(|message| message.role == "system") {
         messages.insert(0, ChatMessage { role: "system".into(), content: system.clone(), ..Default::default() });
     }
-    let all = render(worker, &messages, &tools)?;
-    if (all.len() as u64) < context || when_too_long == WhenTooLong::Refuse {
+    let rendering = Rendering { worker, tools, think, held };
+    let all = rendering.prompt(&messages)?;
+    if (all.tokens.len() as u64) < context || when_too_long == WhenTooLong::Refuse {
         return within(all, context);
     }
-    shortened(worker, &messages, &tools, context)
+    shortened(&rendering, &messages, context)
 }
 
 /// The conversation from the earliest turn from which on it fits. A turn begins with the user's message and is never cut, so that an answer
 /// keeps its question and a tool's result its call.
-fn shortened(worker: &Worker, messages: &[ChatMessage], tools: &[Json], context: u64) -> Result<Vec<u32>, Fault> {
+fn shortened(rendering: &Rendering<'_>, messages: &[ChatMessage], context: u64) -> Result<Prompt, Fault> {
     let turns: Vec<usize> = (0..messages.len()).filter(|index| messages[*index].role == "user").collect();
-    let from = |turn: usize| -> Result<Vec<u32>, Fault> {
+    let from = |turn: usize| -> Result<Prompt, Fault> {
         let start = turns.get(turn).copied().unwrap_or(0);
         let kept = messages.iter().enumerate().filter(|(index, message)| *index >= start || message.role == "system");
         let kept: Vec<ChatMessage> = kept.map(|(_, message)| message.clone()).collect();
-        render(worker, &kept, tools)
+        rendering.prompt(&kept)
     };
     // The last turn stays whatever happens; where even that is too long, both numbers are said.
     let mut most_dropped = turns.len().saturating_sub(1);
@@ -96,9 +137,9 @@ fn shortened(worker: &Worker, messages: &[ChatMessage], tools: &[Json], context:
     let mut least_dropped = 1;
     while least_dropped < most_dropped {
         let middle = (least_dropped + most_dropped) / 2;
-        let tokens = from(middle)?;
-        if (tokens.len() as u64) < context {
-            best = tokens;
+        let prompt = from(middle)?;
+        if (prompt.tokens.len() as u64) < context {
+            best = prompt;
             most_dropped = middle;
         } else {
             least_dropped = middle + 1;

@@ -1,21 +1,14 @@
 //! Tool calls in what a model writes.
 //!
-//! Models write them in a few ways: Hermes and Qwen between `<tool_call>` tags, Mistral as an array after `[TOOL_CALLS]`, Llama 3 as a bare JSON
+//! Models write them in a few ways: Hermes, Qwen and GLM between `<tool_call>` tags, Mistral as an array after `[TOOL_CALLS]`, Llama 3 as a bare JSON
 //! object that is the whole answer. What starts like one of these is held back until it is read or turns out to be plain text.
 
-use serde_json::{Map, Value};
+pub use super::called::ToolCall;
 
 const OPEN: &str = "<tool_call>";
 const CLOSE: &str = "</tool_call>";
 const MISTRAL: &str = "[TOOL_CALLS]";
 const PYTHON: &str = "<|python_tag|>";
-
-/// A function that the model wants called.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ToolCall {
-    pub name: String,
-    pub arguments: Map<String, Value>,
-}
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Piece {
@@ -24,44 +17,25 @@ pub enum Piece {
 }
 
 /// Fed text as it comes; gives text and calls.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct ToolCallReader {
+    /// The tools that there are. JSON without a mark is a call only of one of them.
+    tools: Vec<String>,
     held: String,
     /// Text was given out: an answer that began as text is no bare JSON call.
     spoken: bool,
 }
 
-impl ToolCall {
-    /// `{"name": ..., "arguments": {...}}`, or `parameters` as Llama 3 has it.
-    fn from_value(value: &Value) -> Option<ToolCall> {
-        let call = value.get("function").filter(|function| function.is_object()).unwrap_or(value);
-        let name = call.get("name")?.as_str()?.to_owned();
-        let arguments = match call.get("arguments").or_else(|| call.get("parameters")) {
-            Some(Value::Object(arguments)) => arguments.clone(),
-            Some(Value::String(text)) => serde_json::from_str(text).ok()?,
-            Some(_) => return None,
-            None => Map::new(),
-        };
-        Some(ToolCall { name, arguments })
-    }
-
-    fn all_in(text: &str) -> Option<Vec<ToolCall>> {
-        let calls: Vec<Value> = match serde_json::from_str(text.trim()).ok()? {
-            Value::Array(items) => items,
-            value @ Value::Object(_) => vec![value],
-            _ => return None,
-        };
-        let calls: Option<Vec<ToolCall>> = calls.iter().map(ToolCall::from_value).collect();
-        calls.filter(|calls| !calls.is_empty())
-    }
-}
-
 /// Bytes at the end of `text` that could be the start of `tag`.
-fn partial_tag(text: &str, tag: &str) -> usize {
+pub fn partial_tag(text: &str, tag: &str) -> usize {
     (1..tag.len()).rev().find(|length| text.ends_with(&tag[..*length])).unwrap_or(0)
 }
 
 impl ToolCallReader {
+    pub fn new(tools: Vec<String>) -> ToolCallReader {
+        ToolCallReader { tools, held: String::new(), spoken: false }
+    }
+
     pub fn push(&mut self, text: &str) -> Vec<Piece> {
         self.held.push_str(text);
         let mut pieces = Vec::new();
@@ -93,8 +67,9 @@ impl ToolCallReader {
             return pieces;
         }
         let start = self.held.trim_start();
-        let body = start.strip_prefix(MISTRAL).or_else(|| start.strip_prefix(PYTHON)).unwrap_or(start);
-        match ToolCall::all_in(body).filter(|_| !self.spoken) {
+        let marked = start.strip_prefix(MISTRAL).or_else(|| start.strip_prefix(PYTHON));
+        let meant = |calls: &Vec<ToolCall>| marked.is_some() || calls.iter().all(|call| self.tools.contains(&call.name));
+        match ToolCall::all_in(marked.unwrap_or(start)).filter(meant).filter(|_| !self.spoken) {
             Some(calls) => pieces.extend(calls.into_iter().map(Piece::Call)),
             None => self.say(self.held.len(), &mut pieces),
         }
@@ -141,7 +116,7 @@ mod tests {
 
     /// The pieces, with neighbouring texts joined, however the text is cut.
     fn read(text: &str, cut: usize) -> Vec<Piece> {
-        let mut reader = ToolCallReader::default();
+        let mut reader = ToolCallReader::new(vec!["weather".into()]);
         let characters: Vec<char> = text.chars().collect();
         let mut pieces: Vec<Piece> = characters.chunks(cut).flat_map(|part| reader.push(&part.iter().collect::<String>())).collect();
         pieces.extend(reader.finish());
@@ -171,6 +146,11 @@ mod tests {
             (llama.to_owned(), vec![weather("Oslo")]),
             (format!("<|python_tag|>{llama}"), vec![weather("Oslo")]),
             (format!("[TOOL_CALLS] [{call}, {call}]"), vec![weather("Oslo"), weather("Oslo")]),
+            (
+                "<tool_call>\n<function=weather>\n<parameter=city>\nOslo\n</parameter>\n</function>\n</tool_call>".to_owned(),
+                vec![weather("Oslo")],
+            ),
+            ("<tool_call>weather\n<arg_key>city</arg_key>\n<arg_value>Oslo</arg_value>\n</tool_call>".to_owned(), vec![weather("Oslo")]),
         ];
         for (text, expected) in cases {
             for cut in [1, 2, 7, 1000] {
@@ -186,6 +166,8 @@ mod tests {
             "a < b <tool",
             "{ not json",
             r#"{"city": "Oslo"}"#,
+            r#"{"name": "Aurora", "built": 1777}"#,
+            "<tool_call><function=weather><parameter=city>Oslo</tool_call>",
             "<tool_call>nonsense</tool_call> more",
             "[TOOL",
             "Use {\"name\": \"x\"}",

@@ -10,10 +10,11 @@ use tokio::sync::watch;
 use super::account::Account;
 use super::defaults::RequestDefaults;
 use super::error::{Fault, FaultKind};
-use super::generation::Generation;
+use super::generation::{Generation, Reading};
 use super::generator::Generator;
 use super::metrics::Metrics;
 use super::names::ModelNames;
+use super::thinking::Ability;
 
 /// Largest body that is read unless said otherwise: many times the longest prompt that a model takes.
 pub const DEFAULT_BODY_LIMIT: usize = 16 << 20;
@@ -41,7 +42,7 @@ pub struct PlacementInfo {
     pub total_layers: u32,
     /// The model file's size.
     pub file_size: Bytes,
-    /// The model file's sha256 in hexadecimal; empty where it is not known.
+    /// The model file's sha256 in hexadecimal, or another that changes with the file where that is not known.
     pub digest: String,
     pub modified_at: jiff::Timestamp,
     /// The largest context that would fit where the replica is, if the planner said.
@@ -175,9 +176,20 @@ impl Worker {
         self.generator().constrain(constraint).await.map(Some).map_err(|error| named(error.into()))
     }
 
-    pub fn start(&self, request: GenerateRequest, account: &Account, with_tools: bool) -> Result<Generation, Fault> {
+    /// How this model thinks before it answers, if it does.
+    pub fn thinks(&self) -> Option<Ability> {
+        Ability::of(&self.generator().info().chat_template)
+    }
+
+    /// Whether the model is told of tools where a request has some.
+    pub fn takes_tools(&self) -> bool {
+        let info = self.generator().info();
+        info.has_chat_template && info.chat_template.contains("tools")
+    }
+
+    pub fn start(&self, request: GenerateRequest, account: &Account, reading: &Reading) -> Result<Generation, Fault> {
         let events = self.generator().generate(request)?;
-        Ok(Generation::new(events, account.clone(), self.metrics.clone(), with_tools))
+        Ok(Generation::new(events, account.clone(), self.metrics.clone(), reading))
     }
 }
 

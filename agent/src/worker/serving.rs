@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
+use sha2::{Digest, Sha256};
 use stowage_crds::model_deployment::Parameters;
 use stowage_crds::model_node::Assignment;
 use stowage_engine::Engine;
@@ -12,10 +13,12 @@ use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
+use super::loaded_file::LoadedFile;
 use super::record::Order;
 use crate::model_header::{self, Data};
 use crate::serve::{
-    self, DEFAULT_BODY_LIMIT, ModelNames, Phase, PlacementInfo, RequestDefaults, RequestOptions, Settings, WorkerConfig, WorkerState,
+    self, DEFAULT_BODY_LIMIT, ModelNames, Patience, Phase, PlacementInfo, RequestDefaults, RequestOptions, Settings, WorkerConfig,
+    WorkerState,
 };
 
 /// The server of one worker. Names and defaults can be replaced under it; requests that run keep what they began with.
@@ -36,7 +39,7 @@ impl Serving {
             // Dropped without a word: the worker ends, which stops it too.
             let _ = stopped.await;
         };
-        let server = tokio::spawn(serve::serve(listener, router, stopped));
+        let server = tokio::spawn(serve::serve(listener, router, Patience::default(), stopped));
         Serving { settings, phase, stop: Some(stop), server }
     }
 
@@ -123,9 +126,19 @@ fn options(parameters: &Parameters) -> RequestOptions {
 fn placement_info(order: &Order) -> PlacementInfo {
     let assignment = &order.assignment;
     let size = model_header::size(&order.model).unwrap_or_default();
-    let digest = assignment.source.digest.strip_prefix("sha256:").unwrap_or(&assignment.source.digest);
+    let digest = match assignment.source.digest.strip_prefix("sha256:") {
+        Some(digest) => digest.to_owned(),
+        None => stand_in(order),
+    };
     let input_weights = input_weights(order).unwrap_or_default();
     PlacementInfo::of_plan(&assignment.plan, input_weights, size, digest)
+}
+
+/// For a file whose digest nobody knows: one of what shows that it changed. Ollama's program prints the first letters of a digest, and fails where there
+/// are none.
+fn stand_in(order: &Order) -> String {
+    let known = LoadedFile::now(&order.model).ok().and_then(|file| serde_json::to_vec(&file).ok()).unwrap_or_default();
+    Sha256::digest(known).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Of the host's bytes, those of the input layer; for display alone, so a header that can't be read counts none.

@@ -4,7 +4,7 @@ use llguidance::JsonCompileOptions;
 use serde_json::Value;
 
 use super::{alternatives, invalid, short_enough};
-use crate::api::EngineError;
+use crate::api::{EngineError, FramedJson};
 use crate::template::Json;
 
 /// Between two parts of the JSON there may be one of these: a space, or one or two ends of line with an indentation. More would let a model that has
@@ -28,6 +28,22 @@ pub fn prepared(schema: &Json) -> Result<Value, EngineError> {
 pub fn with_options(mut schema: Value) -> Value {
     options().apply_to(&mut schema);
     schema
+}
+
+/// A grammar in Lark, a rule for each: so each schema's references stay its own.
+///
+/// Errors: InvalidRequest where there are none, or one's schema is none.
+pub fn one_of(alternatives: &[FramedJson]) -> Result<String, EngineError> {
+    if alternatives.is_empty() {
+        return Err(invalid("of nothing there is nothing to choose".into()));
+    }
+    let names: Vec<String> = (0..alternatives.len()).map(|index| format!("alternative{index}")).collect();
+    let mut grammar = format!("start: {}\n", names.join(" | "));
+    for (name, FramedJson { before, schema, after }) in names.iter().zip(alternatives) {
+        let text = |text: &String| if text.is_empty() { String::new() } else { Value::from(text.as_str()).to_string() };
+        grammar += &format!("{name}: {} {name}_json {}\n{name}_json: %json {}\n", text(before), text(after), prepared(schema)?);
+    }
+    Ok(grammar)
 }
 
 pub fn options() -> JsonCompileOptions {

@@ -6,7 +6,7 @@ use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::api::SamplingOptions;
+use crate::api::{FramedJson, SamplingOptions};
 use crate::sample::Sampler;
 use crate::tokenizer::tests::{byte_tokenizer, header, sentence_piece, words};
 
@@ -282,4 +282,31 @@ async fn constraints_are_compiled_one_after_the_other_and_each_is_answered() {
     let both = tokio::join!(constraints.compile(Constraint::JsonObject), constraints.compile(of_schema(&json!({"not": {}}))));
     assert_eq!(both.0.unwrap().constraint(), &Constraint::JsonObject);
     assert!(both.1.unwrap_err().message.contains("not"));
+}
+
+#[test]
+fn of_several_framed_schemas_one_is_met_each_with_references_of_its_own() {
+    let framed = |before: &str, kind: &str| FramedJson {
+        before: before.into(),
+        schema: json!({"$ref": "#/$defs/it", "$defs": {"it": {"const": kind}}}).into(),
+        after: if before.is_empty() { String::new() } else { "}".into() },
+    };
+    let constraint = Constraint::OneOf(vec![framed("", "plain"), framed("{\"call\": ", "a"), framed("{\"tell\": ", "b")]);
+    let grammar = compiled(&byte_tokenizer(), constraint).unwrap();
+    let said: std::collections::BTreeSet<String> =
+        (0..40).map(|seed| String::from_utf8(babble(&byte_tokenizer(), &grammar, seed, 100).0).unwrap()).collect();
+    assert_eq!(said.into_iter().collect::<Vec<_>>(), ["\"plain\"", r#"{"call": "a"}"#, r#"{"tell": "b"}"#]);
+    assert!(compiled(&byte_tokenizer(), Constraint::OneOf(Vec::new())).unwrap_err().is_callers_fault());
+}
+
+#[test]
+fn between_the_parts_of_framed_json_there_is_no_more_space_than_elsewhere() {
+    let schema = json!({"type": "array", "items": {"const": 1}, "minItems": 2, "maxItems": 2});
+    let framed = FramedJson { before: "x".into(), schema: schema.into(), after: String::new() };
+    let grammar = compiled(&byte_tokenizer(), Constraint::OneOf(vec![framed])).unwrap();
+    let mut matching = grammar.begin();
+    for token in b"x[1, " {
+        matching.take(u32::from(*token)).unwrap();
+    }
+    assert!(!matching.allowed().unwrap().has(u32::from(b' ')));
 }

@@ -4,9 +4,10 @@ use stowage_placement::gguf::{Header, Value};
 use stowage_placement::{Bytes, ModelSummary, Reason};
 
 use crate::api::{EngineError, LoadRequest, ModelInfo};
+use crate::model::LoadedModel;
 
 /// The model's description; names and counts are those that `placement` shows, so that they read the same in status.
-pub fn describe(header: &Header, request: &LoadRequest, has_chat_template: bool, longest_text: u32) -> Result<ModelInfo, EngineError> {
+pub fn describe(header: &Header, request: &LoadRequest, has_chat_template: bool, model: &LoadedModel) -> Result<ModelInfo, EngineError> {
     let unreadable = |error| EngineError::new(Reason::ModelNotFound, format!("looking at {}: {error}", request.path.display()));
     let size = Bytes(std::fs::metadata(&request.path).map_err(unreadable)?.len());
     let summary = ModelSummary::from_header(header, size).map_err(|error| EngineError::new(error.reason(), error.to_string()))?;
@@ -14,7 +15,8 @@ pub fn describe(header: &Header, request: &LoadRequest, has_chat_template: bool,
     let chat_template = if request.template.trim().is_empty() { from_file } else { &request.template };
     Ok(ModelInfo {
         num_ctx: request.request.num_ctx.0,
-        longest_text: longest_text.into(),
+        longest_text: model.longest_text().into(),
+        generates: model.generates(),
         embedding_length: summary.shape.embedding,
         trained_context: summary.trained_context.0,
         architecture: summary.architecture,

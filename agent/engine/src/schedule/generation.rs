@@ -5,8 +5,8 @@ use std::time::Instant;
 use tokio::sync::mpsc;
 
 use crate::api::{EngineError, Finish, FinishReason, GenerateEvent, TokenLogprob};
-use crate::constraint::Matching;
 use crate::sample::{self, Sampler};
+use crate::schedule::held::Held;
 use crate::schedule::queue::GenerateJob;
 use crate::schedule::slot::Resume;
 use crate::stop::{Shown, TextStream};
@@ -23,8 +23,7 @@ pub struct Generation {
     top_logprobs: Option<u32>,
     num_ctx: u32,
     sampler: Sampler,
-    /// What the answer is held to, as far as it was said.
-    matching: Option<Matching>,
+    held: Option<Held>,
     text: TextStream,
     events: mpsc::Sender<GenerateEvent>,
     submitted: Instant,
@@ -48,7 +47,7 @@ impl Generation {
             top_logprobs: request.top_logprobs,
             num_ctx,
             sampler,
-            matching: request.grammar.map(|grammar| grammar.begin()),
+            held: request.grammar.map(|grammar| Held::new(&grammar, request.grammar_after)),
             text: TextStream::new(&request.stop),
             events,
             submitted,
@@ -78,11 +77,11 @@ impl Generation {
         if self.max_tokens == Some(0) {
             return Ok(Some(FinishReason::Length));
         }
-        let token = self.choose(logits)?;
+        let token = self.choose(logits, tokenizer)?;
         if tokenizer.is_end(token) {
             return Ok(Some(self.end(FinishReason::Stop)));
         }
-        let complete = self.matching.as_mut().map_or(Ok(false), |matching| matching.take(token))?;
+        let complete = self.held.as_mut().map_or(Ok(false), |held| held.take(token, tokenizer))?;
         self.sampler.accept(&[token]);
         self.generated += 1;
         self.tokens.push(token);
@@ -103,10 +102,11 @@ impl Generation {
         Ok(None)
     }
 
-    fn choose(&mut self, logits: &[f32]) -> Result<u32, EngineError> {
-        let Some(matching) = &mut self.matching else { return Ok(self.sampler.sample(logits)) };
-        let allowed = matching.allowed()?;
-        Ok(self.sampler.sample_allowed(logits, |token| allowed.has(token)))
+    fn choose(&mut self, logits: &[f32], tokenizer: &Tokenizer) -> Result<u32, EngineError> {
+        match &mut self.held {
+            Some(held) => held.choose(&mut self.sampler, logits, tokenizer),
+            None => Ok(self.sampler.sample(logits)),
+        }
     }
 
     /// Shows what was held back.

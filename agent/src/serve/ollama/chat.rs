@@ -8,11 +8,12 @@ use stowage_engine::template::Json;
 
 use super::generate::run;
 use super::reply::{Shape, Writer};
-use super::{answer, asked, format};
+use super::{answer, asked};
 use crate::serve::account::Account;
 use crate::serve::error::Fault;
 use crate::serve::fields::{Body, Fields, is_empty};
 use crate::serve::prompt::{self, Conversation, WhenTooLong};
+use crate::serve::tools::Tools;
 use crate::serve::worker::WorkerState;
 
 pub async fn chat(State(worker): State<WorkerState>, headers: HeaderMap, body: Body) -> Response {
@@ -23,12 +24,9 @@ pub async fn chat(State(worker): State<WorkerState>, headers: HeaderMap, body: B
 
 async fn chatted(worker: &WorkerState, account: &Account, body: Body) -> Result<Response, Fault> {
     let mut fields = Fields::parse(body)?;
-    let asked = asked(&mut fields, worker, account)?;
+    let mut asked = asked(&mut fields, worker, account)?;
     let messages = fields.array("messages")?.unwrap_or_default();
-    let tools = fields.array("tools")?.unwrap_or_default();
-    if asked.constraint.is_some() && !tools.is_empty() {
-        return Err(fields.refuse(format::FIELD, "can't be kept to where `tools` may be called: leave one of the two out"));
-    }
+    let tools = Tools::read(&mut fields, worker)?;
     fields.finish()?;
     let messages: Vec<ChatMessage> =
         messages.into_iter().enumerate().map(|(index, value)| message(index, value)).collect::<Result<_, _>>()?;
@@ -36,11 +34,14 @@ async fn chatted(worker: &WorkerState, account: &Account, body: Body) -> Result<
     if messages.is_empty() {
         return Ok(writer.loaded());
     }
-    let with_tools = !tools.is_empty();
+    asked.constraint = tools.constraint(asked.constraint);
+    let names = tools.names();
     let when_too_long = if asked.truncate { WhenTooLong::DropOldest } else { WhenTooLong::Refuse };
-    let conversation = Conversation { messages, tools, when_too_long, context: asked.context };
-    let tokens = prompt::of_conversation(worker, conversation).await?;
-    run(worker, asked, tokens, with_tools, writer).await
+    let held = asked.constraint.is_some();
+    let conversation =
+        Conversation { messages, tools: tools.told, think: asked.think.clone(), held, when_too_long, context: asked.context };
+    let prompt = prompt::of_conversation(worker, conversation).await?;
+    run(worker, asked, prompt, names, writer).await
 }
 
 fn message(index: usize, value: Json) -> Result<ChatMessage, Fault> {

@@ -94,10 +94,6 @@ fn shown(worker: &Worker, account: &Account, body: Body) -> Result<Response, Fau
     fields.only("options", super::is_empty, "is not honoured: they are shown as the ModelDeployment has them")?;
     fields.finish()?;
     let info = worker.generator().info();
-    let mut capabilities = vec!["completion"];
-    if info.chat_template.contains("tools") {
-        capabilities.push("tools");
-    }
     let parameters = parameters(worker);
     let answer = json!({
         "modelfile": modelfile(worker, &parameters),
@@ -105,14 +101,31 @@ fn shown(worker: &Worker, account: &Account, body: Body) -> Result<Response, Fau
         "template": info.chat_template,
         "system": worker.settings().defaults.system,
         "details": details(worker),
-        "model_info": info.metadata,
-        "capabilities": capabilities,
+        "model_info": model_info(worker),
+        "capabilities": capabilities(worker),
         "modified_at": worker.config.placement.modified_at,
         "processor": worker.config.placement.processor,
         "context_length": worker.num_ctx(),
     });
     account.finished();
     Ok(Json(answer).into_response())
+}
+
+/// What requests may ask of this model, in Ollama's words.
+fn capabilities(worker: &Worker) -> Vec<&'static str> {
+    if !worker.generator().info().generates {
+        return vec!["embedding"];
+    }
+    let all = [("completion", true), ("tools", worker.takes_tools()), ("thinking", worker.thinks().is_some())];
+    all.into_iter().filter(|(_, has)| *has).map(|(name, _)| name).collect()
+}
+
+/// The header's, and the count that Ollama adds.
+fn model_info(worker: &Worker) -> Value {
+    let info = worker.generator().info();
+    let mut all = json!(info.metadata);
+    all["general.parameter_count"] = json!(info.parameter_count);
+    all
 }
 
 /// As a Modelfile writes them, without the keyword: a name and a value a line.

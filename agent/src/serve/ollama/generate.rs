@@ -10,7 +10,9 @@ use super::{Asked, answer, asked, format};
 use crate::serve::account::Account;
 use crate::serve::error::Fault;
 use crate::serve::fields::{Body, Fields, is_empty};
-use crate::serve::prompt::{self, Conversation, WhenTooLong};
+use crate::serve::generation::Reading;
+use crate::serve::prompt::{self, Conversation, Prompt, WhenTooLong};
+use crate::serve::thinking::Think;
 use crate::serve::worker::WorkerState;
 
 pub async fn generate(State(worker): State<WorkerState>, headers: HeaderMap, body: Body) -> Response {
@@ -19,7 +21,7 @@ pub async fn generate(State(worker): State<WorkerState>, headers: HeaderMap, bod
     answer(&account, result)
 }
 
-struct Prompt {
+struct Prompted {
     text: String,
     system: Option<String>,
     raw: bool,
@@ -29,16 +31,19 @@ async fn generated(worker: &WorkerState, account: &Account, body: Body) -> Resul
     let mut fields = Fields::parse(body)?;
     let asked = asked(&mut fields, worker, account)?;
     let prompt = read_prompt(&mut fields)?;
+    if prompt.raw && !matches!(asked.think, Think::Unsaid | Think::Off) {
+        return Err(fields.refuse("think", "can't be honoured where `raw` is true: a raw prompt says itself whether the model is to think"));
+    }
     fields.finish()?;
     let writer = Writer { model: asked.model.clone(), shape: Shape::Generate, account: account.clone() };
     if prompt.text.is_empty() {
         return Ok(writer.loaded());
     }
-    let tokens = tokens(worker, prompt, asked.context).await?;
-    run(worker, asked, tokens, false, writer).await
+    let prompt = prompt_of(worker, prompt, &asked).await?;
+    run(worker, asked, prompt, Vec::new(), writer).await
 }
 
-fn read_prompt(fields: &mut Fields) -> Result<Prompt, Fault> {
+fn read_prompt(fields: &mut Fields) -> Result<Prompted, Fault> {
     fields.only("images", is_empty, "is not honoured: this model reads text only")?;
     fields.only("suffix", is_empty, "is not honoured: this model does not fill in the middle")?;
     fields.only("template", is_empty, "is not honoured in a request: set spec.template of the ModelDeployment, or send a raw prompt")?;
@@ -47,32 +52,37 @@ fn read_prompt(fields: &mut Fields) -> Result<Prompt, Fault> {
         fields.only(name, is_empty, "is not honoured: this model does not draw")?;
     }
     let text = fields.string("prompt")?.unwrap_or_default();
-    Ok(Prompt { text, system: fields.string("system")?, raw: fields.boolean("raw")?.unwrap_or(false) })
+    Ok(Prompted { text, system: fields.string("system")?, raw: fields.boolean("raw")?.unwrap_or(false) })
 }
 
-async fn tokens(worker: &WorkerState, prompt: Prompt, context: u64) -> Result<Vec<u32>, Fault> {
+async fn prompt_of(worker: &WorkerState, prompt: Prompted, asked: &Asked) -> Result<Prompt, Fault> {
+    let context = asked.context;
     if prompt.raw {
         return prompt::of_text(worker, prompt.text, context).await;
     }
     let message = |role: &str, content: String| ChatMessage { role: role.into(), content, ..Default::default() };
     let system = prompt.system.filter(|system| !system.is_empty()).map(|system| message("system", system));
     let messages = system.into_iter().chain([message("user", prompt.text)]).collect();
-    prompt::of_conversation(worker, Conversation { messages, tools: Vec::new(), when_too_long: WhenTooLong::Refuse, context }).await
+    let held = asked.constraint.is_some();
+    let when_too_long = WhenTooLong::Refuse;
+    let conversation = Conversation { messages, tools: Vec::new(), think: asked.think.clone(), held, when_too_long, context };
+    prompt::of_conversation(worker, conversation).await
 }
 
 /// Generates and answers: all at once, or as it comes.
-pub(super) async fn run(worker: &WorkerState, asked: Asked, prompt: Vec<u32>, with_tools: bool, writer: Writer) -> Result<Response, Fault> {
+pub(super) async fn run(worker: &WorkerState, asked: Asked, prompt: Prompt, tools: Vec<String>, writer: Writer) -> Result<Response, Fault> {
+    let Prompt { tokens, thinking, answer_after } = prompt;
     // The engine knows the replica's context; a smaller one that was asked for is kept to here.
-    let room = u32::try_from(asked.context.saturating_sub(prompt.len() as u64)).unwrap_or(u32::MAX);
-    let grammar = worker.constrain(format::FIELD, asked.constraint).await?;
+    let room = u32::try_from(asked.context.saturating_sub(tokens.len() as u64)).unwrap_or(u32::MAX);
     let request = GenerateRequest {
-        prompt,
+        prompt: tokens,
         sampling: asked.options.sampling(),
         max_tokens: Some(asked.options.max_tokens().map_or(room, |most| most.min(room))),
         stop: asked.options.stop,
         top_logprobs: asked.top_logprobs,
-        grammar,
+        grammar: worker.constrain(format::FIELD, asked.constraint).await?,
+        grammar_after: answer_after,
     };
-    let generation = worker.start(request, &writer.account, with_tools)?;
+    let generation = worker.start(request, &writer.account, &Reading { thinking, tools })?;
     if asked.stream { Ok(writer.stream(generation)) } else { writer.whole(generation).await }
 }

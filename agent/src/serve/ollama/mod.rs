@@ -19,6 +19,7 @@ use super::account::Account;
 use super::defaults::RequestOptions;
 use super::error::{Dialect, Fault};
 use super::fields::{Fields, is_empty};
+use super::thinking::{self, Think};
 use super::worker::{Worker, WorkerState};
 
 /// What `GET /` says; clients only look whether somebody is there.
@@ -61,6 +62,7 @@ struct Asked {
     /// Tokens that prompt and answer may take together.
     context: u64,
     truncate: bool,
+    think: Think,
     /// Alternatives a token; `None`: no log probabilities.
     top_logprobs: Option<u32>,
 }
@@ -77,7 +79,7 @@ fn asked(fields: &mut Fields, worker: &Worker, account: &Account) -> Result<Aske
     let truncate = fields.boolean("truncate")?.unwrap_or(true);
     options::keep_alive(fields)?;
     let constraint = format::read(fields)?;
-    fields.only("think", is_empty, "is not honoured: thinking is not told apart from the answer; leave it out, or set it to false")?;
+    let think = think(fields, worker)?;
     fields.only("shift", is_empty, "is not honoured: an answer ends where the context is full, with done_reason `length`")?;
     let wanted = fields.boolean("logprobs")?.unwrap_or(false);
     let alternatives = fields.unsigned("top_logprobs", 0..=20)?;
@@ -85,5 +87,18 @@ fn asked(fields: &mut Fields, worker: &Worker, account: &Account) -> Result<Aske
         return Err(fields.refuse("top_logprobs", "needs `logprobs` to be true"));
     }
     let top_logprobs = wanted.then(|| alternatives.unwrap_or(0));
-    Ok(Asked { model, stream, options, constraint, context, truncate, top_logprobs })
+    Ok(Asked { model, stream, options, constraint, context, truncate, think, top_logprobs })
+}
+
+/// A switch, or how much.
+fn think(fields: &mut Fields, worker: &Worker) -> Result<Think, Fault> {
+    const FIELD: &str = "think";
+    let think = match fields.take(FIELD) {
+        None => Think::Unsaid,
+        Some(Value::Bool(true)) => Think::On,
+        Some(Value::Bool(false)) => Think::Off,
+        Some(Value::String(level)) if ["low", "medium", "high"].contains(&level.as_str()) => Think::Level(level),
+        Some(_) => return Err(fields.refuse(FIELD, "must be true, false, low, medium or high")),
+    };
+    thinking::checked(think, worker.thinks(), FIELD, fields)
 }

@@ -45,7 +45,7 @@ fn num_ctx(fields: &mut Fields, worker: &Worker) -> Result<u64, Fault> {
     }
     let fits = match worker.config.placement.largest_num_ctx {
         Some(largest) => format!("; the largest that would fit where it is now is {largest}"),
-        None => String::new(),
+        None => "; `maxNumCtx` in its status.fit is the largest that would fit".to_owned(),
     };
     let deployment = worker.deployment();
     let why = format!("is {asked}, and this replica was placed for {most}: set spec.parameters.num_ctx of {deployment} to have more{fits}");

@@ -46,18 +46,41 @@ fn logprob(token: &TokenLogprob) -> Value {
     value
 }
 
+/// What one object tells.
+#[derive(Default)]
+struct Said<'a> {
+    thought: &'a str,
+    text: &'a str,
+    /// Each with its place among the answer's calls.
+    calls: &'a [(usize, &'a ToolCall)],
+    logprobs: &'a [TokenLogprob],
+}
+
+fn tool_call(index: usize, call: &ToolCall) -> Value {
+    let id = format!("call_{}", uuid::Uuid::new_v4().simple());
+    json!({"id": id, "function": {"index": index, "name": call.name, "arguments": call.arguments}})
+}
+
 impl Writer {
-    fn object(&self, text: &str, tool_calls: &[ToolCall], logprobs: &[TokenLogprob]) -> Map<String, Value> {
+    fn object(&self, said: Said<'_>) -> Map<String, Value> {
+        let Said { thought, text, calls, logprobs } = said;
         let mut object = Map::new();
         object.insert("model".into(), json!(self.model));
         object.insert("created_at".into(), json!(jiff::Timestamp::now()));
         match self.shape {
-            Shape::Generate => drop(object.insert("response".into(), json!(text))),
+            Shape::Generate => {
+                object.insert("response".into(), json!(text));
+                if !thought.is_empty() {
+                    object.insert("thinking".into(), json!(thought));
+                }
+            }
             Shape::Chat => {
                 let mut message = json!({"role": "assistant", "content": text});
-                if !tool_calls.is_empty() {
-                    let call = |call: &ToolCall| json!({"function": {"name": call.name, "arguments": call.arguments}});
-                    message["tool_calls"] = tool_calls.iter().map(call).collect();
+                if !thought.is_empty() {
+                    message["thinking"] = json!(thought);
+                }
+                if !calls.is_empty() {
+                    message["tool_calls"] = calls.iter().map(|(index, call)| tool_call(*index, call)).collect();
                 }
                 object.insert("message".into(), message);
             }
@@ -88,7 +111,7 @@ impl Writer {
 
     /// To a request without a prompt, by which clients have a model loaded.
     pub fn loaded(&self) -> Response {
-        let mut object = self.object("", &[], &[]);
+        let mut object = self.object(Said::default());
         object.insert("done".into(), json!(true));
         object.insert("done_reason".into(), json!("load"));
         self.account.finished();
@@ -97,18 +120,29 @@ impl Writer {
 
     pub async fn whole(self, generation: Generation) -> Result<Response, Fault> {
         let whole = generation.whole().await?;
-        let object = self.object(&whole.text, &whole.tool_calls, &whole.logprobs);
+        let calls: Vec<(usize, &ToolCall)> = whole.tool_calls.iter().enumerate().collect();
+        let logprobs = [whole.thought_logprobs, whole.logprobs].concat();
+        let object = self.object(Said { thought: &whole.thought, text: &whole.text, calls: &calls, logprobs: &logprobs });
         self.account.finished();
         Ok(Json(self.close(object, &whole.finish)).into_response())
     }
 
     pub fn stream(self, mut generation: Generation) -> Response {
         let lines = async_stream::stream! {
+            let mut calls = 0;
             loop {
                 let (line, last) = match generation.next().await {
-                    Output::Text { text, logprobs } => (Value::Object(self.object(&text, &[], &logprobs)), false),
-                    Output::ToolCall(call) => (Value::Object(self.object("", &[call], &[])), false),
-                    Output::Done(finish) => (self.close(self.object("", &[], &[]), &finish), true),
+                    Output::Thought { text, logprobs } => {
+                        (Value::Object(self.object(Said { thought: &text, logprobs: &logprobs, ..Said::default() })), false)
+                    }
+                    Output::Text { text, logprobs } => {
+                        (Value::Object(self.object(Said { text: &text, logprobs: &logprobs, ..Said::default() })), false)
+                    }
+                    Output::ToolCall(call) => {
+                        calls += 1;
+                        (Value::Object(self.object(Said { calls: &[(calls - 1, &call)], ..Said::default() })), false)
+                    }
+                    Output::Done(finish) => (self.close(self.object(Said::default()), &finish), true),
                     Output::Failed(fault) => (fault.body(Dialect::Ollama), true),
                 };
                 if last {

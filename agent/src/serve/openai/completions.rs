@@ -11,7 +11,8 @@ use crate::serve::account::Account;
 use crate::serve::embedding::Input;
 use crate::serve::error::Fault;
 use crate::serve::fields::{Body, Fields, is_empty};
-use crate::serve::prompt;
+use crate::serve::generation::Reading;
+use crate::serve::prompt::{self, Prompt};
 use crate::serve::worker::WorkerState;
 
 /// OpenAI's own default for this old call.
@@ -53,15 +54,16 @@ async fn completed(worker: &WorkerState, account: &Account, body: Body) -> Resul
             choices.push(Choice { index, request: asked.generate_request(tokens.clone(), repetition, top_logprobs) });
         }
     }
-    let writer = Writer::new(worker.clone(), account.clone(), asked.model, Shape::Completion, asked.include_usage);
+    let writer = Writer::new(worker.clone(), account.clone(), asked.model, Shape::Completion, asked.include_usage, Reading::default());
     if asked.stream { writer.stream(choices) } else { writer.whole(choices).await }
 }
 
 async fn tokens(worker: &WorkerState, prompt: Input) -> Result<Vec<u32>, Fault> {
     match prompt {
         Input::Text(text) => prompt::of_text(worker, text, worker.num_ctx()).await,
-        Input::Tokens(tokens) => prompt::within(tokens, worker.num_ctx()),
+        Input::Tokens(tokens) => prompt::within(Prompt::plain(tokens), worker.num_ctx()),
     }
+    .map(|prompt| prompt.tokens)
 }
 
 /// OpenAI's four ways to write an input: a string, strings, tokens, or lists of tokens.

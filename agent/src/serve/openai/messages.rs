@@ -28,11 +28,12 @@ fn message(path: &str, value: Json) -> Result<ChatMessage, Fault> {
     for name in ["refusal", "audio", "function_call", "annotations"] {
         fields.only(name, is_empty, "is not honoured: this model reads text and tool calls")?;
     }
+    // Not OpenAI's; clients send back by these names what they were sent by vLLM, DeepSeek and others.
+    let newer = fields.string("reasoning")?;
     let message = ChatMessage {
         role,
         content,
-        // Not OpenAI's; clients of vLLM and DeepSeek send back by this name what they were sent.
-        reasoning_content: fields.string("reasoning_content")?,
+        reasoning_content: fields.string("reasoning_content")?.or(newer),
         tool_calls,
         name: fields.string("name")?,
         tool_call_id: fields.string("tool_call_id")?,

@@ -3,11 +3,14 @@
 mod chat;
 mod completions;
 mod embeddings;
+mod logprobs;
 mod messages;
 mod models;
 mod options;
 mod reply;
 mod response_format;
+mod thinking;
+mod tools;
 
 use axum::Router;
 use axum::response::Response;

@@ -22,8 +22,9 @@ pub struct Asked {
     pub choices: u32,
     pub options: RequestOptions,
     pub most_tokens: Option<u32>,
-    /// What the answers are held to.
+    /// What the answers are held to, and after which text.
     pub grammar: Option<Grammar>,
+    pub grammar_after: Option<String>,
 }
 
 pub fn read(fields: &mut Fields, worker: &Worker, account: &Account) -> Result<Asked, Fault> {
@@ -40,7 +41,7 @@ pub fn read(fields: &mut Fields, worker: &Worker, account: &Account) -> Result<A
     fields.only("logit_bias", is_empty, "is not honoured: the engine has no way to favour single tokens")?;
     // Who asks is for the client's own records; it changes no answer.
     fields.string("user")?;
-    Ok(Asked { model, stream, include_usage, choices, options, most_tokens, grammar: None })
+    Ok(Asked { model, stream, include_usage, choices, options, most_tokens, grammar: None, grammar_after: None })
 }
 
 fn stream_options(fields: &mut Fields, stream: bool) -> Result<bool, Fault> {
@@ -85,6 +86,14 @@ impl Asked {
         let mut sampling = self.options.sampling();
         sampling.seed = sampling.seed.map(|seed| seed.wrapping_add(u64::from(index)));
         let max_tokens = self.most_tokens.or(self.options.max_tokens());
-        GenerateRequest { prompt, sampling, stop: self.options.stop.clone(), max_tokens, top_logprobs, grammar: self.grammar.clone() }
+        GenerateRequest {
+            prompt,
+            sampling,
+            stop: self.options.stop.clone(),
+            max_tokens,
+            top_logprobs,
+            grammar: self.grammar.clone(),
+            grammar_after: self.grammar_after.clone(),
+        }
     }
 }

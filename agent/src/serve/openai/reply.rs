@@ -9,10 +9,11 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 use stowage_engine::{Finish, FinishReason, GenerateRequest, TokenLogprob};
 
+use super::logprobs::{chat_logprobs, completion_logprobs};
 use super::now;
 use crate::serve::account::Account;
 use crate::serve::error::{Dialect, Fault};
-use crate::serve::generation::{Generation, Output, Whole};
+use crate::serve::generation::{Generation, Output, Reading, Whole};
 use crate::serve::tool_calls::ToolCall;
 use crate::serve::worker::WorkerState;
 
@@ -21,7 +22,6 @@ use crate::serve::worker::WorkerState;
 pub enum Shape {
     /// `one_call`: only the first of an answer's tool calls is given.
     Chat {
-        with_tools: bool,
         one_call: bool,
     },
     Completion,
@@ -67,20 +67,20 @@ pub struct Writer {
     model: String,
     shape: Shape,
     include_usage: bool,
+    reading: Reading,
     id: String,
     created: i64,
 }
 
 impl Writer {
-    pub fn new(worker: WorkerState, account: Account, model: String, shape: Shape, include_usage: bool) -> Writer {
+    pub fn new(worker: WorkerState, account: Account, model: String, shape: Shape, include_usage: bool, reading: Reading) -> Writer {
         let prefix = if shape == Shape::Completion { "cmpl" } else { "chatcmpl" };
         let id = format!("{prefix}-{}", uuid::Uuid::new_v4().simple());
-        Writer { worker, account, model, shape, include_usage, id, created: now() }
+        Writer { worker, account, model, shape, include_usage, reading, id, created: now() }
     }
 
     fn start(&self, request: GenerateRequest) -> Result<Generation, Fault> {
-        let with_tools = matches!(self.shape, Shape::Chat { with_tools: true, .. });
-        self.worker.start(request, &self.account, with_tools)
+        self.worker.start(request, &self.account, &self.reading)
     }
 
     fn object(&self, chunk: bool, choices: Vec<Value>) -> Value {
@@ -119,13 +119,16 @@ impl Writer {
     }
 
     fn choice(&self, index: u32, whole: &Whole) -> Value {
-        let Shape::Chat { one_call, .. } = self.shape else {
+        let Shape::Chat { one_call } = self.shape else {
             let logprobs = completion_logprobs(&whole.logprobs, &mut 0);
             return json!({"index": index, "text": whole.text, "logprobs": logprobs, "finish_reason": finish_reason(&whole.finish, false)});
         };
         let calls: Vec<&ToolCall> = whole.tool_calls.iter().take(if one_call { 1 } else { usize::MAX }).collect();
         let content = if whole.text.is_empty() && !calls.is_empty() { Value::Null } else { json!(whole.text) };
         let mut message = json!({"role": "assistant", "content": content, "refusal": null});
+        if !whole.thought.is_empty() {
+            message["reasoning_content"] = json!(whole.thought);
+        }
         if !calls.is_empty() {
             message["tool_calls"] = calls.iter().map(|call| tool_call(call)).collect();
         }
@@ -157,6 +160,11 @@ impl Writer {
                 }
                 loop {
                     match generation.next().await {
+                        Output::Thought { text, .. } => {
+                            if !text.is_empty() {
+                                yield event(&self.chunk(chunks.thought(&text)));
+                            }
+                        }
                         Output::Text { text, logprobs } => yield event(&self.chunk(chunks.text(&text, &logprobs))),
                         Output::ToolCall(call) => {
                             if let Some(choice) = chunks.call(&call) {
@@ -226,6 +234,11 @@ impl Chunks {
         (self.shape != Shape::Completion).then(|| self.delta(json!({"role": "assistant", "content": ""}), Value::Null, Value::Null))
     }
 
+    /// Not OpenAI's; by the name that DeepSeek and vLLM gave it.
+    fn thought(&self, text: &str) -> Value {
+        self.delta(json!({"reasoning_content": text}), Value::Null, Value::Null)
+    }
+
     fn text(&mut self, text: &str, logprobs: &[TokenLogprob]) -> Value {
         if self.shape == Shape::Completion {
             let logprobs = completion_logprobs(logprobs, &mut self.offset);
@@ -235,7 +248,7 @@ impl Chunks {
     }
 
     fn call(&mut self, call: &ToolCall) -> Option<Value> {
-        if self.calls > 0 && matches!(self.shape, Shape::Chat { one_call: true, .. }) {
+        if self.calls > 0 && matches!(self.shape, Shape::Chat { one_call: true }) {
             return None;
         }
         let mut delta = tool_call(call);
@@ -265,34 +278,4 @@ fn tool_call(call: &ToolCall) -> Value {
     let id = format!("call_{}", uuid::Uuid::new_v4().simple());
     let arguments = Value::Object(call.arguments.clone()).to_string();
     json!({"id": id, "type": "function", "function": {"name": call.name, "arguments": arguments}})
-}
-
-fn chat_logprobs(logprobs: &[TokenLogprob]) -> Value {
-    if logprobs.is_empty() {
-        return Value::Null;
-    }
-    let entry = |text: &str, logprob: f32| json!({"token": text, "logprob": logprob, "bytes": text.as_bytes()});
-    let token = |token: &TokenLogprob| {
-        let mut value = entry(&token.text, token.logprob);
-        value["top_logprobs"] = token.top.iter().map(|(_, text, logprob)| entry(text, *logprob)).collect();
-        value
-    };
-    json!({"content": logprobs.iter().map(token).collect::<Vec<_>>(), "refusal": null})
-}
-
-/// The older shape: parallel lists. `offset` counts characters of the answer, from chunk to chunk.
-fn completion_logprobs(logprobs: &[TokenLogprob], offset: &mut usize) -> Value {
-    if logprobs.is_empty() {
-        return Value::Null;
-    }
-    let tokens: Vec<&str> = logprobs.iter().map(|token| token.text.as_str()).collect();
-    let values: Vec<f32> = logprobs.iter().map(|token| token.logprob).collect();
-    let top = |token: &TokenLogprob| -> Value { token.top.iter().map(|(_, text, logprob)| (text.clone(), json!(logprob))).collect() };
-    let top: Vec<Value> = logprobs.iter().map(top).collect();
-    let mut offsets = Vec::new();
-    for token in &tokens {
-        offsets.push(*offset);
-        *offset += token.chars().count();
-    }
-    json!({"tokens": tokens, "token_logprobs": values, "top_logprobs": top, "text_offset": offsets})
 }

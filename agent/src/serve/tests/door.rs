@@ -9,7 +9,7 @@ use super::*;
 async fn listen(router: Router) -> SocketAddr {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
-    tokio::spawn(serve(listener, router, std::future::pending()));
+    tokio::spawn(serve(listener, router, Patience::default(), std::future::pending()));
     address
 }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use serde_json::{Map, Value};
 use stowage_engine::template::Json;
 use stowage_engine::{
     ChatMessage, Constraint, Constraints, EngineError, Finish, FinishReason, GenerateEvent, GenerateRequest, ModelInfo, TokenLogprob,
@@ -11,16 +12,31 @@ use tokio::sync::mpsc;
 
 use super::super::{Constrained, Embeddings, Generator};
 
+pub const PLAIN: &str = "{% for message in messages %}{{ message.content }}{% endfor %}{{ tools }}";
+pub const THINKING: &str = "{{ tools }}<think></think>";
+/// Its chats begin what is to be thought themselves.
+pub const OPENING: &str = "opens <think></think>";
+
+const OPENED: &str = "<think>\n";
+const OVER: &str = "<think>\n\n</think>\n\n";
+
 /// Tokens are characters; a chat is `<role>content` for each message, then `<assistant>`.
 ///
 /// The last message decides: `write X` answers `X`, `busy` has no slot, `fail` breaks off, `forever` goes on until its reader leaves, `options`
-/// tells the sampling options, `roles` the roles read, `held` what the answer should be held to, which it never is; anything else is repeated.
+/// tells the sampling options, `roles` the roles read, `held` what the answer should be held to, which it never is, `after` from which text on,
+/// `ponder X|Y` thinks X before it answers Y; anything else is repeated.
 pub struct Parrot {
     info: ModelInfo,
     constraints: Constraints,
 }
 
 impl Parrot {
+    pub fn with_template(num_ctx: u64, template: &str) -> Parrot {
+        let mut parrot = Parrot::new(num_ctx);
+        parrot.info.chat_template = template.into();
+        parrot
+    }
+
     pub fn new(num_ctx: u64) -> Parrot {
         let info = ModelInfo {
             architecture: "parrot".into(),
@@ -31,8 +47,9 @@ impl Parrot {
             num_ctx,
             longest_text: num_ctx,
             embedding_length: 4,
+            generates: true,
             has_chat_template: true,
-            chat_template: "{% for message in messages %}{{ message.content }}{% endfor %}{{ tools }}".into(),
+            chat_template: PLAIN.into(),
             metadata: [("general.architecture".to_owned(), "parrot".into())].into(),
         };
         let bytes: Vec<Vec<u8>> = (0..=u8::MAX).map(|byte| vec![byte]).chain([Vec::new()]).collect();
@@ -45,12 +62,20 @@ fn text_of(tokens: &[u32]) -> String {
 }
 
 fn answer_to(prompt: &str, request: &GenerateRequest) -> String {
-    let before = prompt.strip_suffix("<assistant>").unwrap_or(prompt);
+    let (opened, over) = (prompt.ends_with(OPENED), prompt.ends_with(OVER));
+    let before = prompt.strip_suffix(OVER).or(prompt.strip_suffix(OPENED)).unwrap_or(prompt);
+    let before = before.strip_suffix("<assistant>").unwrap_or(before);
     let last = before.rsplit('>').next().unwrap_or_default();
     match last.split_once(' ').map_or((last, ""), |(first, rest)| (first, rest)) {
         ("write", text) => text.to_owned(),
         ("options", _) => format!("{:?}", request.sampling),
         ("held", _) => format!("{:?}", request.grammar.as_ref().map(|grammar| grammar.constraint())),
+        ("after", _) => format!("{}{:?}", if opened { "</think>" } else { "" }, request.grammar_after),
+        ("ponder", text) => {
+            let (thought, answer) = text.split_once('|').unwrap_or((text, ""));
+            let open = if opened { "" } else { OPENED };
+            if over { answer.to_owned() } else { format!("{open}{thought}\n</think>\n\n{answer}") }
+        }
         ("roles", _) => before.split('<').filter_map(|part| part.split('>').next()).collect::<Vec<_>>().join(" ").trim().to_owned(),
         _ => last.to_owned(),
     }
@@ -108,9 +133,18 @@ impl Generator for Parrot {
         text.chars().map(u32::from).collect()
     }
 
-    fn render_chat(&self, messages: &[ChatMessage], _: &[Json]) -> Result<String, EngineError> {
+    fn render_chat(&self, messages: &[ChatMessage], _: &[Json], variables: Map<String, Value>) -> Result<String, EngineError> {
         let turns: String = messages.iter().map(|message| format!("<{}>{}", message.role, message.content)).collect();
-        Ok(turns + "<assistant>")
+        let thinks = self.info.chat_template != PLAIN;
+        let end = match variables.get("enable_thinking") {
+            Some(Value::Bool(false)) => OVER,
+            Some(Value::Bool(true)) if self.info.chat_template == OPENING => OPENED,
+            found => {
+                assert_eq!(found.is_some(), thinks, "whether a template is told of thinking");
+                ""
+            }
+        };
+        Ok(turns + "<assistant>" + end)
     }
 
     fn constrain(&self, constraint: Constraint) -> Constrained<'_> {

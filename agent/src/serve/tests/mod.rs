@@ -1,9 +1,13 @@
 //! The API as it goes over the wire, with a generator that needs no model.
 
 mod door;
+mod fuzz;
 mod generator;
 mod ollama;
 mod openai;
+mod server;
+mod thinking;
+mod tools;
 
 use std::sync::Arc;
 
@@ -43,10 +47,14 @@ fn worker(namespace: &str, name: &str) -> (Router, watch::Sender<Phase>) {
 }
 
 fn worker_with(settings: Settings) -> (Router, watch::Sender<Phase>, watch::Sender<Settings>) {
+    worker_of(Parrot::new(NUM_CTX), settings)
+}
+
+fn worker_of(parrot: Parrot, settings: Settings) -> (Router, watch::Sender<Phase>, watch::Sender<Settings>) {
     let (phase, phases) = watch::channel(Phase::Ready);
     let (settings, settings_now) = watch::channel(settings);
     let config = WorkerConfig {
-        generator: Arc::new(Parrot::new(NUM_CTX)),
+        generator: Arc::new(parrot),
         settings: settings_now,
         request: stowage_placement::Request { num_ctx: Tokens(NUM_CTX), num_gpu: 12, ..Default::default() },
         num_thread: 2,
@@ -55,6 +63,11 @@ fn worker_with(settings: Settings) -> (Router, watch::Sender<Phase>, watch::Send
         body_limit: 4096,
     };
     (worker_router(WorkerState::new(config)), phase, settings)
+}
+
+fn parrot_with(template: &str) -> Router {
+    let names = ModelNames::new("birds", "parrot", Vec::new());
+    worker_of(Parrot::with_template(NUM_CTX, template), Settings { names, defaults: RequestDefaults::default() }).0
 }
 
 fn parrot() -> Router {

@@ -92,7 +92,9 @@ async fn what_cannot_be_honoured_is_refused_by_name() {
         ("/api/generate", json!({"format": "xml"}), "format"),
         ("/api/generate", json!({"prompt": "x", "format": {"type": "object", "properties": {"a": {"not": {}}}}}), "format"),
         ("/api/chat", json!({"format": 3}), "format"),
-        ("/api/chat", json!({"format": "json", "tools": [{"type": "function", "function": {"name": "f"}}]}), "format"),
+        ("/api/chat", json!({"tools": [{"type": "function"}]}), "tools[0].function"),
+        ("/api/chat", json!({"tools": [{"type": "function", "function": {"description": "f"}}]}), "tools[0].function.name"),
+        ("/api/chat", json!({"tools": [{"type": "function", "function": {"name": "f", "parameters": 1}}]}), "tools[0].function.parameters"),
         ("/api/generate", json!({"images": ["aGk="]}), "images"),
         ("/api/generate", json!({"suffix": "x"}), "suffix"),
         ("/api/generate", json!({"context": [1]}), "context"),
@@ -104,6 +106,8 @@ async fn what_cannot_be_honoured_is_refused_by_name() {
         ("/api/generate", json!({"options": {"frobnicate": 1}}), "options.frobnicate"),
         ("/api/generate", json!({"options": 3}), "options"),
         ("/api/chat", json!({"think": true}), "think"),
+        ("/api/generate", json!({"think": "high"}), "think"),
+        ("/api/generate", json!({"think": 1}), "think"),
         ("/api/chat", json!({"messages": [{"role": "user", "content": "x", "images": ["aGk="]}]}), "messages[0].images"),
         ("/api/chat", json!({"messages": [{"role": "king", "content": "x"}]}), "messages[0].role"),
         ("/api/chat", json!({"messages": ["x"]}), "messages[0]"),
@@ -218,7 +222,9 @@ async fn tool_calls_are_told_from_text() {
     let mut body = chat(&call);
     body["tools"] = json!([{"type": "function", "function": {"name": "weather"}}]);
     let answer = post(&parrot(), "/api/chat", body.clone()).await.json();
-    assert_eq!(answer["message"]["tool_calls"], json!([{"function": {"name": "weather", "arguments": {"city": "Oslo"}}}]));
+    let call = &answer["message"]["tool_calls"][0];
+    assert_eq!(call["function"], json!({"index": 0, "name": "weather", "arguments": {"city": "Oslo"}}));
+    assert!(call["id"].as_str().unwrap().starts_with("call_"));
     assert_eq!(answer["message"]["content"], "");
     body["tools"] = json!([]);
     assert!(post(&parrot(), "/api/chat", body).await.json()["message"].get("tool_calls").is_none());

@@ -120,7 +120,8 @@ async fn answers_are_held_to_what_response_format_says() {
         let format = json!({"type": "json_schema", "json_schema": {"name": "ship", "strict": strict, "schema": {"type": "integer"}}});
         assert_eq!(held(json!({"response_format": format})).await, r#"Some(JsonSchema(Object([("type", String("integer"))])))"#);
     }
-    let untold = json!({"response_format": {"type": "json_object"}, "tools": [{"type": "function"}], "tool_choice": "none"});
+    let tools = json!([{"type": "function", "function": {"name": "f"}}]);
+    let untold = json!({"response_format": {"type": "json_object"}, "tools": tools, "tool_choice": "none"});
     assert_eq!(held(untold).await, "Some(JsonObject)");
 }
 
@@ -136,7 +137,12 @@ async fn what_cannot_be_honoured_is_refused_by_name() {
         (json!({"response_format": {"type": "json_schema", "json_schema": {"name": "n"}}}), "response_format.json_schema.schema"),
         (json!({"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": {"not": {}}}}}), "response_format"),
         (json!({"response_format": {"type": "json_object", "schema": {}}}), "response_format.schema"),
-        (json!({"response_format": {"type": "json_object"}, "tools": [{"type": "function"}]}), "response_format"),
+        (json!({"tools": [{"type": "function"}]}), "tools[0].function"),
+        (json!({"tools": [{"type": "custom", "custom": {"name": "c"}}]}), "tools[0].type"),
+        (json!({"tool_choice": {"type": "function", "function": {"name": "f"}}}), "tool_choice"),
+        (json!({"tool_choice": "any"}), "tool_choice"),
+        (json!({"chat_template_kwargs": {"enable_thinking": true}}), "chat_template_kwargs.enable_thinking"),
+        (json!({"chat_template_kwargs": {"colour": "red"}}), "chat_template_kwargs.colour"),
         (json!({"temperature": 3}), "temperature"),
         (json!({"n": 0}), "n"),
         (json!({"max_tokens": 0}), "max_tokens"),

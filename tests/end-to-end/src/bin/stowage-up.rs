@@ -1,6 +1,6 @@
 //! Everything up on one machine: a cluster, the operator, an agent, a ModelDeployment, an answer. Behind `make run`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Parser, ValueEnum};
 use serde_json::{Value, json};
 use stowage_control_plane::processes::wait_for;
+use stowage_crds::{ModelDeployment, yaml};
 use stowage_end_to_end::{AgentOptions, Cluster, Settings, SimulatedGpu, watch};
 use stowage_placement::Bytes;
 use tokio::signal::unix::{SignalKind, signal};
@@ -33,6 +34,9 @@ struct Arguments {
     simulated_gpu: Option<u64>,
     #[arg(long, default_value = "What is the capital of Japan?")]
     question: String,
+    /// Manifests to apply beside the example, each of a ModelDeployment in the namespace `default`.
+    #[arg(long, value_name = "FILE")]
+    also: Vec<PathBuf>,
     /// Instead of asking: run this while the model serves, then end with its exit status. STOWAGE_DOOR_URL, STOWAGE_WORKER_URL, STOWAGE_MODEL and KUBECONFIG
     /// say where everything is.
     #[arg(last = true)]
@@ -94,6 +98,9 @@ async fn run(arguments: &Arguments) -> Result<ExitCode> {
 
 async fn use_it(cluster: &Cluster, door: u16, arguments: &Arguments, step: &impl Fn(&str)) -> Result<ExitCode> {
     let endpoint = deploy(cluster, step).await?;
+    for manifest in &arguments.also {
+        deploy_also(cluster, manifest, step).await?;
+    }
     if let [program, rest @ ..] = arguments.command.as_slice() {
         step(&format!("running {program}"));
         return run_command(cluster, door, &endpoint, program, rest).await;
@@ -132,6 +139,16 @@ async fn deploy(cluster: &Cluster, step: &impl Fn(&str)) -> Result<String> {
     print!("{}", cluster.kubectl_output(&["get", "modeldeployments", NAME])?);
     let placement = ready.status.and_then(|status| status.placements.into_iter().next());
     Ok(placement.context("a ModelDeployment that is ready has a placement")?.endpoint)
+}
+
+async fn deploy_also(cluster: &Cluster, manifest: &Path, step: &impl Fn(&str)) -> Result<()> {
+    let text = std::fs::read_to_string(manifest).with_context(|| format!("reading {}", manifest.display()))?;
+    let model: ModelDeployment = yaml::from_str(&text).with_context(|| format!("reading {}", manifest.display()))?;
+    let name = model.metadata.name.with_context(|| format!("{} names no ModelDeployment", manifest.display()))?;
+    cluster.apply(&text)?;
+    watch::model_deployment(&cluster.client, "default", &name, watch::is_ready).await?;
+    step(&format!("{name} is ready too"));
+    Ok(())
 }
 
 /// The replica's port is dialled on the loopback address, where it listens; the address that it advertises is one that EndpointSlices accept.

@@ -46,3 +46,21 @@ async fn an_answer_that_can_go_on_no_more_fails_with_why_and_nothing_else_does()
     let (_, text, finish) = tokio::task::spawn_blocking(move || ask_aside(scheduler, request("kx"))).await.unwrap();
     assert_eq!((text.as_str(), finish.unwrap().cached_tokens), ("yz", 1));
 }
+
+#[tokio::test]
+async fn an_answer_is_free_until_the_text_after_which_it_is_held_and_does_not_end_before() {
+    let constraints = Constraints::new(&byte_tokenizer()).unwrap();
+    let held = |after: &str, grammar: &Option<Grammar>, prompt: &str| GenerateRequest {
+        grammar: grammar.clone(),
+        grammar_after: Some(after.into()),
+        ..request(prompt)
+    };
+    let four = grammar(&constraints, "[a-m]{4}").await;
+    let requests = [held("yz", &four, "w"), held("\u{2}\u{3}", &four, "x"), held("", &four, "k")];
+    let asked = tokio::task::spawn_blocking(move || {
+        let scheduler = scheduler(Letters::new(1, 64, 8));
+        requests.map(|request| ask(&scheduler, request).0)
+    });
+    // The model would end after `z`; what is likeliest beside that is token 0, on which it counts on.
+    assert_eq!(asked.await.unwrap(), ["xyzabcd", "yz\0\u{1}\u{2}\u{3}abcd", "lmab"]);
+}
