@@ -123,3 +123,15 @@ async fn a_client_that_leaves_ends_the_generation_behind_the_door() {
     }
     assert!(fetch(&door, "/metrics").await.text.contains(&format!("stowage_door_requests_total{{model=\"a/parrot\",{cancelled}")));
 }
+
+#[tokio::test]
+async fn the_trace_that_a_request_belongs_to_is_passed_on() {
+    const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let tell = |headers: HeaderMap| async move { headers["traceparent"].to_str().unwrap().to_owned() };
+    let worker = Router::new().route("/api/show", axum::routing::post(tell));
+    let (_routes, receiver) = watch::channel(vec![route("a", "parrot", listen(worker).await)]);
+    let door = door_router(DoorState::new(receiver, 4096));
+    let request = Request::post("/api/show").header("traceparent", TRACE).body(Body::from(r#"{"model": "parrot"}"#)).unwrap();
+    let body = door.oneshot(request).await.unwrap().into_body();
+    assert_eq!(axum::body::to_bytes(body, usize::MAX).await.unwrap(), TRACE);
+}

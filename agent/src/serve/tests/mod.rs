@@ -1,5 +1,6 @@
 //! The API as it goes over the wire, with a generator that needs no model.
 
+mod access_log;
 mod door;
 mod fuzz;
 mod generator;
