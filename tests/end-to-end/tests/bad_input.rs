@@ -48,15 +48,15 @@ fn write_bad_files(directory: &Path, good: &Path) {
     fs::write(directory.join("hostile.gguf"), hostile).unwrap();
     let unknown = HeaderWriter::architecture("steam").tensor("token_embd.weight", GgmlType::F32, &[32, 32]).file(|_, _| 0);
     fs::write(directory.join("unknown.gguf"), unknown).unwrap();
-    fs::write(directory.join("smollm3.gguf"), tiny_smollm3().file(|_, _| 0)).unwrap();
+    fs::write(directory.join("mistral3.gguf"), tiny_mistral3().file(|_, _| 0)).unwrap();
 }
 
 /// An architecture that can be sized and not run.
-fn tiny_smollm3() -> HeaderWriter {
+fn tiny_mistral3() -> HeaderWriter {
     let keys = [("block_count", 1), ("context_length", 4096), ("embedding_length", 64), ("feed_forward_length", 128)];
     let heads = [("attention.head_count", 2), ("attention.head_count_kv", 1)];
     let writer =
-        keys.iter().chain(&heads).fold(HeaderWriter::architecture("smollm3"), |w, (key, value)| w.u32(&format!("smollm3.{key}"), *value));
+        keys.iter().chain(&heads).fold(HeaderWriter::architecture("mistral3"), |w, (key, value)| w.u32(&format!("mistral3.{key}"), *value));
     let blocks: [(&str, &[u64]); 12] = [
         ("attn_norm.weight", &[64]),
         ("attn_q.weight", &[64, 64]),
@@ -73,7 +73,7 @@ fn tiny_smollm3() -> HeaderWriter {
     ];
     let writer = blocks.iter().fold(writer, |w, (name, dimensions)| w.tensor(&format!("blk.0.{name}"), GgmlType::F32, dimensions));
     writer
-        .f32("smollm3.attention.layer_norm_rms_epsilon", 1e-6)
+        .f32("mistral3.attention.layer_norm_rms_epsilon", 1e-6)
         .strings("tokenizer.ggml.tokens", (0..32).map(|_| "a"))
         .tensor("token_embd.weight", GgmlType::F32, &[64, 32])
         .tensor("output_norm.weight", GgmlType::F32, &[64])
@@ -100,7 +100,7 @@ async fn each_bad_input_is_told_by_its_reason_and_the_good_deployment_serves_on(
         ("text", "{path: text.gguf}".to_owned(), 512, Reason::InvalidModelFile, "GGUF"),
         ("hostile", "{path: hostile.gguf}".to_owned(), 512, Reason::InvalidModelFile, "1152921504606846976"),
         ("unknown", "{path: unknown.gguf}".to_owned(), 512, Reason::UnsupportedArchitecture, "steam"),
-        ("smollm3", "{path: smollm3.gguf}".to_owned(), 512, Reason::EngineCannotRun, "llama"),
+        ("mistral3", "{path: mistral3.gguf}".to_owned(), 512, Reason::EngineCannotRun, "llama"),
         ("missing", "{path: nowhere.gguf}".to_owned(), 512, Reason::ModelNotFound, "nowhere.gguf"),
         ("beyond", "{path: good.gguf}".to_owned(), 8193, Reason::ContextBeyondTrained, "8192"),
         ("digest", format!("{{http: {{url: '{}', sha256: '{wrong}'}}}}", server.url("digest/a.gguf")), 512, Reason::DigestMismatch, &wrong),
