@@ -14,7 +14,7 @@ use stowage_engine::{BackendChoice, Pooling};
 use stowage_placement::layout::Backend;
 use stowage_placement::{Asked, Bytes, DevicePlan, KvCacheType, ModelSummary, Request, Tokens, capability, decide};
 
-/// Tokens of a sequence that are read at once.
+/// Tokens of a sequence that are read at once where a test does not say otherwise.
 const CHUNK: usize = 7;
 /// Tokens at the end of a sequence that come one by one, as when an answer is generated.
 const SINGLE: usize = 9;
@@ -68,11 +68,13 @@ fn expected(folder: &Path, case: &Case) -> Vec<Vec<f32>> {
 struct Way {
     backend: BackendChoice,
     kv_cache_type: KvCacheType,
+    /// Tokens of a sequence that are read at once.
+    chunk: usize,
     /// Layers on a simulated GPU.
     num_gpu: i64,
 }
 
-const ON_CPU: Way = Way { backend: BackendChoice::Cpu, kv_cache_type: KvCacheType::F16, num_gpu: 0 };
+const ON_CPU: Way = Way { backend: BackendChoice::Cpu, kv_cache_type: KvCacheType::F16, chunk: CHUNK, num_gpu: 0 };
 
 impl Way {
     /// The plan is placement's, and loading fails where the engine would take other bytes.
@@ -114,20 +116,20 @@ fn computed(folder: &Path, case: &Case, way: Way) -> Vec<Vec<f32>> {
     for num_ctx in contexts {
         let sequences: Vec<&Sequence> = case.sequences.iter().filter(|sequence| sequence.num_ctx == num_ctx).collect();
         let mut model = way.load(&folder.join(&case.gguf), num_ctx, sequences.len() as u32);
-        run(&mut model, &sequences, &mut rows);
+        run(&mut model, &sequences, way.chunk, &mut rows);
     }
     rows
 }
 
 /// Takes each sequence through a slot of its own, and keeps the logits that the case has.
-fn run(model: &mut LoadedModel, sequences: &[&Sequence], rows: &mut [Vec<f32>]) {
+fn run(model: &mut LoadedModel, sequences: &[&Sequence], chunk: usize, rows: &mut [Vec<f32>]) {
     let mut done = vec![0; sequences.len()];
     while done.iter().zip(sequences).any(|(done, sequence)| *done < sequence.tokens.len()) {
         let mut batch = Batch::default();
         let mut wanted = Vec::new();
         for (slot, (sequence, done)) in sequences.iter().zip(&mut done).enumerate() {
             let left = sequence.tokens.len() - *done;
-            let count = if left > SINGLE { CHUNK.min(left - SINGLE) } else { left.min(1) };
+            let count = if left > SINGLE { chunk.min(left - SINGLE) } else { left.min(1) };
             for position in *done..*done + count {
                 let (token, slot) = (sequence.tokens[position], slot as u32);
                 match sequence.positions.iter().position(|at| *at as usize == position) {
@@ -231,6 +233,12 @@ fn pooled(rows: &[Vec<f32>], pooling: Pooling) -> Vec<f32> {
 fn both_backends_embed_as_transformers_does() {
     embeds_like_transformers(BackendChoice::Reference);
     embeds_like_transformers(BackendChoice::Cpu);
+}
+
+#[test]
+fn a_token_computes_the_same_to_the_last_bit_whatever_is_read_with_it() {
+    let together = |folder: &Path, case: &Case| computed(folder, case, ON_CPU);
+    compare(Way { chunk: 1, ..ON_CPU }, largest_difference, together, |_| 0.0);
 }
 
 #[test]

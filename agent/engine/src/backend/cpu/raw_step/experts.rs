@@ -35,23 +35,38 @@ struct Column {
     quantised: *const u8,
 }
 
-/// Room for a group of columns, on the stack.
-struct Group([MaybeUninit<u32>; TOGETHER * LONGEST / BLOCK * (BLOCK_BYTES / 4)]);
+/// The columns of some tokens, and room to put them side by side, on the stack.
+struct Group {
+    columns: [Column; TOGETHER],
+    count: usize,
+    room: [MaybeUninit<u32>; TOGETHER * LONGEST / BLOCK * (BLOCK_BYTES / 4)],
+    is_gathered: bool,
+}
 
 impl Group {
-    /// Puts columns side by side, in the form that `rows::quantise` gives a group of `width`. Where there are fewer, the last stands for what is missing.
+    #[inline(always)]
+    fn new(pairs: &[Pair], column: impl Fn(&Pair) -> Column) -> Group {
+        // Where there are fewer, the last stands for what is missing.
+        let columns = std::array::from_fn(|c| column(&pairs[c.min(pairs.len() - 1)]));
+        Group { columns, count: pairs.len(), room: [MaybeUninit::uninit(); _], is_gathered: false }
+    }
+
+    /// The columns side by side, in the form that `rows::quantise` gives a group of `width`.
     ///
     /// # Safety
     ///
-    /// The columns are quantised, each `length` weights long, which is at most [`LONGEST`]; `width` is at most [`TOGETHER`].
-    unsafe fn gather(&mut self, columns: &[Column], length: usize, width: usize) -> *const u8 {
-        let to: *mut u32 = self.0.as_mut_ptr().cast();
-        for c in 0..width {
-            let from = columns[c.min(columns.len() - 1)].quantised.cast::<u32>();
-            for word in 0..length / BLOCK * (BLOCK_BYTES / 4) {
-                // SAFETY: by the contract of this function.
-                unsafe { *to.add(word * width + c) = *from.add(word) };
+    /// The columns are quantised, each `length` weights long, which is at most [`LONGEST`]; `width` is at most [`TOGETHER`]; both are the same in all calls.
+    unsafe fn gathered(&mut self, length: usize, width: usize) -> *const u8 {
+        let to: *mut u32 = self.room.as_mut_ptr().cast();
+        if !self.is_gathered {
+            for (c, column) in self.columns[..width].iter().enumerate() {
+                let from = column.quantised.cast::<u32>();
+                for word in 0..length / BLOCK * (BLOCK_BYTES / 4) {
+                    // SAFETY: by the contract of this function.
+                    unsafe { *to.add(word * width + c) = *from.add(word) };
+                }
             }
+            self.is_gathered = true;
         }
         to.cast()
     }
@@ -129,9 +144,10 @@ impl Step<'_> {
                     floats: floats.add(pair.row * stride),
                     quantised: self.quantised().wrapping_add(pair.row * column_bytes),
                 };
+                let mut group = Group::new(pairs, column);
                 for (matrix, buffer) in [(&experts.gate, GATES), (&experts.up, UPS)] {
-                    let to = |pair: &Pair| self.expert_row(buffer, pair.row, pair.index);
-                    multiply(self.isa, matrix, expert * tiles, &share, pairs, column, to, false);
+                    let to = |c: usize| self.expert_row(buffer, pairs[c].row, pairs[c].index);
+                    multiply(self.isa, matrix, expert * tiles, &share, &mut group, to, false);
                 }
             });
         }
@@ -148,59 +164,54 @@ impl Step<'_> {
                     floats: self.expert_row(GATES, pair.row, pair.index),
                     quantised: self.expert_column(pair.row, pair.index, length),
                 };
-                let to = |pair: &Pair| self.row(Operand::Hidden, pair.row);
-                multiply(self.isa, &experts.down, expert * tiles, &share, pairs, column, to, true);
+                let to = |c: usize| self.row(Operand::Hidden, pairs[c].row);
+                multiply(self.isa, &experts.down, expert * tiles, &share, &mut Group::new(pairs, column), to, true);
             });
         }
     }
 }
 
-/// Some tiles of one expert, whose first tile is `first`, times the columns of some tokens.
+/// Some tiles of one expert, whose first tile is `first`, times the columns of some tokens. A token's products are the same whatever others there are.
 ///
 /// # Safety
 ///
-/// As for `Matrix::multiply`; what `to` gives has room for the rows of one expert, and is another for each pair.
-#[allow(clippy::too_many_arguments)]
+/// As for `Matrix::multiply`; what `to` gives has room for the rows of one expert, and is another for each column.
 unsafe fn multiply(
     isa: Isa,
     matrix: &Matrix,
     first: usize,
     tiles: &Range<usize>,
-    pairs: &[Pair],
-    column: impl Fn(&Pair) -> Column,
-    to: impl Fn(&Pair) -> *mut f32,
+    group: &mut Group,
+    to: impl Fn(usize) -> *mut f32,
     add: bool,
 ) {
-    if pairs.len() == 1 || !matrix.is_quantised() || matrix.columns > LONGEST {
-        for pair in pairs {
-            let Column { floats, quantised } = column(pair);
+    let count = group.count;
+    if count == 1 || !matrix.is_quantised() || matrix.columns > LONGEST {
+        for (c, Column { floats, quantised }) in group.columns.into_iter().enumerate().take(count) {
             let columns = Columns { tokens: 1, floats, stride: 0, quantised, width: 1 };
             // Rows are counted from the expert's first.
-            let products = Products { to: to(pair).wrapping_sub(first * ROWS), stride: 0, add };
+            let products = Products { to: to(c).wrapping_sub(first * ROWS), stride: 0, add };
             // SAFETY: by the contract of this function.
             unsafe { matrix.multiply_tiles(isa, first + tiles.start..first + tiles.end, &columns, products) };
         }
         return;
     }
-    let mut group = Group([MaybeUninit::uninit(); _]);
-    let mut columns = [column(&pairs[0]); TOGETHER];
-    columns.iter_mut().zip(pairs).for_each(|(to, pair)| *to = column(pair));
-    let width = isa.group_width(pairs.len());
+    let width = isa.group_width(count);
     // SAFETY: by the contract of this function.
-    let quantised = unsafe { group.gather(&columns[..pairs.len()], matrix.columns, width) };
-    let columns = Columns { tokens: pairs.len(), floats: std::ptr::null(), stride: 0, quantised, width };
+    let quantised = unsafe { group.gathered(matrix.columns, width) };
+    let columns = Columns { tokens: count, floats: std::ptr::null(), stride: 0, quantised, width };
     for tile in tiles.clone() {
         let rows = ROWS.min(matrix.rows - (first + tile) * ROWS);
-        let mut products = [0f32; TOGETHER * ROWS];
-        let into = Products { to: products.as_mut_ptr().wrapping_sub((first + tile) * ROWS), stride: ROWS, add: false };
+        let mut products = [[0f32; ROWS]; TOGETHER];
         // SAFETY: by the contract of this function; there is room for a tile of each column.
         unsafe {
-            matrix.multiply(isa, first + tile, &columns, into);
-            for (pair, products) in pairs.iter().zip(products.chunks_exact(ROWS)) {
-                let to = to(pair).add(tile * ROWS);
-                for (row, product) in products.iter().enumerate().take(rows) {
-                    *to.add(row) = if add { *to.add(row) + product } else { *product };
-                }
+            for (c, products) in products.iter_mut().enumerate().take(if add { count } else { 0 }) {
+                std::ptr::copy_nonoverlapping(to(c).add(tile * ROWS), products.as_mut_ptr(), rows);
+            }
+            let into = products.as_mut_ptr().cast::<f32>().wrapping_sub((first + tile) * ROWS);
+            matrix.multiply(isa, first + tile, &columns, Products { to: into, stride: ROWS, add });
+            for (c, products) in products.iter().enumerate().take(count) {
+                std::ptr::copy_nonoverlapping(products.as_ptr(), to(c).add(tile * ROWS), rows);
             }
         }
     }
