@@ -46,7 +46,7 @@ beside_llama_cpp() {
 }
 
 check "$model"
-"$here/llama-cpp.sh" "$llama" llama-quantize --help >"$work/log" 2>&1 || [ $? != 3 ] || { cat "$work/log" >&2; exit 1; }
+"$here/llama-cpp.sh" "$llama" llama-bench --help >/dev/null
 beside_llama_cpp
 "$python" "$here/kl/pad.py" "$model" "$work/padded.gguf"
 mv "$work/padded.gguf" "$llama/root/models/"

@@ -38,13 +38,8 @@ REASONED = [{("reasoning_content" if key == "thinking" else key): value for key,
 
 
 @pytest.fixture
-def olla(door):
-    return ollama.Client(host=door, timeout=300)
-
-
-@pytest.fixture
-def oai(door):
-    return openai.OpenAI(base_url=f"{door}/v1", api_key="unused", timeout=300, max_retries=0)
+def url(door):
+    return door
 
 
 def test_the_model_says_what_it_can(olla):

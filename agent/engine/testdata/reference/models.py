@@ -85,6 +85,9 @@ NARROW = {"hidden_size": 32, "intermediate_size": 32, "num_attention_heads": 4, 
 SQUARE = {"hidden_size": 64, "intermediate_size": 32, "num_attention_heads": 2, "num_key_value_heads": 1}
 """Heads that together are as wide as the hidden state, for families that know no other."""
 
+GRANITE_SCALES = {"embedding_multiplier": 6.0, "attention_multiplier": 0.08, "residual_multiplier": 0.3, "logits_scaling": 4.0}
+"""What Granite multiplies embeddings, scores and what is added by, and divides logits by."""
+
 WITHOUT_BIASES = Without(fill={".bias": 0.0})
 WITHOUT_ROPE_SCALING = Without(config={"rope_parameters": {"rope_type": "default"}})
 WITHOUT_WINDOW = Without(config={"sliding_window": LONG})
@@ -205,15 +208,7 @@ LLAMA = [
         name="granite",
         about="Granite 3: embeddings, attention, residuals and logits are scaled.",
         family="Granite",
-        config=SQUARE
-        | {
-            "num_hidden_layers": 2,
-            "tie_word_embeddings": True,
-            "embedding_multiplier": 6.0,
-            "attention_multiplier": 0.08,
-            "residual_multiplier": 0.3,
-            "logits_scaling": 4.0,
-        },
+        config=SQUARE | GRANITE_SCALES | {"num_hidden_layers": 2, "tie_word_embeddings": True},
         vocabulary="bpe",
         pre="refact",
         features={
@@ -228,16 +223,13 @@ LLAMA = [
         about="Granite 3 MoE: 2 of 4 experts and a shared one, what each adds being scaled.",
         family="GraniteMoeShared",
         config=SQUARE
+        | GRANITE_SCALES
         | {
             "num_hidden_layers": 2,
             "num_local_experts": 4,
             "num_experts_per_tok": 2,
             "shared_intermediate_size": 64,
             "tie_word_embeddings": True,
-            "embedding_multiplier": 6.0,
-            "attention_multiplier": 0.08,
-            "residual_multiplier": 0.3,
-            "logits_scaling": 4.0,
         },
         vocabulary="bpe",
         pre="refact",
