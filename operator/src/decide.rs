@@ -247,6 +247,10 @@ fn claimed_nodes(state: &State, write: &Write) -> BTreeSet<String> {
 #[cfg(test)]
 mod interleavings;
 #[cfg(test)]
+mod node_stories;
+#[cfg(test)]
 mod scenario;
 #[cfg(test)]
 mod stories;
+#[cfg(test)]
+mod world;

@@ -102,6 +102,11 @@ impl State {
         self.node(name).is_some() && self.ready_until(name).is_some_and(|until| now < until)
     }
 
+    /// Whether the node takes nothing new: `kubectl cordon` and `kubectl drain` say so.
+    pub fn is_cordoned(&self, name: &str) -> bool {
+        self.node(name).is_some_and(|node| node.spec.as_ref().is_some_and(|spec| spec.unschedulable == Some(true)))
+    }
+
     pub fn ready_nodes(&self, now: Timestamp) -> BTreeSet<String> {
         let names = self.model_nodes.iter().map(|(key, _)| key.name.clone());
         names.filter(|name| self.is_ready(name, now)).collect()

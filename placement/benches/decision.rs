@@ -35,6 +35,7 @@ fn fleet(largest_gib: u64) -> Vec<Node> {
                 selector_matches: true,
                 assignments: 0,
                 has_model_file: index % 10 == 0,
+                siblings: 0,
                 devices: devices(&offers, Bytes::gib(256)),
             }
         })

@@ -35,6 +35,8 @@ pub struct Node {
     pub assignments: u32,
     /// The model's file lies in its store already.
     pub has_model_file: bool,
+    /// Replicas of the same ModelDeployment that it holds, and is to go on holding.
+    pub siblings: u32,
     pub devices: NodeDevices,
 }
 
@@ -57,8 +59,9 @@ pub enum Choice {
 /// Chooses a node and plans its devices.
 ///
 /// Wholly on GPU goes before split, split before CPU; then comes what serves the user best (more layers on GPU, fewer of them without
-/// their experts, a longer context where that was left open), then the node that has the file already, then the fewest GPUs and the tightest fit, so that large gaps stay for large models. Equal nodes
-/// are told apart by name.
+/// their experts, a longer context where that was left open), then the node with the fewest replicas of the same model, so that the loss of one takes
+/// few, then the one that has the file already, then the fewest GPUs and the tightest fit, so that large gaps stay for large models. Equal nodes are told
+/// apart by name.
 pub fn choose(summary: &ModelSummary, asked: &Asked, nodes: &[Node]) -> Choice {
     choose_for(Engine::OURS, summary, asked, nodes)
 }

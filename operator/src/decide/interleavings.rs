@@ -204,7 +204,11 @@ impl Run {
     /// What nobody asked for.
     fn world_acts(&mut self) {
         let (node, mib) = (self.any_node(), self.random.next(2400) as u64);
-        match self.random.next(8) {
+        match self.random.next(9) {
+            8 => {
+                let cordoned = self.random.next(2) == 0;
+                self.cluster.cordon(node, cordoned);
+            }
             0..=2 => self.seconds += 1 + self.random.next(30) as i64,
             3 | 4 => {
                 let agent = self.cluster.agent(node);
@@ -318,8 +322,7 @@ impl Run {
     /// Every claim has its promise and every promise its claim; every replica that serves has its endpoint and nothing else has one; who has no place
     /// says why.
     fn is_settled(&self) {
-        let nodes = &self.cluster.model_nodes.objects;
-        let promised: usize = nodes.values().map(|node| node.spec.assignments.len()).sum();
+        let promised = self.cluster.promised();
         let mut claimed = 0;
         for deployment in self.cluster.deployments.objects.values() {
             let status = deployment.status.as_ref().unwrap();
@@ -327,8 +330,16 @@ impl Run {
             assert!(status.placements.iter().all(|placement| placement.state == PlacementState::Ready), "{:?}", status.placements);
             let all_there = status.placements.len() >= deployment.spec.replicas as usize;
             let scheduled = stowage_crds::conditions::find(&status.conditions, stowage_crds::conditions::ConditionType::Scheduled);
-            let says_why = scheduled.is_some_and(|condition| condition.status == "False" && condition.reason == "InsufficientVRAM");
+            let honest = ["InsufficientVRAM", "NodeUnschedulable"];
+            let says_why = scheduled.is_some_and(|condition| condition.status == "False" && honest.contains(&condition.reason.as_str()));
             assert!(all_there || says_why, "{:?}", status.conditions);
+            let cordoned = |node: &String| {
+                let node = &self.cluster.nodes.objects[&Key::cluster(node)];
+                node.spec.as_ref().is_some_and(|spec| spec.unschedulable == Some(true))
+            };
+            let on_cordoned = status.placements.iter().any(|placement| cordoned(&placement.node));
+            let summary = status.summary.as_ref().unwrap();
+            assert!(!on_cordoned || honest.contains(&summary.reason.as_str()), "{summary:?} {:?}", status.placements);
         }
         assert_eq!(claimed, promised);
         assert_eq!(self.cluster.slices.objects.len(), claimed);

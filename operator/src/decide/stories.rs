@@ -1,106 +1,11 @@
-//! What becomes of a ModelDeployment whose spec changes, with one leader and agents that do as they are told.
+//! What becomes of a ModelDeployment whose spec changes.
 
-use k8s_openapi::jiff::Timestamp;
-use stowage_crds::model_deployment::{ModelDeploymentStatus, PlacementState, WhenNoRoom};
-use stowage_crds::{ModelDeployment, conditions};
+use stowage_crds::conditions;
+use stowage_crds::model_deployment::{PlacementState, WhenNoRoom};
 use stowage_placement::{Bytes, PlacementPolicy, Reason, Tokens};
 
-use super::interleavings::Leader;
-use super::{items, next_step};
-use crate::cache::Key;
+use super::world::{SMALL_GPU, World, context, processor, reason};
 use crate::clock::after;
-use crate::step::{Notice, Step};
-use crate::testing::cluster::Cluster;
-use crate::testing::{gpu_node, lease, now};
-
-/// Room for the model with a short context, not with its longest, and not for two of them.
-const SMALL_GPU: Bytes = Bytes::mib(960);
-
-struct World {
-    cluster: Cluster,
-    leader: Leader,
-    time: Timestamp,
-    told: Vec<Notice>,
-    /// Fewest replicas that served since this was reset.
-    fewest_ready: u32,
-}
-
-impl World {
-    fn new(vram: &[Bytes]) -> World {
-        let nodes = vram.iter().enumerate().map(|(index, vram)| gpu_node(&format!("n{}", index + 1), *vram));
-        let mut cluster = Cluster::with_nodes(nodes);
-        let mut leader = Leader::new(&mut cluster, |_| {});
-        let names: Vec<String> = cluster.model_nodes.objects.keys().map(|key| key.name.clone()).collect();
-        leader.state.hear(names.iter().map(|name| lease(name, 0)).collect(), now());
-        World { cluster, leader, time: now(), told: Vec::new(), fewest_ready: u32::MAX }
-    }
-
-    /// Applies the change and waits until nothing moves any more.
-    fn apply(&mut self, change: impl FnOnce(&mut ModelDeployment)) -> ModelDeploymentStatus {
-        self.cluster.apply_deployment("m", change);
-        self.told.clear();
-        self.fewest_ready = u32::MAX;
-        self.settle(|_| false);
-        self.status()
-    }
-
-    fn status(&self) -> ModelDeploymentStatus {
-        self.cluster.deployments.objects[&Key::new("default", "m")].status.clone().unwrap()
-    }
-
-    fn settle(&mut self, mut refuses: impl FnMut(&str) -> bool) {
-        let mut moved = true;
-        while moved {
-            moved = self.leader.catch_up(&self.cluster);
-            moved |= self.decide();
-            let nodes: Vec<String> = self.cluster.model_nodes.objects.keys().map(|key| key.name.clone()).collect();
-            for node in nodes {
-                let refuses = refuses(&node);
-                moved |= self.cluster.agent_acts(&node, refuses);
-            }
-        }
-    }
-
-    fn decide(&mut self) -> bool {
-        let mut moved = false;
-        for item in items(&self.leader.state) {
-            while let step @ (Step::Write(_) | Step::Confirm { .. }) = next_step(&self.leader.state, &item, self.time) {
-                moved = true;
-                match step {
-                    Step::Write(decision) => {
-                        let answer = self.cluster.send(&decision.write).unwrap();
-                        self.leader.state.assume(answer);
-                        self.told.extend(decision.notices);
-                        decision.refusals.into_iter().for_each(|seen| self.leader.state.memory.refused(seen, self.time));
-                    }
-                    Step::Confirm { target, as_of } => self.leader.read(&self.cluster, &target, as_of),
-                    Step::Done => {}
-                }
-                self.fewest_ready = self.fewest_ready.min(self.status().ready_replicas);
-            }
-        }
-        moved
-    }
-
-    fn told(&self, reason: Reason) -> bool {
-        self.told.iter().any(|notice| notice.reason == reason)
-    }
-}
-
-fn reason(status: &ModelDeploymentStatus) -> &str {
-    &status.summary.as_ref().unwrap().reason
-}
-
-fn processor(status: &ModelDeploymentStatus) -> &str {
-    &status.summary.as_ref().unwrap().processor
-}
-
-fn context(num_ctx: u64, policy: PlacementPolicy) -> impl FnOnce(&mut ModelDeployment) {
-    move |deployment| {
-        deployment.spec.parameters.num_ctx = Some(Tokens(num_ctx));
-        deployment.spec.placement.policy = policy;
-    }
-}
 
 #[test]
 fn a_context_that_is_too_long_runs_on_cpu_and_the_longest_that_fits_is_named() {

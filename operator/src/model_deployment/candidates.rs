@@ -33,7 +33,8 @@ impl Decided {
 /// No, and how near it came.
 pub type Refused = (Refusal, Option<Box<Decided>>);
 
-/// Chooses a place for one replica, counting assignments for which `given_back` holds as gone.
+/// Chooses a place for one replica, counting assignments for which `given_back` holds as gone. `siblings` is how many replicas of the same
+/// ModelDeployment are to stay on a node.
 pub fn choose_place(
     state: &State,
     wanted: &Wanted,
@@ -41,8 +42,11 @@ pub fn choose_place(
     asked: &Asked,
     now: Timestamp,
     given_back: &dyn Fn(&Assignment) -> bool,
+    siblings: &dyn Fn(&str) -> u32,
 ) -> Result<Decided, Refused> {
-    let mut nodes: Vec<Node> = candidates(state, found).map(|node| candidate(state, wanted, found, now, node, given_back)).collect();
+    let of = |node| candidate(state, wanted, found, now, node, given_back);
+    let beside = |node: Node| Node { siblings: siblings(&node.name), ..node };
+    let mut nodes: Vec<Node> = candidates(state, found).map(of).map(beside).collect();
     let count = u32::try_from(nodes.len()).unwrap_or(u32::MAX);
     let choice = choose(&found.summary, asked, &nodes);
     let mut decided = |index: usize, report| Decided { report, record: record(state, nodes.swap_remove(index), count) };
@@ -77,7 +81,6 @@ pub fn candidate(
 ) -> Node {
     let name = node.name_any();
     let ledger = Ledger::without(node, state.defaults, given_back);
-    let of_cluster = state.node(&name);
     let selector_matches = selector_matches(state, wanted, node);
     let mut devices = ledger.devices(&wanted.placement.device_selector);
     if !selector_matches && devices.gpus.is_empty() {
@@ -86,10 +89,11 @@ pub fn candidate(
     }
     Node {
         ready: state.is_ready(&name, now),
-        schedulable: of_cluster.is_some_and(|node| node.spec.as_ref().is_none_or(|spec| spec.unschedulable != Some(true))),
+        schedulable: state.node(&name).is_some() && !state.is_cordoned(&name),
         selector_matches,
         assignments: ledger.assignments(),
         has_model_file: found.present_on.contains(&name),
+        siblings: 0,
         devices,
         name,
     }

@@ -1,6 +1,9 @@
-//! Which replica comes, and which goes: what was refused goes back, what is too many goes, the new revision comes first where it fits beside the old.
+//! Which replica comes, and which goes: what was refused goes back, what is too many goes, the new revision comes first where it fits beside the old, and so
+//! does the replacement of a replica that can't stay where it is.
 //!
 //! One step claims at most one place, so that each is chosen knowing all the promises before it.
+
+use std::cmp::Reverse;
 
 use k8s_openapi::jiff::Timestamp;
 use stowage_crds::ModelDeployment;
@@ -47,9 +50,30 @@ impl Outcome {
         self.live().filter(|slot| slot.is_current).count()
     }
 
+    fn staying(&self) -> usize {
+        self.live().filter(|slot| slot.stays()).count()
+    }
+
     fn ready(&self) -> usize {
         self.live().filter(|slot| slot.is_ready()).count()
     }
+
+    /// The refusal of a new place, with the replica that it is for where there is one that can't stay.
+    fn for_whom(&self, refusal: Refusal) -> Refusal {
+        let leaving = self.live().filter(|slot| slot.is_current).find_map(|slot| Some((slot, slot.leaving.as_ref()?)));
+        match leaving {
+            Some((slot, why)) => {
+                let message =
+                    format!("{} can't stay, for {}, and has no other place: {}", slot.placement.replica, why.message, refusal.message);
+                Refusal { message, ..refusal }
+            }
+            None => refusal,
+        }
+    }
+}
+
+pub fn count(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
 }
 
 pub fn advance(situation: &Situation<'_>, observed: Slots) -> Outcome {
@@ -61,10 +85,11 @@ pub fn advance(situation: &Situation<'_>, observed: Slots) -> Outcome {
         return outcome;
     }
     situation.release_surplus(&mut outcome);
+    situation.release_leaving(&mut outcome);
     situation.retire_old(&mut outcome);
     match outcome.refusals.last().map(|seen| seen.refusal.clone()) {
         Some(just_refused) => outcome.obstacle = Some(just_refused),
-        None if outcome.current() < situation.wanted.replicas => situation.place_one(&mut outcome),
+        None if outcome.staying() < situation.wanted.replicas => situation.place_one(&mut outcome),
         None => {}
     }
     outcome
@@ -95,20 +120,41 @@ impl Situation<'_> {
         self.wanted.settled(self.deployment).filter(|_| !fell_through).and_then(|settled| settled.num_ctx)
     }
 
-    /// Of the newest revision: those beyond the number asked for, the ones that don't serve and the last ones first.
+    /// Of the newest revision: those beyond the number asked for, the ones that don't serve, the worst placed and the last ones first.
     fn release_surplus(&self, outcome: &mut Outcome) {
-        let surplus = outcome.current().saturating_sub(self.wanted.replicas);
-        let mut current: Vec<&mut Slot> = outcome.slots.iter_mut().filter(|slot| slot.is_current && !slot.is_releasing()).collect();
-        current.sort_by(|a, b| (a.is_ready(), &b.placement.replica).cmp(&(b.is_ready(), &a.placement.replica)));
-        for slot in current.into_iter().take(surplus) {
+        let surplus = outcome.staying().saturating_sub(self.wanted.replicas);
+        let mut staying: Vec<&mut Slot> = outcome.slots.iter_mut().filter(|slot| slot.stays()).collect();
+        let worth = |slot: &Slot| (slot.is_ready(), slot.placement.gpu_layers, Reverse(slot.placement.replica.clone()));
+        staying.sort_by_key(|slot| worth(slot));
+        for slot in staying.into_iter().take(surplus) {
             slot.release(Reason::Draining, "fewer replicas are asked for");
+        }
+    }
+
+    /// Of the newest revision: those that can't stay, once others serve in their stead.
+    fn release_leaving(&self, outcome: &mut Outcome) {
+        let mut spare = outcome.ready().saturating_sub(self.wanted.replicas);
+        let replaced = outcome.live().filter(|slot| slot.stays() && slot.is_ready()).count() >= self.wanted.replicas;
+        let places = outcome.staying();
+        for slot in outcome.slots.iter_mut().filter(|slot| slot.is_current && !slot.is_releasing()) {
+            let Some(why) = slot.leaving.clone() else { continue };
+            let goes = match slot.is_ready() {
+                true => spare > 0,
+                // Its node may come back, and then it serves.
+                false if slot.is_lost() => replaced,
+                false => places >= self.wanted.replicas,
+            };
+            spare -= usize::from(goes && slot.is_ready());
+            if goes {
+                slot.release(why.reason, why.message);
+            }
         }
     }
 
     /// Of older revisions: what does not serve once the new one has a place, and what may go because enough others serve.
     fn retire_old(&self, outcome: &mut Outcome) {
         let least = self.wanted.replicas.saturating_sub(self.wanted.max_unavailable);
-        let new_has_a_place = outcome.current() > 0 || self.wanted.replicas == 0;
+        let new_has_a_place = outcome.staying() > 0 || self.wanted.replicas == 0;
         let new_serve = outcome.live().filter(|slot| slot.is_current && slot.is_ready()).count();
         let old_serve = outcome.ready() - new_serve;
         // Scaled down while the new revision finds no place: the old one shrinks.
@@ -151,7 +197,7 @@ impl Situation<'_> {
         match self.choose(found, &asked, outcome, None) {
             Ok(later) => self.place_there(outcome, found, &asked, later),
             Err((refusal, fit)) => {
-                outcome.obstacle = Some(refusal);
+                outcome.obstacle = Some(outcome.for_whom(refusal));
                 outcome.fit = fit.map(|fit| fit.without_layers());
             }
         }
@@ -159,7 +205,7 @@ impl Situation<'_> {
 
     /// `later` is the best place once all that may go for it is gone.
     fn place_there(&self, outcome: &mut Outcome, found: &Found, asked: &Asked, later: Decided) {
-        let live = outcome.live().count();
+        let live = outcome.live().filter(|slot| !slot.is_lost()).count();
         let may_surge = live < self.wanted.replicas.saturating_add(self.wanted.max_surge);
         let now = match may_surge {
             true => self.choose(found, asked, outcome, Some(&[])).ok(),
@@ -188,7 +234,8 @@ impl Situation<'_> {
         };
         let soon_free = |assignment: &Assignment| only.is_none() && freed_by(assignment).is_some_and(|by| self.now < by);
         let given_back = |assignment: &Assignment| going.contains(&assignment.uid.as_str()) || soon_free(assignment);
-        choose_place(self.state, self.wanted, found, asked, self.now, &given_back)
+        let siblings = |node: &str| count(outcome.live().filter(|slot| slot.stays() && slot.placement.node == node).count());
+        choose_place(self.state, self.wanted, found, asked, self.now, &given_back, &siblings)
     }
 
     fn old_on<'o>(&self, outcome: &'o Outcome, node: &'o str) -> impl Iterator<Item = &'o Slot> {
@@ -203,7 +250,7 @@ impl Situation<'_> {
         let placement = claim(self.deployment, self.wanted, index, node, &place.report);
         outcome.num_ctx = Some(place.report.request.num_ctx);
         outcome.fit = Some(place.without_layers());
-        outcome.slots.push(Slot { placement, is_current: true, refused: None });
+        outcome.slots.push(Slot { placement, is_current: true, refused: None, leaving: None });
     }
 
     /// No replica more may be made; an old one goes first where one may be missing.
@@ -211,10 +258,12 @@ impl Situation<'_> {
         let least = self.wanted.replicas.saturating_sub(self.wanted.max_unavailable);
         let may_miss = outcome.ready() > least;
         let node = later.node();
-        let old = outcome.slots.iter_mut().filter(|slot| !slot.is_current && !slot.is_releasing() && (may_miss || !slot.is_ready()));
+        let old = outcome.slots.iter_mut().filter(|slot| !slot.stays() && !slot.is_releasing() && (may_miss || !slot.is_ready()));
         // `false` comes first: not serving, then on the node that is wanted.
         if let Some(slot) = old.min_by_key(|slot| (slot.is_ready(), slot.placement.node != node)) {
-            slot.release(Reason::Draining, "a newer revision takes its place");
+            let why = slot.leaving.clone().filter(|_| slot.is_current);
+            let why = why.unwrap_or_else(|| Refusal { reason: Reason::Draining, message: "a newer revision takes its place".into() });
+            slot.release(why.reason, why.message);
         }
     }
 

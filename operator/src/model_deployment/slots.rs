@@ -22,6 +22,8 @@ pub struct Slot {
     pub is_current: bool,
     /// What its agent refused it for.
     pub refused: Option<Refusal>,
+    /// Why it can't stay where it is, though its revision is wanted: another replica takes its place before it goes.
+    pub leaving: Option<Refusal>,
 }
 
 impl Slot {
@@ -31,6 +33,16 @@ impl Slot {
 
     pub fn is_ready(&self) -> bool {
         self.placement.state == PlacementState::Ready
+    }
+
+    /// Whether it counts towards the replicas that are asked for.
+    pub fn stays(&self) -> bool {
+        self.is_current && self.leaving.is_none() && !self.is_releasing()
+    }
+
+    /// Whether nobody has heard from its node's agent for too long, so that it counts for nothing.
+    pub fn is_lost(&self) -> bool {
+        self.leaving.as_ref().is_some_and(|why| why.reason == Reason::NodeNotReady)
     }
 
     /// Gives the place back, in two steps of which this is the beginning of the first.
@@ -56,22 +68,31 @@ pub fn observe(state: &State, deployment: &ModelDeployment, wanted: &Wanted, now
     for placement in deployment.status.iter().flat_map(|status| &status.placements) {
         match standing(state, deployment, placement)? {
             Standing::Over => observed.withdrawn |= placement.state == PlacementState::Claimed,
-            Standing::Unpromised => observed.slots.push(slot(placement.clone(), wanted, None)),
+            Standing::Unpromised => observed.slots.push(slot(placement.clone(), wanted, None, leaving(state, placement, now))),
             Standing::Promised { assignment, replica } => {
                 let alive = state.is_ready(&placement.node, now);
                 let updated = update(placement, assignment, replica, alive, wanted);
-                observed.slots.push(slot(updated, wanted, replica));
+                observed.slots.push(slot(updated, wanted, replica, leaving(state, placement, now)));
             }
         }
     }
     Ok(observed)
 }
 
-fn slot(placement: PlacementStatus, wanted: &Wanted, replica: Option<&ReplicaStatus>) -> Slot {
+fn slot(placement: PlacementStatus, wanted: &Wanted, replica: Option<&ReplicaStatus>, leaving: Option<Refusal>) -> Slot {
     let refused = replica.filter(|replica| replica.state == ReplicaState::Refused);
     let refused =
         refused.map(|replica| Refusal { reason: replica.reason.unwrap_or(Reason::DeviceChanged), message: replica.message.clone() });
-    Slot { is_current: placement.revision == wanted.revision, placement, refused }
+    Slot { is_current: placement.revision == wanted.revision, placement, refused, leaving }
+}
+
+/// Why a replica can't stay on its node.
+fn leaving(state: &State, placement: &PlacementStatus, now: Timestamp) -> Option<Refusal> {
+    let node = &placement.node;
+    if !state.is_ready(node, now) {
+        return Some(Refusal { reason: Reason::NodeNotReady, message: format!("the agent of {node} is silent") });
+    }
+    state.is_cordoned(node).then(|| Refusal { reason: Reason::NodeUnschedulable, message: format!("{node} is cordoned") })
 }
 
 enum Standing<'a> {

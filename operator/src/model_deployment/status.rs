@@ -11,7 +11,7 @@ use stowage_placement::{PlanReport, Reason, Refusal};
 use crate::clock::whole_seconds;
 use crate::model_deployment::candidates::Decided;
 use crate::model_deployment::models::Found;
-use crate::model_deployment::rollout::Outcome;
+use crate::model_deployment::rollout::{Outcome, count};
 use crate::model_deployment::slots::{Slot, predicted, vram};
 use crate::model_deployment::validate::Wanted;
 
@@ -76,10 +76,6 @@ pub fn in_order(mut status: ModelDeploymentStatus) -> ModelDeploymentStatus {
     }
     status.conditions.sort_by(|a, b| a.type_.cmp(&b.type_));
     status
-}
-
-fn count(number: usize) -> u32 {
-    u32::try_from(number).unwrap_or(u32::MAX)
 }
 
 impl Standing<'_> {

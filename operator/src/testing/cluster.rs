@@ -121,8 +121,19 @@ impl Cluster {
         self.agent(name).restart_machine();
     }
 
+    pub fn cordon(&mut self, name: &str, cordoned: bool) {
+        let mut node = self.nodes.objects[&Key::cluster(name)].clone();
+        node.spec.get_or_insert_default().unschedulable = cordoned.then_some(true);
+        self.nodes.put(&mut self.revision, node);
+    }
+
     pub fn agent(&mut self, node: &str) -> &mut Agent {
         self.agents.get_mut(node).unwrap()
+    }
+
+    /// Assignments there are, on all nodes.
+    pub fn promised(&self) -> usize {
+        self.model_nodes.objects.values().map(|node| node.spec.assignments.len()).sum()
     }
 
     /// Makes a write, unless it was planned on a version that is no longer.

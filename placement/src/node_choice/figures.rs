@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 
 use crate::device_plan::{DeviceAllocation, DeviceKind};
 use crate::fit_report::Considered;
+use crate::node_choice::Node;
 use crate::units::{Bytes, Tokens};
 
 /// What a node makes of the request; what is smaller is better.
@@ -26,8 +27,9 @@ pub(super) enum Tier {
     Cpu,
 }
 
-/// The order of nodes: the node that has the file comes before the tightest fit, and names tell equal ones apart.
-pub(super) type Rank<'a> = (Tier, Reverse<u32>, u32, Reverse<Tokens>, bool, usize, Bytes, &'a str);
+/// The order of nodes: those that hold fewer replicas of the same model come first, then those that have the file, then the tightest fit; names tell equal
+/// ones apart.
+pub(super) type Rank<'a> = (Tier, Reverse<u32>, u32, Reverse<Tokens>, u32, bool, usize, Bytes, &'a str);
 
 impl Figures {
     pub fn new(layers: u32, total_layers: u32, num_ctx: Tokens, gpus: usize, left: Bytes) -> Figures {
@@ -62,8 +64,8 @@ impl Figures {
         self.layers.0 >= wished && self.without_experts == 0
     }
 
-    pub fn rank(self, has_model_file: bool, name: &str) -> Rank<'_> {
+    pub fn rank(self, node: &Node) -> Rank<'_> {
         let Figures { tier, layers, without_experts, num_ctx, gpus, left } = self;
-        (tier, layers, without_experts, num_ctx, !has_model_file, gpus, left, name)
+        (tier, layers, without_experts, num_ctx, node.siblings, !node.has_model_file, gpus, left, &node.name)
     }
 }

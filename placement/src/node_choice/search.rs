@@ -60,7 +60,7 @@ impl<'a> Search<'a> {
             }
         }
         let nodes = self.nodes;
-        let rank = |index: usize, figures: Figures| figures.rank(nodes[index].has_model_file, &nodes[index].name);
+        let rank = |index: usize, figures: Figures| figures.rank(&nodes[index]);
         let at_best = |(index, figures): (usize, Figures)| rank(index, figures);
         let best = best_first(&hopeful, at_best, |(index, _)| match self.planned(index)? {
             Planned::Placed(figures) => Ok(Some(rank(index, figures))),
@@ -86,7 +86,7 @@ impl<'a> Search<'a> {
             }
         }
         let (nodes, wished) = (self.nodes, self.wished);
-        let rank = |index: usize, figures: Figures| figures.rank(nodes[index].has_model_file, &nodes[index].name);
+        let rank = |index: usize, figures: Figures| figures.rank(&nodes[index]);
         let at_best = |(index, figures): (usize, Figures)| rank(index, figures);
         let best = best_first(&hopeful, at_best, |(index, _)| match self.planned(index)? {
             Planned::Placed(figures) if figures.meet(wished) => Ok(Some(rank(index, figures))),

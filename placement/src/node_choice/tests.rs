@@ -27,6 +27,7 @@ fn node(name: &str, gpus: &[u64]) -> Node {
         selector_matches: true,
         assignments: 0,
         has_model_file: false,
+        siblings: 0,
         devices: devices(&offers, Bytes::gib(16)),
     }
 }
@@ -64,6 +65,16 @@ fn a_node_that_has_the_file_goes_before_the_tightest_fit() {
     nodes[0].has_model_file = true;
     nodes[2].has_model_file = true;
     assert_eq!(chosen(&LLAMA_3_8B, &asked(), &nodes), "c: 100% GPU");
+}
+
+#[test]
+fn replicas_are_spread_though_the_file_lies_elsewhere_but_never_at_the_cost_of_their_gpu() {
+    let mut nodes = [node("a", &[9000]), node("b", &[24_000]), node("c", &[3000])];
+    nodes[0].has_model_file = true;
+    nodes[0].siblings = 1;
+    assert_eq!(chosen(&LLAMA_3_8B, &asked(), &nodes), "b: 100% GPU");
+    nodes[1].siblings = 1;
+    assert_eq!(chosen(&LLAMA_3_8B, &asked(), &nodes), "a: 100% GPU");
 }
 
 #[test]
@@ -179,7 +190,7 @@ fn by_planning_all(engine: Engine, summary: &ModelSummary, asked: &Asked, nodes:
         match consider(engine, summary, asked, &node.devices) {
             Err(refusal) => return Choice::Refused { refusal, best: None },
             Ok(considered) if considered.outcome.is_placed() => {
-                placed.push((Figures::of(&considered).rank(node.has_model_file, &node.name), index));
+                placed.push((Figures::of(&considered).rank(node), index));
             }
             Ok(considered) => {
                 let entry = (considered.shortfall().unwrap(), node.name.as_str(), index);
@@ -211,7 +222,7 @@ fn other_node(engine: Engine, summary: &ModelSummary, asked: &Asked, nodes: &[No
     let kept_out = nodes.iter().filter(|node| super::filtered(node).is_some() && node.ready);
     let found = kept_out.filter_map(|node| {
         let considered = consider(engine, summary, asked, &node.devices).unwrap();
-        let rank = Figures::of(&considered).rank(node.has_model_file, &node.name);
+        let rank = Figures::of(&considered).rank(node);
         (considered.outcome.reason() == Reason::Fits).then(|| (rank, considered.plan().processor.clone(), node))
     });
     let (_, processor, node) = found.min_by(|(a, ..), (b, ..)| a.cmp(b))?;
@@ -246,10 +257,10 @@ fn gpus(most: usize) -> impl Strategy<Value = Vec<Device>> {
 fn fleets() -> impl Strategy<Value = Vec<Node>> {
     let host = prop_oneof![3 => Just(1u64 << 30), 1 => 0u64..10 << 20];
     let state = [0.9, 0.3, 0.9, 0.9].map(proptest::bool::weighted);
-    let one = (prop_oneof![gpus(4), gpus(13)], host, state, 60u32..66);
-    let one = one.prop_map(|(gpus, host, [ready, has_model_file, schedulable, selector_matches], assignments)| {
+    let one = (prop_oneof![gpus(4), gpus(13)], host, state, 60u32..66, 0u32..3);
+    let one = one.prop_map(|(gpus, host, [ready, has_model_file, schedulable, selector_matches], assignments, siblings)| {
         let devices = NodeDevices::new(gpus, Bytes(host));
-        Node { ready, has_model_file, schedulable, selector_matches, assignments, devices, ..node("", &[]) }
+        Node { ready, has_model_file, siblings, schedulable, selector_matches, assignments, devices, ..node("", &[]) }
     });
     proptest::collection::vec(one, 0..12).prop_map(|nodes| {
         let named = |(index, node): (usize, Node)| Node { name: format!("node{}", index * 7 % 12), ..node };

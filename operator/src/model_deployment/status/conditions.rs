@@ -4,6 +4,7 @@ use stowage_crds::conditions::{ConditionType, Observation};
 use stowage_placement::{Reason, Refusal};
 
 use super::{Standing, told};
+use crate::model_deployment::slots::Slot;
 
 /// Reasons of an obstacle that passes by itself.
 fn is_passing(reason: Reason) -> bool {
@@ -66,7 +67,7 @@ impl Standing<'_> {
 
     fn is_progressing(&self) -> Observation {
         let serving = self.current().filter(|slot| slot.is_ready()).count();
-        let all_current = self.outcome.slots.iter().all(|slot| slot.is_current && !slot.is_releasing());
+        let all_current = self.outcome.slots.iter().all(Slot::stays);
         if let Some(Refusal { reason, message }) = &self.outcome.obstacle {
             return observe(ConditionType::Progressing, is_passing(*reason), *reason, message.clone());
         }
@@ -86,6 +87,16 @@ impl Standing<'_> {
         let reasons = self.live().map(|slot| slot.placement.reason).filter(|reason| on_cpu(*reason));
         if let Some(changed) = self.live().map(|slot| &slot.placement).find(|placement| placement.reason == Reason::ModelFileChanged) {
             return observe(ConditionType::Degraded, true, changed.reason, told(changed));
+        }
+        let leaving = self.live().filter(|slot| slot.is_current && slot.is_ready()).find_map(|slot| Some((slot, slot.leaving.as_ref()?)));
+        if let Some((slot, Refusal { reason, message })) = leaving {
+            let replica = &slot.placement.replica;
+            return observe(
+                ConditionType::Degraded,
+                true,
+                *reason,
+                format!("{replica} serves until another has taken its place: {message}"),
+            );
         }
         // RunningOnCPU comes before PartlyOnCPU.
         match reasons.min() {

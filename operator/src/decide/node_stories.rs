@@ -1,0 +1,91 @@
+//! What becomes of replicas whose nodes are cordoned, fall silent or come back.
+
+use stowage_crds::conditions::{ConditionType, find};
+use stowage_crds::model_deployment::{ModelDeploymentStatus, PlacementState};
+use stowage_placement::{Bytes, PlacementPolicy, Reason};
+
+use super::world::{SMALL_GPU, World, context, reason};
+
+const SILENCE: i64 = 41;
+
+fn nodes(status: &ModelDeploymentStatus) -> Vec<&str> {
+    let mut nodes: Vec<&str> = status.placements.iter().map(|placement| placement.node.as_str()).collect();
+    nodes.sort_unstable();
+    nodes
+}
+
+fn replicas(count: u32) -> impl FnOnce(&mut stowage_crds::ModelDeployment) {
+    move |deployment| {
+        context(1024, PlacementPolicy::PreferGPU)(deployment);
+        deployment.spec.replicas = count;
+    }
+}
+
+#[test]
+fn replicas_are_spread_and_the_worst_placed_goes_first() {
+    let mut world = World::new(&[SMALL_GPU, SMALL_GPU]);
+    let three = world.apply(replicas(3));
+    let layers: Vec<u32> = three.placements.iter().map(|placement| placement.gpu_layers).collect();
+    assert!(layers[0] < 31 && layers[1..] == [31, 31], "one on each GPU, and one that is left: {layers:?}");
+    let two = world.apply(replicas(2));
+    assert_eq!((nodes(&two), two.placements[0].gpu_layers), (vec!["n1", "n2"], 31));
+}
+
+#[test]
+fn what_runs_on_a_cordoned_node_is_started_elsewhere_and_only_then_taken_away() {
+    let mut world = World::new(&[Bytes::gib(4), Bytes::gib(4), Bytes::gib(4)]);
+    world.apply(replicas(2));
+    world.begin();
+    world.cluster.cordon("n1", true);
+    let moved = world.settled();
+    assert_eq!((nodes(&moved), moved.ready.as_str(), world.fewest_ready), (vec!["n2", "n3"], "2/2", 2));
+    assert!(world.told(Reason::NodeUnschedulable));
+}
+
+#[test]
+fn what_has_no_other_place_stays_on_a_cordoned_node_and_says_so() {
+    let mut world = World::new(&[SMALL_GPU]);
+    world.apply(context(1024, PlacementPolicy::RequireGPU));
+    world.begin();
+    world.cluster.cordon("n1", true);
+    let stays = world.settled();
+    assert_eq!((nodes(&stays), stays.ready.as_str(), reason(&stays)), (vec!["n1"], "1/1", "NodeUnschedulable"));
+    let degraded = find(&stays.conditions, ConditionType::Degraded).unwrap();
+    assert_eq!((degraded.status.as_str(), degraded.reason.as_str()), ("True", "NodeUnschedulable"));
+    let ready = find(&stays.conditions, ConditionType::Ready).unwrap();
+    assert_eq!(ready.status, "True");
+    world.cluster.cordon("n1", false);
+    assert_eq!(reason(&world.settled()), "AsAsked");
+}
+
+#[test]
+fn what_ran_on_a_silent_node_is_placed_elsewhere_and_not_doubled_when_it_comes_back() {
+    let mut world = World::new(&[Bytes::gib(4), Bytes::gib(4)]);
+    let before = world.apply(replicas(1));
+    let lost = nodes(&before)[0].to_owned();
+    world.falls_silent(&lost, SILENCE);
+    let elsewhere = world.settled();
+    let ready = |status: &ModelDeploymentStatus| -> Vec<String> {
+        let ready = status.placements.iter().filter(|placement| placement.state == PlacementState::Ready);
+        ready.map(|placement| placement.node.clone()).collect()
+    };
+    assert_ne!(ready(&elsewhere), [lost.clone()]);
+    assert_eq!(ready(&elsewhere).len(), 1);
+    assert!(world.told(Reason::NodeNotReady));
+    world.comes_back(&lost);
+    let back = world.settled();
+    assert_eq!((back.placements.len(), ready(&back).len()), (1, 1));
+    assert_eq!(world.cluster.promised(), 1);
+}
+
+#[test]
+fn what_ran_on_a_silent_node_serves_on_if_that_comes_back_before_another_place_was_found() {
+    let mut world = World::new(&[SMALL_GPU]);
+    let before = world.apply(context(1024, PlacementPolicy::RequireGPU));
+    world.falls_silent("n1", SILENCE);
+    let silent = world.settled();
+    assert_eq!((silent.ready.as_str(), reason(&silent)), ("0/1", "NodeNotReady"));
+    world.comes_back("n1");
+    let back = world.settled();
+    assert_eq!((back.ready.as_str(), &back.placements), ("1/1", &before.placements));
+}
