@@ -14,6 +14,7 @@ use stowage_placement::{Defaults, ModelSummary, Refusal};
 
 use crate::cache::{Cache, Key};
 use crate::heartbeats::Heartbeats;
+use crate::model_deployment::status::progress;
 use crate::model_deployment::validate::Origin;
 use crate::step::Item;
 
@@ -118,7 +119,8 @@ impl State {
         let refusals = self.memory.refusals.values().map(|refused| refused.until);
         let rejected = self.memory.rejected.values().map(|rejected| rejected.until);
         let releases = self.model_nodes.iter().flat_map(|(_, node)| &node.spec.assignments).filter_map(crate::ledger::freed_by);
-        leases.chain(refusals).chain(rejected).chain(releases).filter(|time| *time > now).min()
+        let stalls = self.deployments.iter().filter_map(|(_, deployment)| progress::deadline(deployment));
+        leases.chain(refusals).chain(rejected).chain(releases).chain(stalls).filter(|time| *time > now).min()
     }
 }
 

@@ -101,6 +101,8 @@ reasons! {
     ReplacingForRoom,
     /// The new revision is being rolled out.
     RollingOut,
+    /// The rollout has not come a step further for as long as progressDeadlineSeconds allows.
+    ProgressDeadlineExceeded,
     /// All replicas run the newest revision.
     RolledOut,
     /// Changes are not acted upon, as the spec asks.

@@ -39,6 +39,9 @@ pub struct ModelDeploymentStatus {
     /// On what the fit report was decided: `agent plan --node` comes to the same report from it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub decision: Option<DecisionRecord>,
+    /// When a rollout last came a step further; from then `progressDeadlineSeconds` counts. None while there is no rollout.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progressed_at: Option<Time>,
     #[schemars(length(max = 32))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["replica".to_owned()]))]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -75,10 +75,12 @@ fn merged(objects: &Mutex<Vec<Value>>, applied: Value, version: u64) -> Value {
         return object;
     };
     assert_eq!(known["metadata"]["resourceVersion"], applied["metadata"]["resourceVersion"], "planned on another version");
-    for part in ["spec", "status"] {
-        if let Some(fields) = applied[part].as_object() {
-            fields.iter().for_each(|(name, value)| known[part][name] = value.clone());
-        }
+    if let Some(fields) = applied["spec"].as_object() {
+        fields.iter().for_each(|(name, value)| known["spec"][name] = value.clone());
+    }
+    // An apply takes back what its manager applied before and does not any more; of a ModelDeployment's status that is all.
+    if applied["kind"] == "ModelDeployment" {
+        known["status"] = applied["status"].clone();
     }
     known["metadata"]["resourceVersion"] = version.to_string().into();
     known.clone()

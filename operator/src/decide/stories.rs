@@ -1,7 +1,7 @@
 //! What becomes of a ModelDeployment whose spec changes.
 
-use stowage_crds::conditions;
-use stowage_crds::model_deployment::{PlacementState, WhenNoRoom};
+use stowage_crds::conditions::{self, ConditionType};
+use stowage_crds::model_deployment::{ModelDeploymentStatus, PlacementState, WhenNoRoom};
 use stowage_placement::{Bytes, PlacementPolicy, Reason, Tokens};
 
 use super::world::{SMALL_GPU, World, context, processor, reason};
@@ -16,7 +16,7 @@ fn a_context_that_is_too_long_runs_on_cpu_and_the_longest_that_fits_is_named() {
     let long = world.apply(context(8192, PlacementPolicy::PreferGPU));
     assert_ne!(processor(&long), "100% GPU");
     assert!(["PartlyOnCPU", "RunningOnCPU"].contains(&reason(&long)), "{}", reason(&long));
-    let degraded = conditions::find(&long.conditions, conditions::ConditionType::Degraded).unwrap();
+    let degraded = conditions::find(&long.conditions, ConditionType::Degraded).unwrap();
     let longest = long.fit.unwrap().fit.max_num_ctx_on_gpu;
     assert!(degraded.status == "True" && degraded.message.contains("missing") && degraded.message.contains(&longest.to_string()));
     assert!(world.told(Reason::PartlyOnCPU) || world.told(Reason::RunningOnCPU));
@@ -109,4 +109,30 @@ fn a_context_that_was_left_open_is_settled_once() {
     assert_eq!(settled.0 % 256, 0);
     let more = world.apply(|deployment| deployment.spec.aliases = vec!["x".into()]);
     assert_eq!(more.resolved.unwrap().num_ctx, Some(settled));
+}
+
+#[test]
+fn a_rollout_that_comes_no_further_says_so_after_its_deadline_and_the_old_revision_serves_on() {
+    let mut world = World::new(&[SMALL_GPU]);
+    world.apply(context(1024, PlacementPolicy::RequireGPU));
+    world.apply(|deployment| deployment.spec.update_strategy.when_no_room = WhenNoRoom::Wait);
+    let waits = world.apply(context(2048, PlacementPolicy::RequireGPU));
+    let progressing = |status: &ModelDeploymentStatus| {
+        let found = conditions::find(&status.conditions, ConditionType::Progressing).unwrap();
+        (found.status.clone(), found.reason.clone(), found.message.clone())
+    };
+    assert_eq!(progressing(&waits).0, "True");
+    let since = waits.progressed_at.clone().unwrap();
+    world.time = after(world.time, 599);
+    assert_eq!(world.settled().progressed_at, Some(since.clone()));
+    assert_eq!(world.leader.state.next_deadline(world.time), Some(after(world.time, 1)));
+    world.time = after(since.0, 600);
+    world.listen();
+    let stalled = world.settled();
+    let (status, reason, message) = progressing(&stalled);
+    assert_eq!((status.as_str(), reason.as_str(), stalled.ready.as_str()), ("False", "ProgressDeadlineExceeded", "1/1"));
+    assert!(message.starts_with("No step further for 600 s. ") && message.contains("n1"), "{message}");
+    assert!(world.told(Reason::ProgressDeadlineExceeded));
+    let back = world.apply(context(1024, PlacementPolicy::RequireGPU));
+    assert_eq!((progressing(&back).1.as_str(), back.progressed_at), ("RolledOut", None));
 }

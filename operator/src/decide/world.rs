@@ -68,7 +68,7 @@ impl World {
     }
 
     /// Hears the agents that live.
-    fn listen(&mut self) {
+    pub(super) fn listen(&mut self) {
         let elapsed = self.time.duration_since(now()).as_secs();
         let said = |name: &String| self.leader.state.leases.get(&Key::of(&lease(name, 0))).map(|lease| lease.as_ref().clone());
         let agents = self.cluster.agents.iter();

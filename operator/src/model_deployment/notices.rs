@@ -25,7 +25,8 @@ pub fn between(wanted: &Wanted, old: &ModelDeploymentStatus, new: &ModelDeployme
         let told_before = before.is_some_and(|before| before.status == now.status && before.reason == now.reason);
         (now.status == status && !told_before).then_some(now)
     };
-    for found in [changed(ConditionType::Scheduled, "False"), changed(ConditionType::Degraded, "True")].into_iter().flatten() {
+    let stalled = changed(ConditionType::Progressing, "False").filter(|found| found.reason == Reason::ProgressDeadlineExceeded.as_str());
+    for found in [changed(ConditionType::Scheduled, "False"), changed(ConditionType::Degraded, "True"), stalled].into_iter().flatten() {
         let Some(reason) = Reason::ALL.iter().find(|reason| reason.as_str() == found.reason) else { continue };
         // Those of a rollout are told with the placements that they move.
         if !matches!(reason, Reason::Pending | Reason::RollingOut | Reason::ReplacingForRoom | Reason::Paused) {

@@ -1,6 +1,7 @@
 //! How a ModelDeployment stands, in its status: the places, the summary that `kubectl get` prints, and the conditions with the numbers.
 
 mod conditions;
+pub mod progress;
 
 use k8s_openapi::jiff::Timestamp;
 use stowage_crds::model_deployment::{DecisionRecord, ModelDeploymentStatus, PlacementState, PlacementStatus, Resolved, Summary};
@@ -22,9 +23,11 @@ pub struct Standing<'a> {
     pub found: &'a Result<Found, Refusal>,
     pub outcome: &'a Outcome,
     pub fit: Option<PlanReport>,
+    /// The rollout has not come further for too long.
+    pub stalled: bool,
 }
 
-/// The whole status. Nothing in it changes with time alone.
+/// The whole status. Nothing in it changes with time alone, but for what a deadline brings.
 pub fn compute(
     deployment: &ModelDeployment,
     wanted: &Wanted,
@@ -35,7 +38,9 @@ pub fn compute(
     let previous = deployment.status.clone().unwrap_or_default();
     let same_revision = wanted.settled(deployment).is_some();
     let (fit, decision) = decided(outcome, &previous, same_revision);
-    let standing = Standing { deployment, wanted, found, outcome, fit };
+    let mut standing = Standing { deployment, wanted, found, outcome, fit, stalled: false };
+    let progressed_at = standing.progressed_at(&previous, now);
+    standing.stalled = standing.is_stalled(progressed_at.as_ref(), now);
     let mut conditions = previous.conditions;
     stowage_crds::conditions::set(&mut conditions, &standing.observations(), deployment.metadata.generation, whole_seconds(now));
     ModelDeploymentStatus {
@@ -50,6 +55,7 @@ pub fn compute(
         summary: Some(standing.summary()),
         fit: standing.fit.clone(),
         decision,
+        progressed_at,
         placements: standing.placements(),
         conditions,
     }

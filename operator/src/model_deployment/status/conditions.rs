@@ -4,8 +4,6 @@ use stowage_crds::conditions::{ConditionType, Observation};
 use stowage_placement::{Reason, Refusal};
 
 use super::{Standing, told};
-use crate::model_deployment::slots::Slot;
-
 /// Reasons of an obstacle that passes by itself.
 fn is_passing(reason: Reason) -> bool {
     matches!(reason, Reason::WaitingForRoom | Reason::ReplacingForRoom | Reason::Pending)
@@ -67,11 +65,15 @@ impl Standing<'_> {
 
     fn is_progressing(&self) -> Observation {
         let serving = self.current().filter(|slot| slot.is_ready()).count();
-        let all_current = self.outcome.slots.iter().all(Slot::stays);
+        if self.stalled && self.outcome.obstacle.as_ref().is_none_or(|obstacle| is_passing(obstacle.reason)) {
+            let (_, why) = self.reason();
+            let message = format!("No step further for {} s. {why}", self.deployment.spec.progress_deadline_seconds);
+            return observe(ConditionType::Progressing, false, Reason::ProgressDeadlineExceeded, message);
+        }
         if let Some(Refusal { reason, message }) = &self.outcome.obstacle {
             return observe(ConditionType::Progressing, is_passing(*reason), *reason, message.clone());
         }
-        if serving >= self.wanted.replicas && all_current {
+        if self.is_rolled_out() {
             let message = format!("All replicas run revision {}.", self.wanted.revision);
             return observe(ConditionType::Progressing, true, Reason::RolledOut, message);
         }
