@@ -149,6 +149,7 @@ impl DecisionTask {
                     let read = apply::confirm(&self.client, &mut self.state, &target, as_of).await;
                     read.map_err(|error| Interrupted::Api { what: format!("{item:?}"), source: error.into() })?;
                 }
+                Step::Remember(remark) => self.state.memory.remember(remark, self.clock.now()),
                 Step::Write(decision) => {
                     let follow = claimed_nodes(&self.state, &decision.write);
                     wrote |= self.carry_out(item, *decision).await?;
@@ -246,6 +247,8 @@ fn claimed_nodes(state: &State, write: &Write) -> BTreeSet<String> {
 
 #[cfg(test)]
 mod interleavings;
+#[cfg(test)]
+mod moving_stories;
 #[cfg(test)]
 mod node_stories;
 #[cfg(test)]

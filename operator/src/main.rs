@@ -37,8 +37,9 @@ async fn main() -> Result<()> {
     let telling = tokio::spawn(events::run(client.clone(), identity.clone(), told));
     let clock = Arc::new(SystemClock);
     let election = Election::new(client.clone(), &options.system_namespace, identity, periods, clock.clone());
-    let (defaults, system_namespace) = (options.defaults(), options.system_namespace);
-    let terms = term::Terms { client, clock, system_namespace, defaults, reader: Arc::new(FromSources { policy }), notices, metrics };
+    let (defaults, move_up_after, system_namespace) = (options.defaults(), options.move_up_after, options.system_namespace);
+    let reader = Arc::new(FromSources { policy });
+    let terms = term::Terms { client, clock, system_namespace, defaults, move_up_after, reader, notices, metrics };
     terms.serve(election, told_to_end()?).await;
     // The last Events are on their way.
     drop(terms);

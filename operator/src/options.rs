@@ -44,6 +44,9 @@ pub struct Options {
     /// What a GPU's driver and libraries take for one replica, until an agent has measured it on that kind of GPU.
     #[arg(long, value_name = "SIZE", default_value = "512MiB")]
     pub overhead: Bytes,
+    /// Seconds for which a GPU must have had room before a replica that runs on CPU, in part or wholly, moves there.
+    #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u32).range(0..=86_400))]
+    pub move_up_after: u32,
     /// A range of addresses (10.0.0.0/8, 127.0.0.1/32) that models may be read from although it is not public; may be given more than once.
     #[arg(long = "allow-source-address", value_name = "CIDR")]
     pub allow_source_addresses: Vec<String>,

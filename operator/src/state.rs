@@ -13,6 +13,7 @@ use stowage_crds::{ModelDeployment, ModelNode, names};
 use stowage_placement::{Defaults, ModelSummary, Refusal};
 
 use crate::cache::{Cache, Key};
+use crate::clock::after;
 use crate::heartbeats::Heartbeats;
 use crate::model_deployment::status::progress;
 use crate::model_deployment::validate::Origin;
@@ -44,6 +45,8 @@ pub struct State {
     pub system_namespace: String,
     /// What is assumed of devices of which neither admin nor agent says otherwise.
     pub defaults: Defaults,
+    /// How long a GPU must have had room before a replica moves there, in seconds.
+    pub move_up_after: i64,
     /// What this leader remembers beside what is written down; losing it costs time, never correctness.
     pub memory: Memory,
 }
@@ -52,6 +55,8 @@ pub struct State {
 pub struct Memory {
     /// By the ModelDeployment's uid: the last time that an agent refused a replica of it.
     pub refusals: BTreeMap<String, Refused>,
+    /// By the ModelDeployment's uid: since when a GPU has had room for a replica of it that runs on CPU.
+    pub room_above: BTreeMap<String, Timestamp>,
     /// Writes that the API server rejects are not tried again and again.
     pub rejected: BTreeMap<Item, Rejected>,
 }
@@ -119,8 +124,9 @@ impl State {
         let refusals = self.memory.refusals.values().map(|refused| refused.until);
         let rejected = self.memory.rejected.values().map(|rejected| rejected.until);
         let releases = self.model_nodes.iter().flat_map(|(_, node)| &node.spec.assignments).filter_map(crate::ledger::freed_by);
+        let moves = self.memory.room_above.values().map(|since| after(*since, self.move_up_after));
         let stalls = self.deployments.iter().filter_map(|(_, deployment)| progress::deadline(deployment));
-        leases.chain(refusals).chain(rejected).chain(releases).chain(stalls).filter(|time| *time > now).min()
+        leases.chain(refusals).chain(rejected).chain(releases).chain(moves).chain(stalls).filter(|time| *time > now).min()
     }
 }
 

@@ -34,6 +34,17 @@ pub enum Step {
         as_of: Revision,
     },
     Write(Box<Decision>),
+    /// Nothing is written; it is remembered, and the next step is made knowing it.
+    Remember(Remark),
+}
+
+/// What one leader remembers for itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Remark {
+    /// A GPU has room for a replica of the ModelDeployment of this uid that runs on CPU, in part or wholly.
+    RoomAbove { uid: String },
+    /// It has none any more.
+    NoRoomAbove { uid: String },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -127,6 +138,13 @@ pub struct RefusalSeen {
 const FORGIVEN_AFTER_SECONDS: i64 = 600;
 
 impl Memory {
+    pub fn remember(&mut self, remark: Remark, now: Timestamp) {
+        match remark {
+            Remark::RoomAbove { uid } => drop(self.room_above.insert(uid, now)),
+            Remark::NoRoomAbove { uid } => drop(self.room_above.remove(&uid)),
+        }
+    }
+
     /// Delays the next decision for the ModelDeployment, longer each time.
     pub fn refused(&mut self, seen: RefusalSeen, now: Timestamp) {
         let RefusalSeen { uid, revision, refusal } = seen;

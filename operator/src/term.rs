@@ -24,6 +24,8 @@ pub struct Terms {
     pub clock: Arc<dyn Clock>,
     pub system_namespace: String,
     pub defaults: Defaults,
+    /// Seconds for which a GPU must have had room before a replica moves there.
+    pub move_up_after: u32,
     pub reader: Arc<dyn ReadHeader>,
     pub notices: mpsc::UnboundedSender<Notice>,
     pub metrics: Arc<Metrics>,
@@ -63,7 +65,12 @@ impl Terms {
             client: self.client.clone(),
             clock: self.clock.clone(),
             leadership,
-            state: State { system_namespace: self.system_namespace.clone(), defaults: self.defaults, ..State::default() },
+            state: State {
+                system_namespace: self.system_namespace.clone(),
+                defaults: self.defaults,
+                move_up_after: self.move_up_after.into(),
+                ..State::default()
+            },
             notices: self.notices.clone(),
             headers,
             metrics: self.metrics.clone(),

@@ -99,6 +99,8 @@ reasons! {
     WaitingForRoom,
     /// The old revision went first, because no node has room for both.
     ReplacingForRoom,
+    /// A GPU has had room for the whole replica for a while, so it moves there.
+    MovingUp,
     /// The new revision is being rolled out.
     RollingOut,
     /// The rollout has not come a step further for as long as progressDeadlineSeconds allows.

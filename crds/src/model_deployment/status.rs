@@ -135,6 +135,9 @@ pub struct PlacementStatus {
     pub model_node_uid: String,
     /// Of the assignment in ModelNode.spec.
     pub assignment_uid: String,
+    /// The assignment whose place this one takes once it serves, of a replica that moves to a better place.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub replaces: String,
     pub state: PlacementState,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub processor: String,

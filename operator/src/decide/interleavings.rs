@@ -6,7 +6,7 @@
 
 use kube::runtime::watcher::Event;
 use stowage_crds::model_deployment::PlacementState;
-use stowage_placement::{Bytes, Tokens};
+use stowage_placement::{Bytes, PlacementPolicy, Tokens};
 
 use super::{items, next_step};
 use crate::cache::{Cache, Key, Revision};
@@ -22,6 +22,9 @@ const LEADERS: usize = 2;
 const SEEDS: u64 = 2000;
 const ACTIONS: usize = 300;
 const HOUR: i64 = 3600;
+const MOVE_UP_AFTER: i64 = 30;
+/// Of the names, those that may run on CPU.
+const PATIENT: [&str; 2] = ["c", "d"];
 /// What a slow watch brings comes as many times later.
 const SLOWNESS: usize = 30;
 /// Of each node's GPU: room for two or three of the smaller replicas.
@@ -73,7 +76,8 @@ fn watch<K: kube::ResourceExt + Clone>(store: &Store<K>, cache: &mut Cache<K>, s
 impl Leader {
     /// Begins with lists of all kinds, between which others may write.
     pub(super) fn new(cluster: &mut Cluster, mut meanwhile: impl FnMut(&mut Cluster)) -> Leader {
-        let mut state = State { system_namespace: stowage_crds::names::SYSTEM_NAMESPACE.into(), ..State::default() };
+        let system_namespace = stowage_crds::names::SYSTEM_NAMESPACE.into();
+        let mut state = State { system_namespace, move_up_after: MOVE_UP_AFTER, ..State::default() };
         let mut seen = [0; KINDS];
         (state.nodes, seen[4]) = list(&cluster.nodes);
         meanwhile(cluster);
@@ -109,6 +113,10 @@ impl Leader {
             Step::Done => false,
             Step::Confirm { target, as_of } => {
                 self.read(cluster, &target, as_of);
+                true
+            }
+            Step::Remember(remark) => {
+                self.state.memory.remember(remark, after(now(), seconds));
                 true
             }
             Step::Write(decision) => {
@@ -235,7 +243,12 @@ impl Run {
         match self.random.next(4) {
             0 => self.cluster.delete_deployment(name),
             1 => self.cluster.apply_deployment(name, |deployment| deployment.spec.replicas = replicas as u32),
-            _ => self.cluster.apply_deployment(name, |deployment| deployment.spec.parameters.num_ctx = Some(Tokens(num_ctx))),
+            _ => self.cluster.apply_deployment(name, |deployment| {
+                deployment.spec.parameters.num_ctx = Some(Tokens(num_ctx));
+                if PATIENT.contains(&name) {
+                    deployment.spec.placement.policy = PlacementPolicy::PreferGPU;
+                }
+            }),
         }
     }
 
@@ -297,11 +310,12 @@ impl Run {
         }
     }
 
-    /// Lets the time go by that a refusal or a rejected write is waited for; says whether any was.
+    /// Lets the time go by that a refusal, a rejected write or a better place is waited for; says whether any was.
     fn wait_for_second_tries(&mut self) -> bool {
         let memory = &self.leaders[0].state.memory;
         let refused = memory.refusals.values().map(|refused| refused.until);
-        let last = refused.chain(memory.rejected.values().map(|rejected| rejected.until)).max();
+        let moves = memory.room_above.values().map(|since| after(*since, MOVE_UP_AFTER));
+        let last = refused.chain(memory.rejected.values().map(|rejected| rejected.until)).chain(moves).max();
         let waits = last.is_some_and(|last| last > after(now(), self.seconds));
         self.seconds += if waits { 60 } else { 0 };
         self.listen(0);

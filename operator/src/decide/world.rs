@@ -96,9 +96,10 @@ impl World {
     pub(super) fn decide(&mut self) -> bool {
         let mut moved = false;
         for item in items(&self.leader.state) {
-            while let step @ (Step::Write(_) | Step::Confirm { .. }) = next_step(&self.leader.state, &item, self.time) {
-                moved = true;
+            while let step @ (Step::Write(_) | Step::Confirm { .. } | Step::Remember(_)) = next_step(&self.leader.state, &item, self.time) {
+                moved |= !matches!(step, Step::Remember(_));
                 match step {
+                    Step::Remember(remark) => self.leader.state.memory.remember(remark, self.time),
                     Step::Write(decision) => {
                         let answer = self.cluster.send(&decision.write).unwrap();
                         self.leader.state.assume(answer);

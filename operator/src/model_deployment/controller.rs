@@ -21,6 +21,9 @@ pub fn step(state: &State, key: &Key, now: Timestamp) -> Step {
     let found = models::find(state, &wanted.origin);
     let situation = Situation { state, deployment, wanted: &wanted, found: &found, now };
     let outcome = rollout::advance(&situation, observed);
+    if let Some(remark) = outcome.remark {
+        return Step::Remember(remark);
+    }
     let status = status::compute(deployment, &wanted, &found, &outcome, now);
     let previous = deployment.status.clone().unwrap_or_default();
     if status::in_order(status.clone()) == status::in_order(previous.clone()) {

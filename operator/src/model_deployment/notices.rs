@@ -48,7 +48,7 @@ fn of_placement(before: Option<&PlacementStatus>, now: &PlacementStatus) -> Opti
             Some((false, Reason::Serving, format!("{replica} serves on {node}: {processor}{measured}")))
         }
         (before, PlacementState::Releasing) if before != PlacementState::Releasing => {
-            let normal = matches!(now.reason, Reason::Draining | Reason::ReplacingForRoom | Reason::NodeUnschedulable);
+            let normal = matches!(now.reason, Reason::Draining | Reason::ReplacingForRoom | Reason::NodeUnschedulable | Reason::MovingUp);
             Some((!normal, now.reason, format!("{replica} is taken from {node}: {}", now.message)))
         }
         (_, PlacementState::Placed) => on_the_way(before, now),

@@ -16,8 +16,8 @@ use crate::model_deployment::candidates::{Decided, Refused, choose_place};
 use crate::model_deployment::models::Found;
 use crate::model_deployment::slots::{Slot, Slots, claim};
 use crate::model_deployment::validate::Wanted;
-use crate::state::State;
-use crate::step::RefusalSeen;
+use crate::state::{Refused as RefusedBefore, State};
+use crate::step::{RefusalSeen, Remark};
 
 /// What a step is made on.
 pub struct Situation<'a> {
@@ -39,10 +39,12 @@ pub struct Outcome {
     /// The context of this revision.
     pub num_ctx: Option<Tokens>,
     pub refusals: Vec<RefusalSeen>,
+    /// What to remember before anything is written.
+    pub remark: Option<Remark>,
 }
 
 impl Outcome {
-    fn live(&self) -> impl Iterator<Item = &Slot> {
+    pub(super) fn live(&self) -> impl Iterator<Item = &Slot> {
         self.slots.iter().filter(|slot| !slot.is_releasing())
     }
 
@@ -50,11 +52,11 @@ impl Outcome {
         self.live().filter(|slot| slot.is_current).count()
     }
 
-    fn staying(&self) -> usize {
+    pub(super) fn staying(&self) -> usize {
         self.live().filter(|slot| slot.stays()).count()
     }
 
-    fn ready(&self) -> usize {
+    pub(super) fn ready(&self) -> usize {
         self.live().filter(|slot| slot.is_ready()).count()
     }
 
@@ -92,6 +94,7 @@ pub fn advance(situation: &Situation<'_>, observed: Slots) -> Outcome {
         None if outcome.staying() < situation.wanted.replicas => situation.place_one(&mut outcome),
         None => {}
     }
+    situation.move_up(&mut outcome);
     outcome
 }
 
@@ -105,7 +108,7 @@ fn is_as_good(place: &PlanReport, other: &PlanReport) -> bool {
 impl Situation<'_> {
     fn take_back_refused(&self, outcome: &mut Outcome) {
         for slot in outcome.slots.iter_mut().filter(|slot| !slot.is_releasing()) {
-            let Some(refusal) = slot.refused.clone() else { continue };
+            let Some(refusal) = slot.refused.clone().or_else(|| slot.failed_move()) else { continue };
             slot.release(refusal.reason, refusal.message.clone());
             outcome.refusals.push(RefusalSeen { uid: self.wanted.uid.clone(), revision: slot.placement.revision.clone(), refusal });
         }
@@ -180,8 +183,7 @@ impl Situation<'_> {
                 return;
             }
         };
-        let refused = self.state.memory.refusals.get(&self.wanted.uid);
-        if let Some(refused) = refused.filter(|refused| refused.revision == self.wanted.revision && self.now < refused.until) {
+        if let Some(refused) = self.just_refused() {
             outcome.obstacle = Some(refused.refusal.clone());
             return;
         }
@@ -201,6 +203,12 @@ impl Situation<'_> {
                 outcome.fit = fit.map(|fit| fit.without_layers());
             }
         }
+    }
+
+    /// A refusal after which it is not yet time to try again.
+    pub(super) fn just_refused(&self) -> Option<&RefusedBefore> {
+        let refused = self.state.memory.refusals.get(&self.wanted.uid);
+        refused.filter(|refused| refused.revision == self.wanted.revision && self.now < refused.until)
     }
 
     /// `later` is the best place once all that may go for it is gone.
@@ -224,7 +232,7 @@ impl Situation<'_> {
     }
 
     /// Chooses as if everything were gone that may go for this replica (`None`), or only these of our own replicas and nothing else.
-    fn choose(&self, found: &Found, asked: &Asked, outcome: &Outcome, only: Option<&[&str]>) -> Result<Decided, Refused> {
+    pub(super) fn choose(&self, found: &Found, asked: &Asked, outcome: &Outcome, only: Option<&[&str]>) -> Result<Decided, Refused> {
         let going: Vec<&str> = match only {
             Some(uids) => uids.to_vec(),
             None => {
@@ -242,7 +250,7 @@ impl Situation<'_> {
         outcome.live().filter(move |slot| !slot.is_current && slot.placement.node == node)
     }
 
-    fn claim(&self, outcome: &mut Outcome, place: Decided) {
+    pub(super) fn claim(&self, outcome: &mut Outcome, place: Decided) {
         let taken = |name: &String| outcome.slots.iter().any(|slot| &slot.placement.replica == name);
         let index = (0..).find(|index| !taken(&self.wanted.replica_name(*index))).unwrap_or_default();
         // It was chosen among these just now.

@@ -40,6 +40,17 @@ impl Slot {
         self.is_current && self.leaving.is_none() && !self.is_releasing()
     }
 
+    /// Whether it is to take the place of another that serves meanwhile.
+    pub fn is_move(&self) -> bool {
+        !self.placement.replaces.is_empty() && !self.is_releasing()
+    }
+
+    /// Why it is no better place after all.
+    pub fn failed_move(&self) -> Option<Refusal> {
+        let failed = self.is_move() && matches!(self.placement.reason, Reason::LoadFailed | Reason::WorkerCrashed | Reason::NodeNotReady);
+        failed.then(|| Refusal { reason: self.placement.reason, message: self.placement.message.clone() })
+    }
+
     /// Whether nobody has heard from its node's agent for too long, so that it counts for nothing.
     pub fn is_lost(&self) -> bool {
         self.leaving.as_ref().is_some_and(|why| why.reason == Reason::NodeNotReady)
@@ -62,6 +73,24 @@ pub struct Slots {
     pub withdrawn: bool,
 }
 
+impl Slots {
+    /// Of each replica that moves up, what it leaves can't stay; until it turns out that the new place is none, or the old one is gone.
+    fn join_moves(&mut self) {
+        let live = self.slots.iter().filter(|slot| !slot.is_releasing());
+        let moves: Vec<(String, String)> = live.map(|slot| (slot.placement.replaces.clone(), slot.placement.node.clone())).collect();
+        for slot in &mut self.slots {
+            let to = moves.iter().find(|(uid, _)| *uid == slot.placement.assignment_uid).map(|(_, node)| node);
+            let why =
+                to.map(|to| Refusal { reason: Reason::MovingUp, message: format!("{to} has had room for all of it on GPU for a while") });
+            slot.leaving = slot.leaving.take().or(why);
+        }
+        let present: Vec<String> = self.slots.iter().map(|slot| slot.placement.assignment_uid.clone()).collect();
+        for slot in self.slots.iter_mut().filter(|slot| !present.contains(&slot.placement.replaces)) {
+            slot.placement.replaces.clear();
+        }
+    }
+}
+
 /// Observes all claims of the deployment. The error is what has to be looked at before more can be said.
 pub fn observe(state: &State, deployment: &ModelDeployment, wanted: &Wanted, now: Timestamp) -> Result<Slots, Step> {
     let mut observed = Slots::default();
@@ -76,6 +105,7 @@ pub fn observe(state: &State, deployment: &ModelDeployment, wanted: &Wanted, now
             }
         }
     }
+    observed.join_moves();
     Ok(observed)
 }
 
@@ -237,6 +267,7 @@ pub fn claim(
     PlacementStatus {
         assignment_uid: super::validate::assignment_uid(deployment, &replica),
         replica,
+        replaces: String::new(),
         revision: wanted.revision.clone(),
         node: node.name_any(),
         model_node_uid: node.uid().unwrap_or_default(),
