@@ -17,7 +17,7 @@ use crate::leader::Leadership;
 use crate::metrics::Metrics;
 use crate::model_deployment::apply::{self, ApplyError, Remedy};
 use crate::model_deployment::validate::Origin;
-use crate::model_deployment::{controller, endpoints};
+use crate::model_deployment::{controller, endpoints, preemption};
 use crate::model_node::{membership, promises};
 use crate::state::{State, is_live};
 use crate::step::{Decision, Item, Notice, Step, Write};
@@ -45,11 +45,12 @@ pub fn next_step(state: &State, item: &Item, now: Timestamp) -> Step {
     }
 }
 
-/// All items there are, in the order in which a round goes through them. Promises come before new claims, so that what was begun is ended first.
+/// All items there are, in the order in which a round goes through them. Promises come before new claims, so that what was begun is ended first, and the
+/// ModelDeployments of the highest priority before others, so that they have the bytes that became free.
 pub fn items(state: &State) -> Vec<Item> {
     let membership = membership::names(state).into_iter().map(Item::NodeMembership);
     let promises = state.model_nodes.keys().into_iter().map(|key| Item::Promises(key.name));
-    let deployments = state.deployments.keys().into_iter().map(Item::Deployment);
+    let deployments = preemption::in_order(state).into_iter().map(Item::Deployment);
     let endpoints = endpoints::keys(state).into_iter().map(Item::Endpoints);
     membership.chain(promises).chain(deployments).chain(endpoints).collect()
 }
@@ -251,6 +252,8 @@ mod interleavings;
 mod moving_stories;
 #[cfg(test)]
 mod node_stories;
+#[cfg(test)]
+mod priority_stories;
 #[cfg(test)]
 mod scenario;
 #[cfg(test)]

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::scheduling::v1::PriorityClass;
 use k8s_openapi::jiff::Timestamp;
 use stowage_crds::model_deployment::ResolvedSource;
 use stowage_crds::model_node::ModelDeploymentReference;
@@ -40,6 +41,7 @@ pub struct State {
     /// Those that belong to ModelDeployments.
     pub services: Cache<Service>,
     pub slices: Cache<EndpointSlice>,
+    pub priority_classes: Cache<PriorityClass>,
     /// Of models that are read from elsewhere than a node's disk.
     pub headers: BTreeMap<Origin, HeaderRead>,
     pub system_namespace: String,
@@ -80,7 +82,8 @@ impl State {
     /// Whether every list came through, so that what is not here does not exist.
     pub fn is_synced(&self) -> bool {
         let objects = self.deployments.is_synced() && self.model_nodes.is_synced() && self.nodes.is_synced();
-        objects && self.leases.is_synced() && self.services.is_synced() && self.slices.is_synced()
+        let ours = self.services.is_synced() && self.slices.is_synced();
+        objects && ours && self.leases.is_synced() && self.priority_classes.is_synced()
     }
 
     /// The ModelDeployment that is meant: one of the same name that was made later is another one, and one that is being deleted is as good as gone.
@@ -95,6 +98,19 @@ impl State {
 
     pub fn node(&self, name: &str) -> Option<&Arc<Node>> {
         self.nodes.get(&Key::cluster(name))
+    }
+
+    /// Of the ModelDeployment's priorityClassName, or where it names none, of the class that is the default for all; 0 where there is none. `None`: there is
+    /// no such class.
+    pub fn priority(&self, deployment: &ModelDeployment) -> Option<i32> {
+        match deployment.spec.priority_class_name.as_str() {
+            "" => {
+                let classes = self.priority_classes.iter().map(|(_, class)| class);
+                // Where several are, Kubernetes takes the lowest.
+                Some(classes.filter(|class| class.global_default == Some(true)).filter_map(|class| class.value).min().unwrap_or(0))
+            }
+            name => self.priority_classes.get(&Key::cluster(name)).and_then(|class| class.value),
+        }
     }
 
     /// Until when the node's agent counts as alive; `None` where it never reported.

@@ -5,6 +5,7 @@ pub mod cluster;
 
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::api::core::v1::{Node, NodeSpec};
+use k8s_openapi::api::scheduling::v1::PriorityClass;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference};
 use k8s_openapi::jiff::Timestamp;
 use kube::runtime::watcher::Event;
@@ -56,6 +57,11 @@ pub fn node(name: &str) -> Node {
         spec: Some(NodeSpec::default()),
         status: None,
     }
+}
+
+pub fn priority_class(name: &str, value: i32) -> PriorityClass {
+    let metadata = ObjectMeta { name: Some(name.into()), resource_version: Some("7".into()), ..ObjectMeta::default() };
+    PriorityClass { metadata, value: Some(value), ..PriorityClass::default() }
 }
 
 /// A Lease renewed so many seconds before [`NOW`].
@@ -156,6 +162,7 @@ pub fn state_with(model_nodes: Vec<ModelNode>, deployments: Vec<ModelDeployment>
         deployments: listed(deployments),
         services: listed([]),
         slices: listed([]),
+        priority_classes: listed([]),
         system_namespace: names::SYSTEM_NAMESPACE.into(),
         ..State::default()
     };

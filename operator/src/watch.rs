@@ -6,6 +6,7 @@ use futures::{StreamExt, pin_mut};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::scheduling::v1::PriorityClass;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{Config, Event, watcher};
 use kube::{Api, Client, Resource, ResourceExt};
@@ -27,6 +28,7 @@ pub enum Change {
     Lease(Event<Lease>),
     Service(Event<Service>),
     Slice(Event<EndpointSlice>),
+    PriorityClass(Event<PriorityClass>),
     Header(Origin, HeaderRead),
 }
 
@@ -40,6 +42,7 @@ impl State {
             Change::Lease(event) => self.leases.take_in(event),
             Change::Service(event) => self.services.take_in(event),
             Change::Slice(event) => self.slices.take_in(event),
+            Change::PriorityClass(event) => self.priority_classes.take_in(event),
             Change::Header(origin, read) => {
                 let news = self.headers.get(&origin) != Some(&read);
                 // From the moment at which its commit is written down, it is asked for by that.
@@ -65,6 +68,7 @@ pub fn start(client: &Client, system_namespace: &str, changes: &mpsc::Sender<Cha
     watches.spawn(watch(Api::namespaced(client.clone(), system_namespace), leases, Change::Lease, changes.clone()));
     watches.spawn(watch(Api::all(client.clone()), ours, Change::Service, changes.clone()));
     watches.spawn(watch(Api::all(client.clone()), slices, Change::Slice, changes.clone()));
+    watches.spawn(watch(Api::all(client.clone()), Config::default(), Change::PriorityClass, changes.clone()));
     watches
 }
 

@@ -99,6 +99,10 @@ reasons! {
     WaitingForRoom,
     /// The old revision went first, because no node has room for both.
     ReplacingForRoom,
+    /// Replicas of lower priority make way for it.
+    Preempting,
+    /// A replica of higher priority took its bytes.
+    Preempted,
     /// A GPU has had room for the whole replica for a while, so it moves there.
     MovingUp,
     /// The new revision is being rolled out.

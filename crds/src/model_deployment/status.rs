@@ -39,6 +39,11 @@ pub struct ModelDeploymentStatus {
     /// On what the fit report was decided: `agent plan --node` comes to the same report from it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub decision: Option<DecisionRecord>,
+    /// Assignments of lower priority that are to make way for a replica of this ModelDeployment, by uid.
+    #[schemars(length(max = 64))]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub preempts: Vec<String>,
     /// When a rollout last came a step further; from then `progressDeadlineSeconds` counts. None while there is no rollout.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progressed_at: Option<Time>,

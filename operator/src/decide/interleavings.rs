@@ -14,15 +14,18 @@ use crate::clock::after;
 use crate::state::State;
 use crate::step::{Decision, Item, Step, Target};
 use crate::testing::cluster::{Cluster, Store};
-use crate::testing::{gpu_node, lease, listed, now};
+use crate::testing::{gpu_node, lease, listed, now, priority_class};
 
 const NODES: [&str; 2] = ["n1", "n2"];
 const NAMES: [&str; 4] = ["a", "b", "c", "d"];
 const LEADERS: usize = 2;
-const SEEDS: u64 = 2000;
+const SEEDS: u64 = 1000;
 const ACTIONS: usize = 300;
 const HOUR: i64 = 3600;
 const MOVE_UP_AFTER: i64 = 30;
+pub(super) const HIGH: &str = "high";
+/// Of the names, those of a high priority.
+const IMPORTANT: [&str; 2] = ["b", "d"];
 /// Of the names, those that may run on CPU.
 const PATIENT: [&str; 2] = ["c", "d"];
 /// What a slow watch brings comes as many times later.
@@ -87,6 +90,7 @@ impl Leader {
         meanwhile(cluster);
         (state.services, seen[2]) = list(&cluster.services);
         (state.slices, seen[3]) = list(&cluster.slices);
+        state.priority_classes = listed([priority_class(HIGH, 1000)]);
         state.hear(cluster.agents.keys().map(|name| lease(name, 0)).collect(), now());
         Leader { state, seen, slow: None, on_its_way: None }
     }
@@ -245,6 +249,9 @@ impl Run {
             1 => self.cluster.apply_deployment(name, |deployment| deployment.spec.replicas = replicas as u32),
             _ => self.cluster.apply_deployment(name, |deployment| {
                 deployment.spec.parameters.num_ctx = Some(Tokens(num_ctx));
+                if IMPORTANT.contains(&name) {
+                    deployment.spec.priority_class_name = HIGH.into();
+                }
                 if PATIENT.contains(&name) {
                     deployment.spec.placement.policy = PlacementPolicy::PreferGPU;
                 }

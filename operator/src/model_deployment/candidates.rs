@@ -9,6 +9,7 @@ use stowage_placement::{Asked, Choice, Node, PlacementPolicy, PlanReport, Refusa
 
 use crate::ledger::{Ledger, matches};
 use crate::model_deployment::models::Found;
+use crate::model_deployment::preemption;
 use crate::model_deployment::validate::Wanted;
 use crate::state::State;
 
@@ -57,7 +58,7 @@ pub fn choose_place(
 }
 
 /// On what it was decided, enough to decide it again.
-fn record(state: &State, node: Node, nodes: u32) -> DecisionRecord {
+pub fn record(state: &State, node: Node, nodes: u32) -> DecisionRecord {
     let Node { name, devices: offered, .. } = node;
     let object = state.model_node(&name);
     let model_node_uid = object.and_then(|object| object.uid()).unwrap_or_default();
@@ -65,7 +66,7 @@ fn record(state: &State, node: Node, nodes: u32) -> DecisionRecord {
     DecisionRecord { nodes, node: name, model_node_uid, resource_version, offered }
 }
 
-fn candidates<'a>(state: &'a State, found: &'a Found) -> impl Iterator<Item = &'a ModelNode> {
+pub fn candidates<'a>(state: &'a State, found: &'a Found) -> impl Iterator<Item = &'a ModelNode> {
     let can_have_it = |name: &str| found.only_on.as_ref().is_none_or(|nodes| nodes.contains(name));
     state.model_nodes.iter().filter(move |(key, _)| can_have_it(&key.name)).map(|(_, node)| node.as_ref())
 }
@@ -87,6 +88,7 @@ pub fn candidate(
         // It is told what it could have if the selector admitted them.
         devices = ledger.devices(&DeviceSelector::default());
     }
+    preemption::reserve(state, wanted, &name, &mut devices);
     Node {
         ready: state.is_ready(&name, now),
         schedulable: state.node(&name).is_some() && !state.is_cordoned(&name),

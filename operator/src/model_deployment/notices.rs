@@ -30,7 +30,7 @@ pub fn between(wanted: &Wanted, old: &ModelDeploymentStatus, new: &ModelDeployme
         let Some(reason) = Reason::ALL.iter().find(|reason| reason.as_str() == found.reason) else { continue };
         // Those of a rollout are told with the placements that they move.
         if !matches!(reason, Reason::Pending | Reason::RollingOut | Reason::ReplacingForRoom | Reason::Paused) {
-            notices.push(notice(*reason != Reason::WaitingForRoom, *reason, found.message.clone()));
+            notices.push(notice(!matches!(reason, Reason::WaitingForRoom | Reason::Preempting), *reason, found.message.clone()));
         }
     }
     notices

@@ -14,6 +14,7 @@ use stowage_placement::{Asked, PlanReport, Reason, Refusal, Tokens};
 use crate::ledger::freed_by;
 use crate::model_deployment::candidates::{Decided, Refused, choose_place};
 use crate::model_deployment::models::Found;
+use crate::model_deployment::preemption;
 use crate::model_deployment::slots::{Slot, Slots, claim};
 use crate::model_deployment::validate::Wanted;
 use crate::state::{Refused as RefusedBefore, State};
@@ -39,6 +40,8 @@ pub struct Outcome {
     /// The context of this revision.
     pub num_ctx: Option<Tokens>,
     pub refusals: Vec<RefusalSeen>,
+    /// Assignments of lower priority that are to make way, by uid.
+    pub preempts: Vec<String>,
     /// What to remember before anything is written.
     pub remark: Option<Remark>,
 }
@@ -82,6 +85,7 @@ pub fn advance(situation: &Situation<'_>, observed: Slots) -> Outcome {
     let withdrawn = observed.withdrawn;
     let mut outcome = Outcome { slots: observed.slots, ..Outcome::default() };
     situation.take_back_refused(&mut outcome);
+    situation.make_way_for_others(&mut outcome);
     outcome.num_ctx = situation.settled_context(&outcome, withdrawn);
     if situation.deployment.spec.paused {
         return outcome;
@@ -183,6 +187,10 @@ impl Situation<'_> {
                 return;
             }
         };
+        if let Some(refusal) = preemption::unknown_class(self.state, self.deployment) {
+            outcome.obstacle = Some(refusal);
+            return;
+        }
         if let Some(refused) = self.just_refused() {
             outcome.obstacle = Some(refused.refusal.clone());
             return;
@@ -197,7 +205,9 @@ impl Situation<'_> {
         }
         let asked = self.wanted.asked(outcome.num_ctx);
         match self.choose(found, &asked, outcome, None) {
+            Ok(later) if !later.report.fit.fits && self.preempt(outcome, found, &asked) => {}
             Ok(later) => self.place_there(outcome, found, &asked, later),
+            Err(_) if self.preempt(outcome, found, &asked) => {}
             Err((refusal, fit)) => {
                 outcome.obstacle = Some(outcome.for_whom(refusal));
                 outcome.fit = fit.map(|fit| fit.without_layers());

@@ -55,6 +55,7 @@ pub fn compute(
         summary: Some(standing.summary()),
         fit: standing.fit.clone(),
         decision,
+        preempts: outcome.preempts.clone(),
         progressed_at,
         placements: standing.placements(),
         conditions,

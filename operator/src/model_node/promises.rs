@@ -22,8 +22,8 @@ use crate::cache::{Key, Revision};
 use crate::clock::{after, whole_seconds};
 use crate::ledger;
 use crate::model_deployment::candidates::candidate;
-use crate::model_deployment::models;
 use crate::model_deployment::validate::{Wanted, revision};
+use crate::model_deployment::{models, preemption};
 use crate::state::{State, is_live};
 use crate::step::{Promises, Step, Target, Write};
 
@@ -98,9 +98,10 @@ impl<'a> View<'a> {
         }
     }
 
-    /// Claims of all ModelDeployments on this node.
+    /// Claims of all ModelDeployments on this node, those of the highest priority first.
     fn claims(&self) -> Vec<Claim<'a>> {
-        let deployments = self.state.deployments.iter().map(|(_, deployment)| deployment.as_ref()).filter(|deployment| is_live(deployment));
+        let keys = preemption::in_order(self.state).into_iter();
+        let deployments = keys.filter_map(|key| self.state.deployments.get(&key)).map(AsRef::as_ref).filter(|found| is_live(found));
         let claims = deployments.flat_map(|deployment| {
             let placements = deployment.status.iter().flat_map(|status| &status.placements);
             placements.map(move |placement| Claim { deployment, placement })

@@ -6,7 +6,7 @@ use stowage_placement::{Reason, Refusal};
 use super::{Standing, told};
 /// Reasons of an obstacle that passes by itself.
 fn is_passing(reason: Reason) -> bool {
-    matches!(reason, Reason::WaitingForRoom | Reason::ReplacingForRoom | Reason::Pending)
+    matches!(reason, Reason::WaitingForRoom | Reason::ReplacingForRoom | Reason::Preempting | Reason::Pending)
 }
 
 impl Standing<'_> {
