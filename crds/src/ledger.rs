@@ -58,6 +58,13 @@ impl<'a> Ledger<'a> {
         self.replicas.values().map(holding).collect()
     }
 
+    /// Bytes of this GPU that are promised to replicas and that others use, and who those are; `None` where every promise can be kept.
+    pub fn taken_by_others(&self, device: &str) -> Option<(Bytes, &'a DeviceStatus)> {
+        let gpu = self.node.status.as_ref()?.devices.iter().find(|gpu| gpu.uuid == device)?;
+        let lacking = overdrawn(gpu.total_bytes, gpu.used_by_others_bytes, self.holdings(device).into_iter(), Bytes::ZERO);
+        (lacking > Bytes::ZERO).then_some((lacking, gpu))
+    }
+
     fn gpu(&self, gpu: &DeviceStatus) -> Option<Device> {
         let backend = match gpu.backend {
             DeviceBackend::None => return None,

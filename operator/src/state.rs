@@ -11,7 +11,7 @@ use k8s_openapi::jiff::Timestamp;
 use stowage_crds::model_deployment::ResolvedSource;
 use stowage_crds::model_node::ModelDeploymentReference;
 use stowage_crds::{ModelDeployment, ModelNode, names};
-use stowage_placement::{Defaults, ModelSummary, Refusal};
+use stowage_placement::{Bytes, Defaults, ModelSummary, Refusal};
 
 use crate::cache::{Cache, Key};
 use crate::clock::after;
@@ -70,6 +70,10 @@ pub struct Refused {
     pub times: u32,
     pub until: Timestamp,
     pub refusal: Refusal,
+    /// Times that memory ran out for a replica of this revision.
+    pub out_of_memory: u32,
+    /// Host memory that one was seen to take beyond what was planned.
+    pub beyond_plan: Bytes,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

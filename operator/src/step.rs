@@ -5,7 +5,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::jiff::Timestamp;
 use stowage_crds::ModelDeploymentStatus;
 use stowage_crds::model_node::Assignment;
-use stowage_placement::{Reason, Refusal};
+use stowage_placement::{Bytes, Reason, Refusal};
 
 use crate::cache::{Key, Revision};
 use crate::state::{Memory, Refused, Rejected};
@@ -132,6 +132,8 @@ pub struct RefusalSeen {
     pub uid: String,
     pub revision: String,
     pub refusal: Refusal,
+    /// Host memory that it was seen to take beyond what was planned, where memory ran out.
+    pub beyond_plan: Bytes,
 }
 
 /// A refusal this long ago no longer counts towards the delay of the next one.
@@ -147,12 +149,14 @@ impl Memory {
 
     /// Delays the next decision for the ModelDeployment, longer each time.
     pub fn refused(&mut self, seen: RefusalSeen, now: Timestamp) {
-        let RefusalSeen { uid, revision, refusal } = seen;
+        let RefusalSeen { uid, revision, refusal, beyond_plan } = seen;
         let previous = self.refusals.get(&uid).filter(|previous| previous.revision == revision);
         let recent = previous.filter(|previous| crate::clock::after(previous.until, FORGIVEN_AFTER_SECONDS) > now);
         let times = recent.map_or(1, |previous| previous.times.saturating_add(1));
         let until = crate::clock::after(now, delay(times));
-        self.refusals.insert(uid, Refused { revision, times, until, refusal });
+        let out_of_memory = previous.map_or(0, |previous| previous.out_of_memory) + u32::from(refusal.reason == Reason::OutOfMemory);
+        let beyond_plan = previous.map_or(Bytes::ZERO, |previous| previous.beyond_plan).max(beyond_plan);
+        self.refusals.insert(uid, Refused { revision, times, until, refusal, out_of_memory, beyond_plan });
     }
 
     /// Delays the next try of a write that the API server rejected.
@@ -179,7 +183,7 @@ mod tests {
     fn each_refusal_waits_longer_than_the_one_before_until_it_is_forgiven() {
         let now = Timestamp::from_second(1000).unwrap();
         let refusal = Refusal { reason: Reason::DeviceChanged, message: String::new() };
-        let seen = RefusalSeen { uid: "u".into(), revision: "r".into(), refusal };
+        let seen = RefusalSeen { uid: "u".into(), revision: "r".into(), refusal, beyond_plan: Bytes::ZERO };
         let mut memory = Memory::default();
         let mut waits = Vec::new();
         for _ in 0..8 {

@@ -61,6 +61,8 @@ reasons! {
     InvalidModelFile,
     /// The model file was not found.
     ModelNotFound,
+    /// Others use VRAM that was promised to replicas.
+    VRAMTakenByOthers,
     /// The model file was changed, or is gone, since it was loaded or planned with.
     ModelFileChanged,
     /// The model's source did not answer as needed.
@@ -77,6 +79,10 @@ reasons! {
     LoadFailed,
     /// The worker ended unexpectedly and is started again, with a growing delay.
     WorkerCrashed,
+    /// The worker has stopped answering; it is ended and started again if it does not go on.
+    WorkerSilent,
+    /// The kernel ended the worker because memory ran out; it is placed again, counting what it really took.
+    OutOfMemory,
     /// The prompt does not fit the replica's num_ctx.
     PromptTooLong,
     /// The replica's queue of requests is full.

@@ -139,6 +139,11 @@ pub fn process_memory(pid: u32) -> Option<Bytes> {
     Some(kib.map(|kib| Bytes(kib.saturating_mul(1024))).sum())
 }
 
+/// Processes that the kernel has ended since the machine started because memory ran out, be it the machine's or a cgroup's.
+pub fn out_of_memory_kills() -> Option<u64> {
+    field(&std::fs::read_to_string("/proc/vmstat").ok()?, "oom_kill")
+}
+
 fn text(path: &Path) -> String {
     std::fs::read_to_string(path).unwrap_or_default()
 }

@@ -162,7 +162,9 @@ impl Replicas {
         let mut status = view.status.clone();
         status.reason = status.reason.or_else(|| reason(status.state));
         // What is held, as far as it can be told, is a better figure than the worker's own; and what the operator counts with.
-        for device in &mut status.devices {
+        // Of one that memory ran out for, what it held stands: it holds nothing now.
+        let live = status.devices.iter_mut().filter(|_| status.state != ReplicaState::Refused);
+        for device in live {
             device.measured_bytes = device.measured_bytes.map(|_| account.held(uid, &device.id));
         }
         status

@@ -8,7 +8,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use rustix::process::Signal;
 use stowage_crds::model_deployment::ReplicaState;
-use stowage_placement::Reason;
+use stowage_placement::{Bytes, Reason};
 use tokio::process::Child;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -17,8 +17,9 @@ use super::process::Process;
 use super::protocol::{Connection, FromAgent, FromWorker, Hello, Phase, VERSION, WorkerState};
 use super::record::Record;
 use super::replica::{Command, Replica, Step, Wanted};
-use super::show::{show_worker, shown_exit};
+use super::show::{show_out_of_memory, show_worker, shown_exit};
 use super::view::{Refusal, WorkerView};
+use crate::devices::host;
 
 /// For a message to a worker. One that does not read for so long is silent too, and ended for that.
 const SEND_TIMEOUT: Duration = Duration::from_secs(5);
@@ -44,9 +45,15 @@ pub(super) struct Worker {
     ready_since: Option<Instant>,
     /// The gate said no.
     pub refused: Option<Refusal>,
+    /// It has said nothing for so long that it does not count as ready.
+    pub silent: bool,
     /// Ended for its silence, which had lasted so long.
     silent_for: Option<Duration>,
     kill_at: Option<Instant>,
+    /// The most host memory that it was seen to hold.
+    peak_memory: Bytes,
+    /// The kernel's count of processes that it ended for want of memory, when this one began.
+    out_of_memory_kills: Option<u64>,
     gate: Option<GateAnswer>,
     /// A look at the file that it was loaded from.
     look: Option<FileLook>,
@@ -71,8 +78,11 @@ impl Worker {
             last_heard: now,
             ready_since: None,
             refused: None,
+            silent: false,
             silent_for: None,
             kill_at: None,
+            peak_memory: Bytes::ZERO,
+            out_of_memory_kills: host::out_of_memory_kills(),
             gate: None,
             look: None,
             next_look: now,
@@ -108,8 +118,22 @@ impl Worker {
         self.kill_at = Some(self.kill_at.map_or(at, |earlier| earlier.min(at)));
     }
 
+    /// Whether the kernel ended it because memory ran out: by SIGKILL, which nobody here sent, while it counts one more such end.
+    fn ran_out_of_memory(&self, exit: Exit) -> bool {
+        use std::os::unix::process::ExitStatusExt;
+        let killed_here = self.silent_for.is_some() || self.kill_at.is_some();
+        let killed = exit.is_none_or(|status| status.signal() == Some(9));
+        killed && !killed_here && self.out_of_memory_kills.zip(host::out_of_memory_kills()).is_some_and(|(before, now)| now > before)
+    }
+
     pub fn phase(&self) -> Option<&Phase> {
         self.state.as_ref().map(|state| &state.phase)
+    }
+
+    /// When it no longer counts as ready if nothing is heard before. One that has not said hello to this agent yet is given more time.
+    fn silent_at(&self, silent_after: Duration) -> Option<Instant> {
+        let counts = self.connection.is_some() && !self.silent && matches!(self.phase(), Some(Phase::Ready));
+        counts.then(|| self.last_heard + silent_after)
     }
 
     /// When something is due if nothing is heard.
@@ -175,10 +199,10 @@ impl Replica {
         if worker.connection.is_some() {
             self.welcome(worker).await;
         }
-        let heartbeat_timeout = self.shared.config.heartbeat_timeout;
+        let (heartbeat_timeout, silent_after) = (self.shared.config.heartbeat_timeout, self.shared.config.silent_after);
         loop {
             self.report(worker);
-            let due = worker.due(heartbeat_timeout);
+            let (due, silent_at) = (worker.due(heartbeat_timeout), worker.silent_at(silent_after));
             // What was heard counts before what is due: an agent that was stopped for a while has both at once when it goes on.
             tokio::select! {
                 biased;
@@ -197,6 +221,7 @@ impl Replica {
                     worker.next_look = Instant::now() + LOOK_EVERY;
                 }
                 () = tokio::time::sleep_until(worker.next_look), if worker.look.is_none() => self.look_at_file(worker),
+                () = tokio::time::sleep_until(silent_at.unwrap_or(due)), if silent_at.is_some() => worker.silent = true,
                 () = tokio::time::sleep_until(due) => self.due(worker),
             }
         }
@@ -235,7 +260,8 @@ impl Replica {
     }
 
     fn hear(&self, worker: &mut Worker, message: Option<FromWorker>) {
-        worker.last_heard = Instant::now();
+        (worker.last_heard, worker.silent) = (Instant::now(), false);
+        worker.peak_memory = worker.peak_memory.max(host::process_memory(worker.process.id.pid).unwrap_or_default());
         let Some(message) = message else {
             worker.connection = None;
             return;
@@ -390,6 +416,10 @@ impl Replica {
             return self.not_yet(why);
         }
         let lived = worker.started.elapsed().as_secs();
+        if worker.ran_out_of_memory(exit) {
+            self.show(|view| show_out_of_memory(view, pid, worker.peak_memory));
+            return Step::Rest;
+        }
         let mut message = match worker.silent_for {
             Some(silence) => format!("the worker (process {pid}) said nothing for {} s and was killed", silence.as_secs()),
             None => format!("the worker (process {pid}) {} after {lived} s", shown_exit(exit)),

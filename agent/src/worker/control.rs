@@ -44,6 +44,8 @@ pub struct SupervisorConfig {
     /// The address under which others reach them.
     pub advertise_address: String,
     pub worker_log: WorkerLog,
+    /// A worker that says nothing for this long counts as not ready until it goes on.
+    pub silent_after: Duration,
     /// A worker that says nothing for this long is ended and started again.
     pub heartbeat_timeout: Duration,
     /// Before the first restart; doubles with each, up to `longest_restart_delay`.
@@ -66,6 +68,7 @@ impl SupervisorConfig {
             worker_bind,
             advertise_address: worker_bind.to_string(),
             worker_log: WorkerLog::Inherited,
+            silent_after: Duration::from_secs(3),
             heartbeat_timeout: Duration::from_secs(30),
             restart_delay: Duration::from_secs(1),
             longest_restart_delay: Duration::from_secs(60),

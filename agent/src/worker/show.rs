@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use stowage_crds::model_deployment::ReplicaState;
-use stowage_placement::Reason;
+use stowage_placement::{Bytes, HOST, Reason};
 
 use super::attend::{Exit, Worker};
 use super::protocol::Phase;
@@ -32,6 +32,10 @@ pub(super) fn show_worker(view: &mut WorkerView, worker: &Worker, wanted: Wanted
         None | Some(Phase::Asking) => view.state(ReplicaState::Loading, None, None),
         Some(Phase::Loading { loaded, total }) => view.state(ReplicaState::Loading, Some(percent(loaded.0, total.0)), None),
         Some(Phase::Testing) => view.state(ReplicaState::Loading, Some(100), None),
+        Some(Phase::Ready) if worker.silent => {
+            let why = Refusal::new(Reason::WorkerSilent, "the worker has said nothing for seconds");
+            view.state(ReplicaState::Failed, None, Some(why));
+        }
         Some(Phase::Ready) => {
             let changed = worker.file_change.clone().map(|change| Refusal::new(Reason::ModelFileChanged, change));
             view.state(ReplicaState::Ready, None, changed);
@@ -39,6 +43,18 @@ pub(super) fn show_worker(view: &mut WorkerView, worker: &Worker, wanted: Wanted
         Some(Phase::Draining) => view.state(ReplicaState::Draining, None, None),
         Some(Phase::Failed(why)) => view.state(ReplicaState::Failed, None, Some(why.clone())),
     }
+}
+
+/// Of a worker that the kernel ended: what it held, which is more than there was. The operator decides anew, counting with it.
+pub(super) fn show_out_of_memory(view: &mut WorkerView, pid: u32, held: Bytes) {
+    let host = view.status.devices.iter_mut().find(|on| on.id == HOST);
+    let planned = host.map(|on| {
+        on.measured_bytes = Some(held);
+        on.predicted_bytes
+    });
+    let planned = planned.map(|planned| format!(", {planned} planned")).unwrap_or_default();
+    let message = format!("the kernel ended the worker (process {pid}), for memory ran out; it held {held} of host memory{planned}");
+    view.state(ReplicaState::Refused, None, Some(Refusal::new(Reason::OutOfMemory, message)));
 }
 
 /// Where something that listens at this address is reached on the same machine.

@@ -113,6 +113,10 @@ impl FakeWorker {
                 for alias in &assignment.aliases {
                     std::fs::write(self.socket.with_file_name(format!("alias-{alias}")), "").unwrap();
                 }
+                if self.is("greedy") && !assignment.aliases.is_empty() {
+                    let taken = vec![1u8; 1 << 30];
+                    assert!(taken.iter().all(|byte| *byte == 1), "there was room for a GiB");
+                }
                 Vec::new()
             }
             FromAgent::Drain { .. } => {

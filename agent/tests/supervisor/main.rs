@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod fake_worker;
+mod memory_cgroup;
 
 use std::future::Future;
 use std::path::Path;
@@ -280,6 +281,41 @@ async fn a_worker_that_falls_silent_is_killed_and_started_again() {
     let failed = in_state(&supervisor, ReplicaState::Failed).await.status;
     assert_eq!(failed.reason, Some(Reason::WorkerCrashed));
     assert!(failed.message.contains("said nothing for 0 s and was killed"), "{}", failed.message);
+    supervisor.end_all(None).await;
+}
+
+#[tokio::test]
+async fn a_worker_that_stops_answering_is_not_ready_until_it_goes_on() {
+    let node = Node::new("serve");
+    let config = SupervisorConfig { silent_after: Duration::from_millis(500), ..node.config() };
+    let supervisor = node.supervise_as(config, |_| std::future::ready(Ok(())));
+    supervisor.start(&assignment());
+    let pid = in_state(&supervisor, ReplicaState::Ready).await.pid.unwrap();
+    let worker = Process::find(ProcessId::of(pid).unwrap()).unwrap().unwrap();
+    worker.signal(rustix::process::Signal::STOP).unwrap();
+    assert_eq!(in_state(&supervisor, ReplicaState::Failed).await.status.reason, Some(Reason::WorkerSilent));
+    worker.signal(rustix::process::Signal::CONT).unwrap();
+    let again = in_state(&supervisor, ReplicaState::Ready).await;
+    assert_eq!((again.pid, again.status.restarts), (Some(pid), 0));
+    supervisor.end_all(None).await;
+}
+
+#[tokio::test]
+async fn a_worker_that_memory_ran_out_for_is_refused_with_what_it_held() {
+    let Some(cgroup) = memory_cgroup::MemoryCgroup::new(Bytes::mib(64)) else {
+        eprintln!("NOT TESTED: no memory cgroup can be made here (it needs root), so memory can't be made to run out");
+        return;
+    };
+    let node = Node::new("greedy");
+    let supervisor = node.supervise();
+    supervisor.start(&assignment());
+    let pid = in_state(&supervisor, ReplicaState::Ready).await.pid.unwrap();
+    cgroup.take_in(pid);
+    supervisor.update(&Assignment { aliases: vec!["more".into()], ..assignment() });
+    let refused = in_state(&supervisor, ReplicaState::Refused).await.status;
+    assert_eq!(refused.reason, Some(Reason::OutOfMemory));
+    let held = refused.devices.iter().find(|on| on.id == HOST).and_then(|on| on.measured_bytes).unwrap();
+    assert!(held > Bytes::ZERO && refused.message.contains(&held.to_string()), "{held}: {}", refused.message);
     supervisor.end_all(None).await;
 }
 

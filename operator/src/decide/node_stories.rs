@@ -1,10 +1,11 @@
-//! What becomes of replicas whose nodes are cordoned, fall silent or come back.
+//! What becomes of replicas whose nodes are cordoned, fall silent or come back, run out of memory, or have their VRAM taken by others.
 
 use stowage_crds::conditions::{ConditionType, find};
 use stowage_crds::model_deployment::{ModelDeploymentStatus, PlacementState};
 use stowage_placement::{Bytes, PlacementPolicy, Reason};
 
 use super::world::{SMALL_GPU, World, context, reason};
+use crate::clock::after;
 
 const SILENCE: i64 = 41;
 
@@ -69,7 +70,7 @@ fn what_ran_on_a_silent_node_is_placed_elsewhere_and_not_doubled_when_it_comes_b
         let ready = status.placements.iter().filter(|placement| placement.state == PlacementState::Ready);
         ready.map(|placement| placement.node.clone()).collect()
     };
-    assert_ne!(ready(&elsewhere), [lost.clone()]);
+    assert_ne!(ready(&elsewhere).first(), Some(&lost));
     assert_eq!(ready(&elsewhere).len(), 1);
     assert!(world.told(Reason::NodeNotReady));
     world.comes_back(&lost);
@@ -88,4 +89,41 @@ fn what_ran_on_a_silent_node_serves_on_if_that_comes_back_before_another_place_w
     world.comes_back("n1");
     let back = world.settled();
     assert_eq!((back.ready.as_str(), &back.placements), ("1/1", &before.placements));
+}
+
+#[test]
+fn a_replica_that_memory_ran_out_for_is_placed_again_a_few_times_and_then_waits_for_another_spec() {
+    let mut world = World::new(&[Bytes::gib(4)]);
+    world.cluster.agent("n1").refuses_for = Reason::OutOfMemory;
+    world.cluster.apply_deployment("m", context(1024, PlacementPolicy::RequireGPU));
+    let mut placed = 0;
+    for _ in 0..6 {
+        world.begin();
+        world.settle(|_| true);
+        placed += world.told.iter().filter(|notice| notice.reason == Reason::Assigned).count();
+        world.time = after(world.time, 60);
+        world.listen();
+    }
+    assert_eq!((placed, world.cluster.promised()), (3, 0));
+    let scheduled = find(&world.status().conditions, ConditionType::Scheduled).cloned().unwrap();
+    assert!(scheduled.reason == "OutOfMemory" && scheduled.message.contains("3 times"), "{}", scheduled.message);
+    let beyond = world.leader.state.memory.refusals.values().next().unwrap().beyond_plan;
+    assert!(beyond > Bytes::ZERO, "what it took beyond its plan is counted");
+    assert_eq!(world.apply(context(512, PlacementPolicy::RequireGPU)).ready, "1/1");
+}
+
+#[test]
+fn others_that_use_what_was_promised_are_named() {
+    let mut world = World::new(&[SMALL_GPU]);
+    world.cluster.agent("n1").percent_taken = 50;
+    world.apply(context(1024, PlacementPolicy::RequireGPU));
+    let degraded = |status: &ModelDeploymentStatus| find(&status.conditions, ConditionType::Degraded).cloned().unwrap();
+    assert_eq!(degraded(&world.status()).status, "False");
+    world.cluster.agent("n1").others_use(SMALL_GPU);
+    let crowded = degraded(&world.settled());
+    assert_eq!((crowded.status.as_str(), crowded.reason.as_str()), ("True", "VRAMTakenByOthers"));
+    assert!(crowded.message.contains("GPU-n1 on n1 are promised to replicas"), "{}", crowded.message);
+    assert!(world.told(Reason::VRAMTakenByOthers));
+    world.cluster.agent("n1").others_use(Bytes::ZERO);
+    assert_eq!(degraded(&world.settled()).status, "False");
 }

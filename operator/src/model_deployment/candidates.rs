@@ -5,7 +5,7 @@ use kube::ResourceExt;
 use stowage_crds::ModelNode;
 use stowage_crds::model_deployment::{DecisionRecord, DeviceSelector};
 use stowage_crds::model_node::Assignment;
-use stowage_placement::{Asked, Choice, Node, PlacementPolicy, PlanReport, Refusal, choose};
+use stowage_placement::{Asked, Bytes, Choice, Node, PlacementPolicy, PlanReport, Refusal, choose};
 
 use crate::ledger::{Ledger, matches};
 use crate::model_deployment::models::Found;
@@ -88,6 +88,9 @@ pub fn candidate(
         // It is told what it could have if the selector admitted them.
         devices = ledger.devices(&DeviceSelector::default());
     }
+    // What a replica of this revision was seen to take beyond its plan is there for it, and promised to nobody.
+    let seen = state.memory.refusals.get(&wanted.uid).filter(|refused| refused.revision == wanted.revision);
+    devices.host.offered = devices.host.offered.saturating_sub(seen.map_or(Bytes::ZERO, |refused| refused.beyond_plan));
     preemption::reserve(state, wanted, &name, &mut devices);
     Node {
         ready: state.is_ready(&name, now),

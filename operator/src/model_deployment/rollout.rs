@@ -9,7 +9,7 @@ use k8s_openapi::jiff::Timestamp;
 use stowage_crds::ModelDeployment;
 use stowage_crds::model_deployment::{MAX_PLACEMENTS, PlacementState, WhenNoRoom};
 use stowage_crds::model_node::Assignment;
-use stowage_placement::{Asked, PlanReport, Reason, Refusal, Tokens};
+use stowage_placement::{Asked, Bytes, PlanReport, Reason, Refusal, Tokens};
 
 use crate::ledger::freed_by;
 use crate::model_deployment::candidates::{Decided, Refused, choose_place};
@@ -19,6 +19,9 @@ use crate::model_deployment::slots::{Slot, Slots, claim};
 use crate::model_deployment::validate::Wanted;
 use crate::state::{Refused as RefusedBefore, State};
 use crate::step::{RefusalSeen, Remark};
+
+/// After so many times that memory ran out for a revision, it is not placed again.
+const MOST_OUT_OF_MEMORY: u32 = 3;
 
 /// What a step is made on.
 pub struct Situation<'a> {
@@ -114,7 +117,9 @@ impl Situation<'_> {
         for slot in outcome.slots.iter_mut().filter(|slot| !slot.is_releasing()) {
             let Some(refusal) = slot.refused.clone().or_else(|| slot.failed_move()) else { continue };
             slot.release(refusal.reason, refusal.message.clone());
-            outcome.refusals.push(RefusalSeen { uid: self.wanted.uid.clone(), revision: slot.placement.revision.clone(), refusal });
+            let beyond_plan = if refusal.reason == Reason::OutOfMemory { slot.beyond_plan() } else { Bytes::ZERO };
+            let (uid, revision) = (self.wanted.uid.clone(), slot.placement.revision.clone());
+            outcome.refusals.push(RefusalSeen { uid, revision, refusal, beyond_plan });
         }
     }
 
@@ -191,6 +196,10 @@ impl Situation<'_> {
             outcome.obstacle = Some(refusal);
             return;
         }
+        if let Some(refusal) = self.gives_up() {
+            outcome.obstacle = Some(refusal);
+            return;
+        }
         if let Some(refused) = self.just_refused() {
             outcome.obstacle = Some(refused.refusal.clone());
             return;
@@ -213,6 +222,17 @@ impl Situation<'_> {
                 outcome.fit = fit.map(|fit| fit.without_layers());
             }
         }
+    }
+
+    /// Memory ran out too often for this revision: what is asked has to change first.
+    fn gives_up(&self) -> Option<Refusal> {
+        let refused = self.state.memory.refusals.get(&self.wanted.uid).filter(|refused| refused.revision == self.wanted.revision)?;
+        let times = refused.out_of_memory;
+        (times >= MOST_OUT_OF_MEMORY).then(|| {
+            let message =
+                format!("Memory ran out {times} times, so it is not tried again until the spec changes. Last: {}", refused.refusal.message);
+            Refusal { reason: Reason::OutOfMemory, message }
+        })
     }
 
     /// A refusal after which it is not yet time to try again.
@@ -268,7 +288,7 @@ impl Situation<'_> {
         let placement = claim(self.deployment, self.wanted, index, node, &place.report);
         outcome.num_ctx = Some(place.report.request.num_ctx);
         outcome.fit = Some(place.without_layers());
-        outcome.slots.push(Slot { placement, is_current: true, refused: None, leaving: None });
+        outcome.slots.push(Slot { placement, is_current: true, refused: None, leaving: None, crowded: None });
     }
 
     /// No replica more may be made; an old one goes first where one may be missing.

@@ -5,7 +5,7 @@ use kube::ResourceExt;
 use stowage_crds::model_deployment::{DeviceBytes, PlacementState, PlacementStatus, ReplicaState};
 use stowage_crds::model_node::{Assignment, AssignmentState, ReplicaStatus};
 use stowage_crds::{ModelDeployment, ModelNode};
-use stowage_placement::{Bytes, DeviceKind, LayerCount, PlacementPolicy, Reason, Refusal};
+use stowage_placement::{Bytes, DeviceKind, HOST, LayerCount, PlacementPolicy, Reason, Refusal};
 
 use crate::cache::{Key, Revision};
 use crate::ledger;
@@ -24,6 +24,8 @@ pub struct Slot {
     pub refused: Option<Refusal>,
     /// Why it can't stay where it is, though its revision is wanted: another replica takes its place before it goes.
     pub leaving: Option<Refusal>,
+    /// Who uses VRAM that was promised on its GPUs.
+    pub crowded: Option<Refusal>,
 }
 
 impl Slot {
@@ -43,6 +45,13 @@ impl Slot {
     /// Whether it is to take the place of another that serves meanwhile.
     pub fn is_move(&self) -> bool {
         !self.placement.replaces.is_empty() && !self.is_releasing()
+    }
+
+    /// Host memory that it was seen to take beyond what was planned for it; where it was not seen to, a tenth of that.
+    pub fn beyond_plan(&self) -> Bytes {
+        let Some(host) = self.placement.devices.iter().find(|on| on.id == HOST) else { return Bytes::ZERO };
+        let seen = host.measured_bytes.unwrap_or_default().saturating_sub(host.predicted_bytes);
+        if seen > Bytes::ZERO { seen } else { Bytes(host.predicted_bytes.0 / 10) }
     }
 
     /// Why it is no better place after all.
@@ -101,7 +110,8 @@ pub fn observe(state: &State, deployment: &ModelDeployment, wanted: &Wanted, now
             Standing::Promised { assignment, replica } => {
                 let alive = state.is_ready(&placement.node, now);
                 let updated = update(placement, assignment, replica, alive, wanted);
-                observed.slots.push(slot(updated, wanted, replica, leaving(state, placement, now)));
+                let crowded = crowded(state, placement);
+                observed.slots.push(Slot { crowded, ..slot(updated, wanted, replica, leaving(state, placement, now)) });
             }
         }
     }
@@ -113,7 +123,23 @@ fn slot(placement: PlacementStatus, wanted: &Wanted, replica: Option<&ReplicaSta
     let refused = replica.filter(|replica| replica.state == ReplicaState::Refused);
     let refused =
         refused.map(|replica| Refusal { reason: replica.reason.unwrap_or(Reason::DeviceChanged), message: replica.message.clone() });
-    Slot { is_current: placement.revision == wanted.revision, placement, refused, leaving }
+    Slot { is_current: placement.revision == wanted.revision, placement, refused, leaving, crowded: None }
+}
+
+/// The GPU of this placement of which others use what was promised, and who they are.
+fn crowded(state: &State, placement: &PlacementStatus) -> Option<Refusal> {
+    let node = state.model_node(&placement.node)?;
+    let ledger = ledger::Ledger::new(node, state.defaults);
+    let gpus = placement.devices.iter().filter(|on| on.id != HOST);
+    let (lacking, gpu) = gpus.filter_map(|on| ledger.taken_by_others(&on.id)).max_by_key(|(lacking, _)| *lacking)?;
+    let mut holders: Vec<String> =
+        gpu.used_by.iter().map(|process| format!("{} (process {}) {}", process.name, process.pid, process.bytes)).collect();
+    if holders.is_empty() {
+        holders.push(format!("processes that can't be told apart {}", gpu.used_by_others_bytes));
+    }
+    let (name, uuid, node) = (&gpu.name, &gpu.uuid, &placement.node);
+    let message = format!("{lacking} of {name} {uuid} on {node} are promised to replicas and used by others: {}", holders.join(", "));
+    Some(Refusal { reason: Reason::VRAMTakenByOthers, message })
 }
 
 /// Why a replica can't stay on its node.
@@ -241,7 +267,7 @@ fn measured(replica: Option<&ReplicaStatus>) -> Option<Bytes> {
 
 /// GPU memory of a placement: as measured, where it was measured.
 pub fn vram(placement: &PlacementStatus) -> Bytes {
-    let gpus = placement.devices.iter().filter(|on| on.id != stowage_placement::HOST);
+    let gpus = placement.devices.iter().filter(|on| on.id != HOST);
     gpus.map(|on| on.measured_bytes.unwrap_or(on.predicted_bytes)).sum()
 }
 

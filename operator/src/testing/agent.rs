@@ -12,6 +12,10 @@ pub struct Agent {
     pub total: Bytes,
     /// A dead one does nothing; its workers live on.
     pub alive: bool,
+    /// Why it refuses what it refuses.
+    pub refuses_for: Reason,
+    /// Its workers take only so many percent of what was planned.
+    pub percent_taken: u64,
     /// What processes that are no workers really use, whatever was published of it.
     others: Bytes,
     /// Those that are there, and those of which something is still to be said.
@@ -23,7 +27,15 @@ pub struct Agent {
 impl Agent {
     pub fn of(node: &ModelNode) -> Agent {
         let said = node.status.clone().unwrap_or_default();
-        Agent { total: said.devices[0].total_bytes, alive: true, others: Bytes::ZERO, replicas: Vec::new(), said }
+        Agent {
+            total: said.devices[0].total_bytes,
+            alive: true,
+            refuses_for: Reason::DeviceChanged,
+            percent_taken: 100,
+            others: Bytes::ZERO,
+            replicas: Vec::new(),
+            said,
+        }
     }
 
     /// What is really in use on the GPU.
@@ -88,12 +100,25 @@ impl Agent {
             }
             match next(assignment.state, self.replicas[index].state, refuses || !self.holds(index, assignment)) {
                 Some(state) => {
-                    enter(&mut self.replicas[index], state, assignment);
+                    self.enter(index, state, assignment);
                     true
                 }
                 None => false,
             }
         })
+    }
+
+    fn enter(&mut self, index: usize, state: ReplicaState, assignment: &Assignment) {
+        let (percent, refuses_for) = (self.percent_taken, self.refuses_for);
+        let replica = &mut self.replicas[index];
+        replica.state = state;
+        let measured = |bytes: Bytes| is_there(state).then_some(Bytes(bytes.0 * percent / 100));
+        let devices = assignment.plan.devices.iter();
+        replica.devices = devices
+            .map(|on| DeviceBytes { id: on.id.clone(), predicted_bytes: on.total_bytes, measured_bytes: measured(on.total_bytes) })
+            .collect();
+        replica.reason = (state == ReplicaState::Refused).then_some(refuses_for);
+        replica.address = if state == ReplicaState::Ready { "192.0.2.7:40001".into() } else { String::new() };
     }
 
     /// Whether the plan holds on the GPU as it is now.
@@ -115,17 +140,6 @@ fn next(wanted: AssignmentState, state: ReplicaState, refuses: bool) -> Option<R
         (_, ReplicaState::Ready | ReplicaState::Loading) => Some(ReplicaState::Draining),
         (_, _) => Some(ReplicaState::Gone),
     }
-}
-
-fn enter(replica: &mut ReplicaStatus, state: ReplicaState, assignment: &Assignment) {
-    replica.state = state;
-    let measured = |bytes| is_there(state).then_some(bytes);
-    let devices = assignment.plan.devices.iter();
-    replica.devices = devices
-        .map(|on| DeviceBytes { id: on.id.clone(), predicted_bytes: on.total_bytes, measured_bytes: measured(on.total_bytes) })
-        .collect();
-    replica.reason = (state == ReplicaState::Refused).then_some(Reason::DeviceChanged);
-    replica.address = if state == ReplicaState::Ready { "192.0.2.7:40001".into() } else { String::new() };
 }
 
 /// Whether it holds bytes.

@@ -100,6 +100,9 @@ impl Standing<'_> {
                 format!("{replica} serves until another has taken its place: {message}"),
             );
         }
+        if let Some(Refusal { reason, message }) = self.live().find_map(|slot| slot.crowded.as_ref()) {
+            return observe(ConditionType::Degraded, true, *reason, message.clone());
+        }
         // RunningOnCPU comes before PartlyOnCPU.
         match reasons.min() {
             Some(reason) => observe(ConditionType::Degraded, true, reason, self.shortage()),
