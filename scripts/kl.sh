@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# kl.sh KL CACHE MODEL: the divergence of the cpu backend from the reference, for MODEL as it is and in every quantisation. KL is the built example.
+# kl.sh KL CACHE MODEL: the divergence of the cpu backend from the reference, for MODEL as it is and in every quantisation, and for Gemma 3 270M as it is,
+# whose layers have windows. KL is the built example.
 #
 # llama-quantize makes the quantised files from a copy of MODEL in F32 whose rows are whole blocks of K-quants. TYPES names the types (all), TOKENS how many
 # tokens of text are compared (4000).
@@ -46,6 +47,8 @@ beside_llama_cpp() {
 }
 
 check "$model"
+gemma=$("$here/models.sh" "$cache/models" gemma3)
+check "$gemma"
 "$here/llama-cpp.sh" "$llama" llama-bench --help >/dev/null
 beside_llama_cpp
 "$python" "$here/kl/pad.py" "$model" "$work/padded.gguf"

@@ -17,9 +17,10 @@ use tokio_util::task::TaskTracker;
 use crate::config::RunArgs;
 use crate::devices::Devices;
 use crate::node::controller::{Controller, Parts, ReadDevices};
+use crate::node::figures::{NodeCollector, NodeFigures};
 use crate::node::lease;
 use crate::node::workers::GateRequest;
-use crate::serve::{self, DEFAULT_BODY_LIMIT, DoorState, Patience, Route, door_router};
+use crate::serve::{self, DEFAULT_BODY_LIMIT, DoorState, Patience, door_router};
 use crate::store::{Store, StoreConfig};
 use crate::worker::{Refusal, Supervisor, SupervisorConfig, WorkerLog};
 use stowage_placement::Reason;
@@ -43,11 +44,12 @@ pub async fn run(args: RunArgs) -> Result<()> {
     let listener =
         TcpListener::bind(args.door_address).await.with_context(|| format!("opening the node's door at {}", args.door_address))?;
     let (routes_sender, routes) = watch::channel(Vec::new());
+    let (figures_sender, figures) = watch::channel(NodeFigures::default());
     let store = Arc::new(store(&args)?);
     let (gate_sender, gate) = mpsc::channel(GATE_QUEUE);
     let supervisor = supervisor(&args, gate_sender, store.clone())?;
 
-    tasks.spawn(open_door(listener, routes, stop.clone()));
+    tasks.spawn(open_door(listener, DoorState::with_figures(routes, DEFAULT_BODY_LIMIT, NodeCollector(figures)), stop.clone()));
     tasks.spawn(lease::keep(client.clone(), args.system_namespace.clone(), node.clone(), stop.clone()));
     let controller = Controller::new(Parts {
         client,
@@ -58,6 +60,7 @@ pub async fn run(args: RunArgs) -> Result<()> {
         models: store.models(),
         gate,
         routes: routes_sender,
+        figures: figures_sender,
         calibration: cache_dir(&args).join("calibration.json"),
     });
     tasks.spawn(controller.run(stop.clone()));
@@ -136,7 +139,7 @@ fn devices(args: &RunArgs) -> ReadDevices {
 }
 
 /// Serves the node's door until `stop`. Where it really listens goes to standard output, for whoever asked for any port.
-async fn open_door(listener: TcpListener, routes: watch::Receiver<Vec<Route>>, stop: CancellationToken) {
+async fn open_door(listener: TcpListener, door: DoorState, stop: CancellationToken) {
     match listener.local_addr() {
         Ok(address) => {
             println!("door: {address}");
@@ -144,7 +147,7 @@ async fn open_door(listener: TcpListener, routes: watch::Receiver<Vec<Route>>, s
         }
         Err(error) => tracing::warn!(%error, "the node's door is open at an address that can't be told"),
     }
-    let router = door_router(DoorState::new(routes, DEFAULT_BODY_LIMIT));
+    let router = door_router(door);
     let stopped = stop.clone();
     let serving = serve::serve(listener, router, Patience::default(), async move { stopped.cancelled().await });
     let grace = async {

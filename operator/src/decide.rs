@@ -21,6 +21,7 @@ use crate::model_deployment::{controller, endpoints, preemption};
 use crate::model_node::{membership, promises};
 use crate::state::{State, is_live};
 use crate::step::{Decision, Item, Notice, Step, Write};
+use crate::waits::Waits;
 use crate::watch::Change;
 
 /// After the API server could not be reached.
@@ -74,6 +75,7 @@ pub struct DecisionTask {
     pub notices: mpsc::UnboundedSender<Notice>,
     pub headers: watch::Sender<BTreeSet<Origin>>,
     pub metrics: Arc<Metrics>,
+    pub waits: Waits,
 }
 
 impl DecisionTask {
@@ -127,6 +129,7 @@ impl DecisionTask {
     /// Goes through everything until nothing is left to do.
     pub async fn round(&mut self) -> Result<(), Interrupted> {
         self.ask_for_headers();
+        self.waits.begin(&self.state, self.clock.now());
         for _ in 0..MOST_PASSES {
             let mut wrote = false;
             for item in items(&self.state) {
@@ -134,6 +137,7 @@ impl DecisionTask {
             }
             if !wrote {
                 self.metrics.account(&self.state);
+                self.waits.end(&self.state, self.clock.now(), &self.metrics);
                 return Ok(());
             }
         }

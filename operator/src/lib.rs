@@ -22,6 +22,7 @@ pub mod options;
 pub mod state;
 pub mod step;
 pub mod term;
+pub mod waits;
 pub mod watch;
 
 #[cfg(test)]

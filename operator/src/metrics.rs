@@ -4,14 +4,16 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::http::{StatusCode, header};
+use axum::http::header;
 use axum::response::IntoResponse;
 use axum::routing::get;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::registry::Registry;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Registry, Unit};
+use stowage_crds::conditions::ConditionType;
 use stowage_crds::model_deployment::DeviceSelector;
 
 use crate::ledger::Ledger;
@@ -26,7 +28,18 @@ pub struct Metrics {
     writes: Family<Labels, Counter>,
     promised: Family<Labels, Gauge>,
     offered: Family<Labels, Gauge>,
+    scheduled: Waited,
+    ready: Waited,
     leads: Gauge,
+}
+
+/// From 10 ms to about three quarters of an hour.
+struct Waited(Histogram);
+
+impl Default for Waited {
+    fn default() -> Waited {
+        Waited(Histogram::new(exponential_buckets(0.01, 2.0, 19)))
+    }
 }
 
 impl Metrics {
@@ -36,6 +49,14 @@ impl Metrics {
 
     pub fn wrote(&self, kind: &str, result: &str) {
         self.writes.get_or_create(&vec![("kind", kind.to_owned()), ("result", result.to_owned())]).inc();
+    }
+
+    /// From a new generation of a ModelDeployment until this was true of it.
+    pub fn waited(&self, condition: ConditionType, seconds: f64) {
+        match condition {
+            ConditionType::Scheduled => self.scheduled.0.observe(seconds),
+            _ => self.ready.0.observe(seconds),
+        }
     }
 
     pub fn leads(&self, leads: bool) {
@@ -58,12 +79,26 @@ impl Metrics {
         }
     }
 
+    /// All of it as OpenMetrics text.
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        // Writing to a String can't fail, and an encoding error of a metric that we defined would be seen by its tests.
+        if let Err(error) = encode(&mut text, &self.registry()) {
+            tracing::error!(%error, "metrics could not be written");
+        }
+        text
+    }
+
     fn registry(&self) -> Registry {
         let mut registry = Registry::with_prefix("stowage_operator");
         registry.register("decisions", "Transitions told to users, by reason", self.decisions.clone());
         registry.register("writes", "Writes to the API server, by kind and result", self.writes.clone());
         registry.register("promised_bytes", "Bytes promised to replicas on a device", self.promised.clone());
         registry.register("offered_bytes", "Bytes that a device offers to another replica", self.offered.clone());
+        let help = "From seeing a new generation of a ModelDeployment until every replica has a place";
+        registry.register_with_unit("time_to_scheduled", help, Unit::Seconds, self.scheduled.0.clone());
+        let help = "From seeing a new generation of a ModelDeployment until all replicas serve";
+        registry.register_with_unit("time_to_ready", help, Unit::Seconds, self.ready.0.clone());
         registry.register("leads", "Whether this operator leads", self.leads.clone());
         registry
     }
@@ -71,16 +106,9 @@ impl Metrics {
 
 /// Serves `/metrics`, `/healthz` and `/readyz`.
 pub async fn serve(address: SocketAddr, metrics: Arc<Metrics>) -> std::io::Result<()> {
-    let registry = Arc::new(metrics.registry());
     let text = move || {
-        let registry = registry.clone();
-        async move {
-            let mut text = String::new();
-            match encode(&mut text, &registry) {
-                Ok(()) => ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text).into_response(),
-                Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
-            }
-        }
+        let text = metrics.text();
+        async move { ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text).into_response() }
     };
     let router =
         Router::new().route("/metrics", get(text)).route("/healthz", get(|| async { "ok" })).route("/readyz", get(|| async { "ok" }));

@@ -14,6 +14,7 @@ use crate::metrics::Metrics;
 use crate::model_deployment::fetch::{self, ReadHeader};
 use crate::state::State;
 use crate::step::Notice;
+use crate::waits::Waits;
 
 /// Changes that wait to be taken in; watches pause when there are so many.
 const WAITING: usize = 4096;
@@ -74,6 +75,7 @@ impl Terms {
             notices: self.notices.clone(),
             headers,
             metrics: self.metrics.clone(),
+            waits: Waits::default(),
         };
         tokio::select! {
             () = task.run(&mut coming) => {}

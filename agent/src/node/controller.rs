@@ -23,6 +23,7 @@ use super::assignments::{Action, Known, actions};
 use super::calibration::Calibrations;
 use super::check::{Live, check};
 use super::events::{event, happenings};
+use super::figures::NodeFigures;
 use super::publish::{Publisher, Seen, status};
 use super::replicas::Replicas;
 use super::workers::{GateRequest, Workers};
@@ -53,6 +54,8 @@ pub struct Parts<W> {
     pub gate: mpsc::Receiver<GateRequest>,
     /// Where the node's door leads.
     pub routes: watch::Sender<Vec<Route>>,
+    /// The node as it was last looked at, for its metrics.
+    pub figures: watch::Sender<NodeFigures>,
     /// Where it is kept what loads taught of the GPUs.
     pub calibration: PathBuf,
 }
@@ -140,7 +143,9 @@ impl<W: Workers> Controller<W> {
         self.act(&reading);
         self.learn(&reading);
         self.open_door();
-        self.publish(&reading).await;
+        let status = self.status(&reading);
+        self.show_figures(&status);
+        self.publish(status).await;
     }
 
     async fn read(&self) -> Reading {
@@ -246,11 +251,20 @@ impl<W: Workers> Controller<W> {
         });
     }
 
-    async fn publish(&mut self, reading: &Reading) {
+    fn show_figures(&self, status: &ModelNodeStatus) {
+        let model = |uid: &String| {
+            let owner = &self.replicas.assignment(uid)?.model_deployment;
+            Some((uid.clone(), format!("{}/{}", owner.namespace, owner.name)))
+        };
+        let models = status.replicas.iter().filter_map(|replica| model(&replica.uid)).collect();
+        self.parts.figures.send_replace(NodeFigures { status: status.clone(), models });
+    }
+
+    async fn publish(&mut self, status: ModelNodeStatus) {
         if self.object.is_none() {
             return;
         }
-        let Some(next) = self.publisher.due(self.status(reading), Instant::now()) else { return };
+        let Some(next) = self.publisher.due(status, Instant::now()) else { return };
         match self.write(&next).await {
             Ok(()) => {
                 self.failing = false;

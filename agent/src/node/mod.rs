@@ -2,7 +2,8 @@
 //!
 //! [`controller`] watches, reads the devices and writes; between those two ends everything is arithmetic: [`account`] says whose the bytes are,
 //! [`calibration`] what loads
-//! taught of the GPUs, [`check`] whether a plan holds, [`assignments`] what is to be done, [`replicas`] and [`publish`] what is to be said, [`events`] what happened.
+//! taught of the GPUs, [`check`] whether a plan holds, [`assignments`] what is to be done, [`replicas`] and [`publish`] what is to be said, [`events`] what happened,
+//! [`figures`] what Prometheus is told.
 
 pub mod account;
 pub mod assignments;
@@ -10,6 +11,7 @@ pub mod calibration;
 pub mod check;
 pub mod controller;
 pub mod events;
+pub mod figures;
 pub mod lease;
 pub mod publish;
 pub mod replicas;

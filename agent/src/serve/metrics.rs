@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use axum::response::{IntoResponse, Response};
 use http::header;
+use prometheus_client::collector::Collector;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -106,6 +107,12 @@ impl Metrics {
             generations: AtomicU64::new(0),
             slots: slots.map_or(0, u64::from),
         }
+    }
+
+    /// With what another part of the process counts.
+    pub fn beside(mut self, other: impl Collector) -> Metrics {
+        self.registry.register_collector(Box::new(other));
+        self
     }
 
     pub fn generation_began(&self) {

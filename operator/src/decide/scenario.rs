@@ -24,6 +24,7 @@ use crate::model_deployment::validate::Origin;
 use crate::state::State;
 use crate::step::Notice;
 use crate::testing::{deployment, gpu_node, now, remote_model, replica_status, state_with};
+use crate::waits::Waits;
 use crate::watch::Change;
 
 struct Fixed;
@@ -108,6 +109,7 @@ impl Scenario {
             notices,
             headers,
             metrics: Arc::new(Metrics::default()),
+            waits: Waits::default(),
         };
         Scenario { task, asked, told, headers: wanted }
     }
@@ -161,6 +163,10 @@ async fn a_replica_is_claimed_then_promised_and_when_nothing_changed_nothing_is_
     let summary = scenario.deployment().status.unwrap().summary.unwrap();
     assert_eq!((summary.processor.as_str(), summary.layers.as_str(), summary.reason.as_str()), ("100% GPU", "31/31", "AsAsked"));
     assert_eq!(scenario.deployment().status.unwrap().ready, "1/1");
+    let text = scenario.task.metrics.text();
+    for waited in ["time_to_scheduled_seconds_count 1", "time_to_ready_seconds_count 1"] {
+        assert!(text.contains(&format!("stowage_operator_{waited}")), "{waited} is not in\n{text}");
+    }
 }
 
 #[tokio::test]

@@ -80,6 +80,7 @@ impl Scene {
             models: watch::Sender::new(Models::default()).subscribe(),
             gate: mpsc::channel(1).1,
             routes: watch::Sender::new(Vec::new()),
+            figures: watch::Sender::default(),
         });
         Scene { controller, told, written, views, reading, _folder: folder }
     }

@@ -15,6 +15,7 @@ use http::{HeaderMap, Method, Uri};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
+use prometheus_client::collector::Collector;
 use tokio::sync::watch;
 
 use super::account::Account;
@@ -42,12 +43,20 @@ struct Door {
 impl DoorState {
     /// `routes`: the node's workers, as they come and go. `body_limit`: see [`super::DEFAULT_BODY_LIMIT`].
     pub fn new(routes: watch::Receiver<Vec<Route>>, body_limit: usize) -> DoorState {
+        DoorState::with(routes, body_limit, Metrics::new("stowage_door", None))
+    }
+
+    /// With the node's own figures among its metrics.
+    pub fn with_figures(routes: watch::Receiver<Vec<Route>>, body_limit: usize, figures: impl Collector) -> DoorState {
+        DoorState::with(routes, body_limit, Metrics::new("stowage_door", None).beside(figures))
+    }
+
+    fn with(routes: watch::Receiver<Vec<Route>>, body_limit: usize, metrics: Metrics) -> DoorState {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(proxy::CONNECT_TIMEOUT));
         let client = Client::builder(TokioExecutor::new()).build(connector);
-        let metrics = Arc::new(Metrics::new("stowage_door", None));
-        DoorState(Arc::new(Door { routes, client, metrics, turns: Turns::default(), body_limit }))
+        DoorState(Arc::new(Door { routes, client, metrics: Arc::new(metrics), turns: Turns::default(), body_limit }))
     }
 
     fn routes(&self) -> Vec<Route> {
