@@ -41,7 +41,7 @@ pub use door::{DoorState, Route, door_router};
 pub use generator::{Constrained, Embeddings, Generator};
 pub use names::ModelNames;
 pub use server::{Patience, serve};
-pub use worker::{DEFAULT_BODY_LIMIT, Phase, PlacementInfo, Settings, WorkerConfig, WorkerState};
+pub use worker::{DEFAULT_BODY_LIMIT, LargestContexts, Phase, PlacementInfo, Settings, WorkerConfig, WorkerState};
 
 use error::{Dialect, Fault, FaultKind};
 

@@ -36,7 +36,7 @@ fn placement() -> PlacementInfo {
         file_size: Bytes(900),
         digest: "0123456789abcdef".into(),
         modified_at: jiff::Timestamp::UNIX_EPOCH,
-        largest_num_ctx: Some(3072),
+        largest_contexts: Some(LargestContexts { on_gpu: 3072, anywhere: 8192 }),
     }
 }
 
