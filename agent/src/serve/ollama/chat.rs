@@ -6,7 +6,7 @@ use http::HeaderMap;
 use stowage_engine::ChatMessage;
 use stowage_engine::template::Json;
 
-use super::generate::run;
+use super::generate::{loaded, run};
 use super::reply::{Shape, Writer};
 use super::{answer, asked};
 use crate::serve::account::Account;
@@ -32,7 +32,7 @@ async fn chatted(worker: &WorkerState, account: &Account, body: Body) -> Result<
         messages.into_iter().enumerate().map(|(index, value)| message(index, value)).collect::<Result<_, _>>()?;
     let writer = Writer { model: asked.model.clone(), shape: Shape::Chat, account: account.clone() };
     if messages.is_empty() {
-        return Ok(writer.loaded());
+        return loaded(worker, &asked, writer);
     }
     asked.constraint = tools.constraint(asked.constraint);
     let names = tools.names();
