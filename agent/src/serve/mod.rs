@@ -13,12 +13,16 @@ mod embedding;
 mod engine_generator;
 mod error;
 mod fields;
+#[cfg(any(test, feature = "fuzzed"))]
+pub mod fuzzed;
 mod generation;
 mod generator;
 mod metrics;
 mod names;
 mod ollama;
 mod openai;
+#[cfg(any(test, feature = "fuzzed"))]
+mod parrot;
 mod prompt;
 mod server;
 mod thinking;

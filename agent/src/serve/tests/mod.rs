@@ -3,7 +3,6 @@
 mod access_log;
 mod door;
 mod fuzz;
-mod generator;
 mod ollama;
 mod openai;
 mod server;
@@ -20,8 +19,8 @@ use stowage_placement::{Bytes, Tokens};
 use tokio::sync::watch;
 use tower::ServiceExt;
 
+use super::parrot::{self, Parrot};
 use super::*;
-use generator::Parrot;
 
 /// Characters, in the parrot's case.
 const NUM_CTX: u64 = 400;

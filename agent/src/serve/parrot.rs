@@ -10,12 +10,14 @@ use stowage_engine::{
 use stowage_placement::Reason;
 use tokio::sync::mpsc;
 
-use super::super::{Constrained, Embeddings, Generator};
+use super::{Constrained, Embeddings, Generator};
 
 pub const PLAIN: &str = "{% for message in messages %}{{ message.content }}{% endfor %}{{ tools }}";
 pub const THINKING: &str = "{{ tools }}<think></think>";
 /// Its chats begin what is to be thought themselves.
 pub const OPENING: &str = "opens <think></think>";
+/// It says what it says in channels.
+pub const CHANNELS: &str = "{{ tools }}<|channel|>analysis{{ reasoning_effort }}";
 
 const OPENED: &str = "<think>\n";
 const OVER: &str = "<think>\n\n</think>\n\n";
@@ -28,6 +30,8 @@ const OVER: &str = "<think>\n\n</think>\n\n";
 pub struct Parrot {
     info: ModelInfo,
     constraints: Constraints,
+    /// Its answer, whatever it is told.
+    says: Option<String>,
 }
 
 impl Parrot {
@@ -35,6 +39,10 @@ impl Parrot {
         let mut parrot = Parrot::new(num_ctx);
         parrot.info.chat_template = template.into();
         parrot
+    }
+
+    pub fn saying(self, text: &str) -> Parrot {
+        Parrot { says: Some(text.to_owned()), ..self }
     }
 
     pub fn new(num_ctx: u64) -> Parrot {
@@ -53,7 +61,7 @@ impl Parrot {
             metadata: [("general.architecture".to_owned(), "parrot".into())].into(),
         };
         let bytes: Vec<Vec<u8>> = (0..=u8::MAX).map(|byte| vec![byte]).chain([Vec::new()]).collect();
-        Parrot { info, constraints: Constraints::of(&bytes, &[256]).unwrap() }
+        Parrot { says: None, info, constraints: Constraints::of(&bytes, &[256]).expect("a trie has room for 257 tokens") }
     }
 }
 
@@ -88,9 +96,9 @@ fn logprobs(text: &str, top: Option<u32>) -> Vec<TokenLogprob> {
 }
 
 /// Sends the answer character by character, until a stop string, the limit, or the reader's end.
-async fn speak(request: GenerateRequest, events: mpsc::Sender<GenerateEvent>) {
+async fn speak(request: GenerateRequest, says: Option<String>, events: mpsc::Sender<GenerateEvent>) {
     let prompt = text_of(&request.prompt);
-    let answer = answer_to(&prompt, &request);
+    let answer = says.unwrap_or_else(|| answer_to(&prompt, &request));
     if prompt.contains(">forever") {
         while events.send(GenerateEvent::Text { text: "on and ".into(), logprobs: Vec::new() }).await.is_ok() {}
         return;
@@ -156,7 +164,7 @@ impl Generator for Parrot {
             return Err(EngineError::new(Reason::QueueFull, "16 requests are waiting, and no more may"));
         }
         let (sender, receiver) = mpsc::channel(4);
-        tokio::spawn(speak(request, sender));
+        tokio::spawn(speak(request, self.says.clone(), sender));
         Ok(receiver)
     }
 
