@@ -7,6 +7,7 @@
 
 mod account;
 mod called;
+mod channels;
 mod defaults;
 mod door;
 mod embedding;

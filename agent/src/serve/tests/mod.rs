@@ -1,6 +1,7 @@
 //! The API as it goes over the wire, with a generator that needs no model.
 
 mod access_log;
+mod channels;
 mod door;
 mod fuzz;
 mod ollama;
