@@ -26,6 +26,7 @@ mod openai;
 mod parrot;
 mod prompt;
 mod server;
+mod strict;
 mod thinking;
 mod thought_reader;
 mod tool_calls;

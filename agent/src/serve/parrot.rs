@@ -10,6 +10,7 @@ use stowage_engine::{
 use stowage_placement::Reason;
 use tokio::sync::mpsc;
 
+use super::thinking::Ability;
 use super::{Constrained, Embeddings, Generator};
 
 pub const PLAIN: &str = "{% for message in messages %}{{ message.content }}{% endfor %}{{ tools }}";
@@ -25,7 +26,7 @@ const OVER: &str = "<think>\n\n</think>\n\n";
 /// Tokens are characters; a chat is `<role>content` for each message, then `<assistant>`.
 ///
 /// The last message decides: `write X` answers `X`, `busy` has no slot, `fail` breaks off, `forever` goes on until its reader leaves, `options`
-/// tells the sampling options, `roles` the roles read, `held` what the answer should be held to, which it never is, `after` from which text on,
+/// tells the sampling options, `roles` the roles read, `held` what the answer should be held to, which it never is, `after` from which text on, `occasions` what it might come to,
 /// `ponder X|Y` thinks X before it answers Y; anything else is repeated.
 pub struct Parrot {
     info: ModelInfo,
@@ -79,6 +80,9 @@ fn answer_to(prompt: &str, request: &GenerateRequest) -> String {
         ("options", _) => format!("{:?}", request.sampling),
         ("held", _) => format!("{:?}", request.grammar.as_ref().map(|grammar| grammar.constraint())),
         ("after", _) => format!("{}{:?}", if opened { "</think>" } else { "" }, request.grammar_after),
+        ("occasions", _) => {
+            request.occasions.iter().map(|occasion| format!("{:?} {:?}\n", occasion.after, occasion.grammar.constraint())).collect()
+        }
         ("ponder", text) => {
             let (thought, answer) = text.split_once('|').unwrap_or((text, ""));
             let open = if opened { "" } else { OPENED };
@@ -143,7 +147,7 @@ impl Generator for Parrot {
 
     fn render_chat(&self, messages: &[ChatMessage], _: &[Json], variables: Map<String, Value>) -> Result<String, EngineError> {
         let turns: String = messages.iter().map(|message| format!("<{}>{}", message.role, message.content)).collect();
-        let thinks = self.info.chat_template != PLAIN;
+        let thinks = Ability::of(&self.info.chat_template).is_some();
         let end = match variables.get("enable_thinking") {
             Some(Value::Bool(false)) => OVER,
             Some(Value::Bool(true)) if self.info.chat_template == OPENING => OPENED,

@@ -13,6 +13,7 @@ use crate::serve::account::Account;
 use crate::serve::error::Fault;
 use crate::serve::fields::{Body, Fields, is_empty};
 use crate::serve::prompt::{self, Conversation, WhenTooLong};
+use crate::serve::strict;
 use crate::serve::tools::Tools;
 use crate::serve::worker::WorkerState;
 
@@ -38,6 +39,7 @@ async fn chatted(worker: &WorkerState, account: &Account, body: Body) -> Result<
     let names = tools.names();
     let when_too_long = if asked.truncate { WhenTooLong::DropOldest } else { WhenTooLong::Refuse };
     let held = asked.constraint.is_some();
+    asked.occasions = strict::occasions(worker, &tools, held).await?;
     let conversation =
         Conversation { messages, tools: tools.told, think: asked.think.clone(), held, when_too_long, context: asked.context };
     let prompt = prompt::of_conversation(worker, conversation).await?;

@@ -87,6 +87,7 @@ pub(super) async fn run(worker: &WorkerState, asked: Asked, prompt: Prompt, tool
         top_logprobs: asked.top_logprobs,
         grammar: worker.constrain(format::FIELD, asked.constraint).await?,
         grammar_after: answer_after,
+        occasions: asked.occasions,
     };
     let generation = worker.start(request, &writer.account, &Reading { thinking, tools })?;
     if asked.stream { Ok(writer.stream(generation)) } else { writer.whole(generation).await }

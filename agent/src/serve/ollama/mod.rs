@@ -13,7 +13,7 @@ use axum::Router;
 use axum::response::Response;
 use axum::routing::{get, post};
 use serde_json::Value;
-use stowage_engine::Constraint;
+use stowage_engine::{Constraint, Occasion};
 
 use super::account::Account;
 use super::defaults::RequestOptions;
@@ -63,6 +63,8 @@ struct Asked {
     options: RequestOptions,
     /// What the answer is held to.
     constraint: Option<Constraint>,
+    /// What it may come to.
+    occasions: Vec<Occasion>,
     /// Tokens that prompt and answer may take together.
     context: u64,
     truncate: bool,
@@ -93,7 +95,7 @@ fn asked(fields: &mut Fields, worker: &Worker, account: &Account) -> Result<Aske
         return Err(fields.refuse("top_logprobs", "needs `logprobs` to be true"));
     }
     let top_logprobs = wanted.then(|| alternatives.unwrap_or(0));
-    Ok(Asked { model, stream, options, constraint, context, truncate, unload, think, top_logprobs })
+    Ok(Asked { model, stream, options, constraint, occasions: Vec::new(), context, truncate, unload, think, top_logprobs })
 }
 
 /// A switch, or how much.
