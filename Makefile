@@ -54,6 +54,18 @@ test-clients:
 	@python=$$($(STAGE) 'python environment' scripts/python-environment.sh $(CLIENTS) $(CACHE)); \
 	$(STAGE) 'python clients' $(TARGET)/debug/stowage-up --model $(MODEL) --also tests/clients/assistant.yaml -- $$python -m pytest -q tests/clients
 
+# A client that can't be built here is said to be missing, loudly, and is no failure.
+.PHONY: test-ollama
+test-ollama: build control-plane models ## Ollama's command-line client, built from its Go module, against a running agent
+	@python=$$($(STAGE) 'python environment' scripts/python-environment.sh $(CLIENTS) $(CACHE)); \
+	if client=$$($(STAGE) "Ollama's client" scripts/ollama-client.sh $(CACHE)/ollama); then \
+		STOWAGE_OLLAMA=$$client $(STAGE) "ollama's program" $(TARGET)/debug/stowage-up --model $(MODEL) --simulated-gpu 8 \
+			--also tests/clients/assistant.yaml --also tests/clients/program/split.yaml --also tests/clients/program/on-cpu.yaml \
+			-- $$python -m pytest -q tests/clients/program; \
+	else \
+		echo "==> SKIPPED: Ollama's command-line client was not tried, for the reason above" >&2; \
+	fi
+
 # DURATION in seconds, at the worker and again at the door.
 .PHONY: soak
 soak: build control-plane models ## requests of every kind at once, for half an hour
@@ -61,9 +73,10 @@ soak: build control-plane models ## requests of every kind at once, for half an 
 	STOWAGE_SOAK_SECONDS=$(or $(DURATION),900) $(STAGE) soak $(TARGET)/debug/stowage-up --model $(MODEL) -- $$python -m pytest -q tests/clients/test_soak.py
 
 .PHONY: verify
-verify: test ## the tests, those that take long, divergences, the soak and fuzzing
+verify: test ## the tests, those that take long, divergences, Ollama's client, the soak and fuzzing
 	@$(STAGE) 'long tests' scripts/rust-tests.sh --workspace $(SIMULATED) --no-fail-fast -- --ignored
 	@$(MAKE) --no-print-directory kl
+	@$(MAKE) --no-print-directory test-ollama
 	@$(MAKE) --no-print-directory soak
 	@$(STAGE) fuzz scripts/fuzz.sh $(TARGET) $(or $(DURATION),600)
 
@@ -74,14 +87,14 @@ kl: models ## how far the engine is from exact arithmetic, in every quantisation
 
 # DURATION in seconds; INPUT: a file to run again.
 .PHONY: fuzz
-fuzz: ## the header reader against hostile bytes, 10 minutes
+fuzz: ## the header reader and the parsers of requests against hostile bytes, 10 minutes each
 	@$(STAGE) fuzz scripts/fuzz.sh $(TARGET) $(or $(DURATION),600) $(INPUT)
 
 .PHONY: lint
 lint: ## formatting, clippy, generated files, dependencies
 	@$(STAGE) format cargo fmt --all --check
 	@$(STAGE) clippy cargo clippy --quiet --workspace --all-targets -- -D warnings
-	@$(STAGE) 'clippy, simulated GPU' cargo clippy --quiet --workspace --all-targets $(SIMULATED) -- -D warnings
+	@$(STAGE) 'clippy, simulated GPU' cargo clippy --quiet --workspace --all-targets $(SIMULATED),stowage-agent/fuzzed -- -D warnings
 	@$(STAGE) 'build of crdgen' cargo build --quiet --workspace $(SIMULATED) --bin crdgen
 	@$(STAGE) 'generated files' $(TARGET)/debug/crdgen --check
 	@$(STAGE) 'python syntax' scripts/python-syntax.sh

@@ -60,6 +60,8 @@ fn assignment(models: PathBuf) -> Assignment {
         source,
         request: report.request,
         plan: report.plan,
+        max_num_ctx_on_gpu: Some(report.fit.max_num_ctx_on_gpu),
+        max_num_ctx: Some(report.fit.max_num_ctx),
         parameters: Default::default(),
         system: String::new(),
         template: String::new(),

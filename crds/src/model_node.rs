@@ -61,6 +61,13 @@ pub struct Assignment {
     pub source: AssignedSource,
     pub request: Request,
     pub plan: DevicePlan,
+    /// Of the fit report that the plan is from: the largest context that fitted on this node then with the whole model on GPU, 0 where none did. For
+    /// what users are told; nothing is planned with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_num_ctx_on_gpu: Option<Tokens>,
+    /// Likewise with layers on CPU allowed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_num_ctx: Option<Tokens>,
     /// Threads, and the defaults of requests. Changes here reload nothing, but for `num_thread`.
     #[serde(default)]
     pub parameters: Parameters,

@@ -139,6 +139,8 @@ pub fn assignment(uid: &str, bytes: Bytes) -> Assignment {
             total_layers: LayerCount(31),
             devices: vec![on(gpu("n1"), bytes), on(HOST.into(), Bytes::ZERO)],
         },
+        max_num_ctx_on_gpu: None,
+        max_num_ctx: None,
         parameters: Default::default(),
         system: String::new(),
         template: String::new(),

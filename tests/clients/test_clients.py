@@ -82,7 +82,7 @@ def test_ollama_generates_from_prompts_raw_and_templated(olla):
     assert olla.generate(MODEL, "Say hello.", system="Be brief.", options=FEW).response
     streamed = list(olla.generate(MODEL, "Say hello.", options=FEW, stream=True))
     assert streamed[-1].done and "".join(part.response for part in streamed)
-    assert olla.generate(MODEL, "", keep_alive=0).done_reason == "load"
+    assert olla.generate(MODEL, "", keep_alive="5m").done_reason == "load"
 
 
 def test_ollama_keeps_to_num_predict_and_stop(olla):
@@ -129,10 +129,12 @@ def test_ollama_raises_its_own_errors(olla):
     assert error(lambda: list(olla.chat("no-such-model", QUESTION, stream=True))).status_code == 404
     more = error(lambda: olla.chat(MODEL, QUESTION, options={"num_ctx": 100_000_000}))
     assert more.status_code == 400 and "spec.parameters.num_ctx" in more.error
+    # SmolLM2 was trained for 8192 tokens, and the machine has room for them.
+    assert "up to 8192 fitted on its node" in more.error
     unsupported = error(lambda: olla.chat(MODEL, QUESTION, format={"type": "array", "uniqueItems": True}))
     assert unsupported.status_code == 400 and "uniqueItems" in unsupported.error
     assert error(lambda: olla.generate(MODEL, MANY_WORDS)).status_code == 400
-    for call in (lambda: olla.pull("llama3"), lambda: olla.delete(MODEL), lambda: olla.copy(MODEL, "other"), lambda: olla.create("x", from_=MODEL)):
+    for call in (lambda: olla.generate(MODEL, "", keep_alive=0), lambda: olla.pull("llama3"), lambda: olla.delete(MODEL), lambda: olla.copy(MODEL, "other"), lambda: olla.create("x", from_=MODEL)):
         managed = error(call)
         assert managed.status_code == 501 and "ModelDeployment" in managed.error
 

@@ -171,6 +171,17 @@ pub struct GenerateRequest {
     /// The text after which `grammar` holds, such as the end of what a model thinks before it answers; until it has come, the answer can't end by
     /// itself. `None`: the grammar holds from the first token on.
     pub grammar_after: Option<String>,
+    /// What the answer may come to and need not. Of no effect where there is a `grammar`.
+    pub occasions: Vec<Occasion>,
+}
+
+/// Where an answer comes to something that is held, such as the arguments of a tool call. The first that it comes to counts, and the answer ends with it.
+#[derive(Clone, Debug)]
+pub struct Occasion {
+    /// Texts that come one after the other, whatever is between them. What follows on the last of them is held.
+    pub after: Vec<String>,
+    /// From [`crate::Engine::constrain`].
+    pub grammar: Grammar,
 }
 
 /// What a generation sends, in order: any number of `Text`, then one `Done` or one `Failed`. Dropping the receiver ends the generation within a step.

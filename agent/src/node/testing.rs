@@ -15,6 +15,8 @@ pub fn assignment(uid: &str) -> Assignment {
         source: AssignedSource::default(),
         request: Request::default(),
         plan: DevicePlan { processor: "100% CPU".into(), devices: vec![allocation(HOST, 1)], ..DevicePlan::default() },
+        max_num_ctx_on_gpu: None,
+        max_num_ctx: None,
         parameters: Default::default(),
         system: String::new(),
         template: String::new(),

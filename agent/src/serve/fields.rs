@@ -32,6 +32,12 @@ pub fn read(body: Body) -> Result<Bytes, Fault> {
     })
 }
 
+/// The model that a request names. Ollama's older clients call it `name`, and its command-line client still does in places, beside an empty `model`.
+pub fn model_named(model: Option<String>, name: Option<String>) -> Result<String, Fault> {
+    let named = [model, name].into_iter().flatten().find(|named| !named.is_empty());
+    named.ok_or_else(|| Fault::field("model", "`model` is required: the name of the model to ask"))
+}
+
 fn type_of(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
@@ -155,13 +161,9 @@ impl Fields {
         self.take_as_written(name).map(|value| Fields::of(value, &path)).transpose()
     }
 
-    /// The model that the request names; Ollama's older clients call it `name`.
     pub fn model(&mut self) -> Result<String, Fault> {
         let older = self.string("name")?;
-        match self.string("model")?.or(older).filter(|model| !model.is_empty()) {
-            Some(model) => Ok(model),
-            None => Err(Fault::field("model", "`model` is required: the name of the model to ask")),
-        }
+        model_named(self.string("model")?, older)
     }
 
     /// A field that can only be left out, or be what it means anyway. `harmless` says which values change nothing.

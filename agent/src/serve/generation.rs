@@ -7,6 +7,7 @@ use stowage_engine::{Finish, GenerateEvent, TokenLogprob};
 use tokio::sync::mpsc;
 
 use super::account::Account;
+use super::channels::ChannelReader;
 use super::error::{Fault, FaultKind};
 use super::metrics::Metrics;
 use super::thinking::{Opening, Tags};
@@ -54,13 +55,39 @@ pub struct Reading {
 pub struct Generation {
     events: mpsc::Receiver<GenerateEvent>,
     account: Account,
-    thoughts: Option<ThoughtReader>,
+    thoughts: Option<Thoughts>,
     /// Present where the request brought tools.
     calls: Option<ToolCallReader>,
     /// Not given yet.
     logprobs: Vec<TokenLogprob>,
     pending: VecDeque<Output>,
     _counted: Counted,
+}
+
+/// Tells what is thought from what is answered.
+enum Thoughts {
+    Tagged(ThoughtReader),
+    Channels(ChannelReader),
+}
+
+impl Thoughts {
+    fn new((tags, opening): (&'static Tags, Opening)) -> Thoughts {
+        if tags.channels { Thoughts::Channels(ChannelReader::new(opening)) } else { Thoughts::Tagged(ThoughtReader::new(tags, opening)) }
+    }
+
+    fn push_and_tell(&mut self, text: &str) -> (Vec<Said>, Option<bool>) {
+        match self {
+            Thoughts::Tagged(reader) => reader.push_and_tell(text),
+            Thoughts::Channels(reader) => reader.push_and_tell(text),
+        }
+    }
+
+    fn finish(self) -> Vec<Said> {
+        match self {
+            Thoughts::Tagged(reader) => reader.finish(),
+            Thoughts::Channels(reader) => reader.finish(),
+        }
+    }
 }
 
 /// Counts a generation for as long as it lives.
@@ -75,7 +102,7 @@ impl Drop for Counted {
 impl Generation {
     pub fn new(events: mpsc::Receiver<GenerateEvent>, account: Account, metrics: Arc<Metrics>, reading: &Reading) -> Generation {
         metrics.generation_began();
-        let thoughts = reading.thinking.map(|(tags, opening)| ThoughtReader::new(tags, opening));
+        let thoughts = reading.thinking.map(Thoughts::new);
         let calls = (!reading.tools.is_empty()).then(|| ToolCallReader::new(reading.tools.clone()));
         Generation { events, account, thoughts, calls, logprobs: Vec::new(), pending: VecDeque::new(), _counted: Counted(metrics) }
     }
@@ -137,6 +164,7 @@ impl Generation {
 
     fn sort(&mut self, said: Said) {
         match (said, &mut self.calls) {
+            (Said::Call(call), _) => self.pending.push_back(Output::ToolCall(call)),
             (Said::Thought(text), _) => self.pending.push_back(Output::Thought { text, logprobs: Vec::new() }),
             (Said::Answer(text), None) => self.pending.push_back(Output::Text { text, logprobs: Vec::new() }),
             (Said::Answer(text), Some(calls)) => self.pending.extend(calls.push(&text).into_iter().map(Output::from)),
@@ -145,7 +173,7 @@ impl Generation {
 
     /// What was held back is what it seems.
     fn read_rest(&mut self) {
-        let said = self.thoughts.take().map(ThoughtReader::finish).unwrap_or_default();
+        let said = self.thoughts.take().map(Thoughts::finish).unwrap_or_default();
         let queued = self.pending.len();
         said.into_iter().for_each(|said| self.sort(said));
         self.give_logprobs(queued, false);

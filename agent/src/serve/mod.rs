@@ -7,20 +7,26 @@
 
 mod account;
 mod called;
+mod channels;
 mod defaults;
 mod door;
 mod embedding;
 mod engine_generator;
 mod error;
 mod fields;
+#[cfg(any(test, feature = "fuzzed"))]
+pub mod fuzzed;
 mod generation;
 mod generator;
 mod metrics;
 mod names;
 mod ollama;
 mod openai;
+#[cfg(any(test, feature = "fuzzed"))]
+mod parrot;
 mod prompt;
 mod server;
+mod strict;
 mod thinking;
 mod thought_reader;
 mod tool_calls;
@@ -41,7 +47,7 @@ pub use door::{DoorState, Route, door_router};
 pub use generator::{Constrained, Embeddings, Generator};
 pub use names::ModelNames;
 pub use server::{Patience, serve};
-pub use worker::{DEFAULT_BODY_LIMIT, Phase, PlacementInfo, Settings, WorkerConfig, WorkerState};
+pub use worker::{DEFAULT_BODY_LIMIT, LargestContexts, Phase, PlacementInfo, Settings, WorkerConfig, WorkerState};
 
 use error::{Dialect, Fault, FaultKind};
 

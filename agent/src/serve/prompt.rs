@@ -4,7 +4,7 @@ use stowage_engine::ChatMessage;
 use stowage_engine::template::Json;
 
 use super::error::{Fault, FaultKind};
-use super::thinking::{Opening, Tags, Think};
+use super::thinking::{Held, Opening, Tags, Think};
 use super::worker::{Worker, WorkerState};
 
 /// What is done with a conversation that is longer than the context.
@@ -98,7 +98,12 @@ impl Rendering<'_> {
         let ability = self.worker.thinks();
         let variables = ability.map(|ability| ability.variables(&self.think)).unwrap_or_default();
         let mut text = generator.render_chat(messages, &self.tools, variables)?;
-        let opening = ability.map(|ability| ability.open(&mut text, &self.think, self.held));
+        let held = match self.held {
+            false => Held::No,
+            true if self.tools.is_empty() => Held::Yes,
+            true => Held::WithCalls,
+        };
+        let opening = ability.map(|ability| ability.open(&mut text, &self.think, held));
         Ok(Prompt {
             tokens: generator.tokenize(&text, true),
             thinking: ability.map(|ability| ability.tags).zip(opening),

@@ -12,26 +12,18 @@ pub struct Tags {
     sign: &'static str,
     pub open: &'static str,
     pub close: &'static str,
-    /// What may stand before the answer, beside blanks.
-    pub lead: &'static [&'static str],
-    /// The answer begins after this.
-    answer_after: &'static str,
-    /// Whether the prompt can open it, so that the model is sure to think.
-    can_be_opened: bool,
+    /// What it says comes in channels ([`super::channels`]), of which this is one.
+    pub channels: bool,
 }
 
 const TAGS: [Tags; 3] = [
-    Tags { sign: "</think>", open: "<think>", close: "</think>", lead: &[], answer_after: "</think>", can_be_opened: true },
-    Tags { sign: "[/THINK]", open: "[THINK]", close: "[/THINK]", lead: &[], answer_after: "[/THINK]", can_be_opened: true },
-    Tags {
-        sign: "<|channel|>analysis",
-        open: "<|channel|>analysis<|message|>",
-        close: "<|end|>",
-        lead: &["<|start|>assistant", "<|channel|>final<|message|>"],
-        answer_after: "<|channel|>final<|message|>",
-        can_be_opened: false,
-    },
+    Tags { sign: "</think>", open: "<think>", close: "</think>", channels: false },
+    Tags { sign: "[/THINK]", open: "[THINK]", close: "[/THINK]", channels: false },
+    Tags { sign: "<|channel|>analysis", open: "<|channel|>analysis<|message|>", close: "<|end|>", channels: true },
 ];
+
+/// Where the channel of answers begins.
+const FINAL: &str = "<|channel|>final<|message|>";
 
 /// What a chat template lets a request say of thinking.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +42,15 @@ pub enum Think {
     Off,
     On,
     Level(String),
+}
+
+/// Whether an answer is held to something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Held {
+    No,
+    Yes,
+    /// To one that may be, or has to be, a call.
+    WithCalls,
 }
 
 /// Where an answer begins with respect to what is thought.
@@ -80,9 +81,12 @@ impl Ability {
         variables
     }
 
-    /// Makes the end of a rendered prompt agree with what was asked. An answer that is `held` to something has to be seen to begin, so its thinking is opened.
-    pub fn open(self, prompt: &mut String, think: &Think, held: bool) -> Opening {
-        let Tags { open, close, can_be_opened, .. } = self.tags;
+    /// Makes the end of a rendered prompt agree with what was asked. An answer that is held to something has to be seen to begin, so its thinking is opened.
+    pub fn open(self, prompt: &mut String, think: &Think, held: Held) -> Opening {
+        let Tags { open, close, channels, .. } = self.tags;
+        if *channels {
+            return if held == Held::WithCalls { self.begin(prompt, "") } else { Opening::Open };
+        }
         let end = prompt.trim_end();
         if end.ends_with(close) {
             return Opening::Over;
@@ -93,18 +97,26 @@ impl Ability {
                 prompt.push_str(&format!("\n{close}\n\n"));
                 Opening::Over
             }
-            (false, false) if held && *can_be_opened => {
-                prompt.push_str(&format!("{open}\n"));
-                Opening::Begun
-            }
+            (false, false) if held != Held::No => self.begin(prompt, "\n"),
             _ => Opening::Open,
         }
     }
 
+    fn begin(self, prompt: &mut String, after: &str) -> Opening {
+        prompt.push_str(self.tags.open);
+        prompt.push_str(after);
+        Opening::Begun
+    }
+
     /// The text after which an answer is held to what it is held to; `None`: from its first token on.
+    ///
+    /// In channels a call has its own, and no answer comes after it: where there may be one, all that follows on what is thought is held.
     pub fn answer_after(self, opening: Opening) -> Option<String> {
-        let thinks = opening == Opening::Begun || (opening == Opening::Open && !self.tags.can_be_opened);
-        thinks.then(|| self.tags.answer_after.to_owned())
+        match opening {
+            Opening::Begun => Some(self.tags.close.to_owned()),
+            Opening::Open if self.tags.channels => Some(FINAL.to_owned()),
+            Opening::Open | Opening::Over => None,
+        }
     }
 }
 
@@ -129,7 +141,7 @@ mod tests {
 
     const QWEN: &str = "{{ '<think>' }}{{ '</think>' }}{% if enable_thinking %}";
 
-    fn opened(prompt: &str, think: Think, held: bool) -> (String, Opening) {
+    fn opened(prompt: &str, think: Think, held: Held) -> (String, Opening) {
         let mut prompt = prompt.to_owned();
         let opening = Ability::of(QWEN).unwrap().open(&mut prompt, &think, held);
         (prompt, opening)
@@ -142,21 +154,34 @@ mod tests {
         let gpt_oss = Ability::of("{{ '<|channel|>analysis<|message|>' }}{{ reasoning_effort }}").unwrap();
         assert!(gpt_oss.levels);
         assert_eq!(gpt_oss.variables(&Think::Level("low".into()))["reasoning_effort"], "low");
-        assert_eq!(gpt_oss.answer_after(Opening::Open).as_deref(), Some("<|channel|>final<|message|>"));
+    }
+
+    #[test]
+    fn an_answer_in_channels_is_held_in_its_own_and_one_that_may_be_a_call_after_what_is_thought() {
+        let gpt_oss = Ability::of("{{ '<|channel|>analysis<|message|>' }}").unwrap();
+        let held = |held| {
+            let mut prompt = "<|start|>assistant".to_owned();
+            let opening = gpt_oss.open(&mut prompt, &Think::Unsaid, held);
+            (prompt, opening, gpt_oss.answer_after(opening))
+        };
+        let free = ("<|start|>assistant".to_owned(), Opening::Open, Some(FINAL.to_owned()));
+        assert_eq!((held(Held::No), held(Held::Yes)), (free.clone(), free));
+        let calls = ("<|start|>assistant<|channel|>analysis<|message|>".to_owned(), Opening::Begun, Some("<|end|>".to_owned()));
+        assert_eq!(held(Held::WithCalls), calls);
     }
 
     #[test]
     fn a_prompt_that_opens_what_is_thought_is_closed_where_nothing_is_to_be() {
-        assert_eq!(opened("A:<think>\n", Think::Unsaid, false), ("A:<think>\n".into(), Opening::Begun));
-        assert_eq!(opened("A:<think>\n", Think::Off, false), ("A:<think>\n\n</think>\n\n".into(), Opening::Over));
-        assert_eq!(opened("A:<think>\n\n</think>\n\n", Think::Off, true), ("A:<think>\n\n</think>\n\n".into(), Opening::Over));
+        assert_eq!(opened("A:<think>\n", Think::Unsaid, Held::No), ("A:<think>\n".into(), Opening::Begun));
+        assert_eq!(opened("A:<think>\n", Think::Off, Held::No), ("A:<think>\n\n</think>\n\n".into(), Opening::Over));
+        assert_eq!(opened("A:<think>\n\n</think>\n\n", Think::Off, Held::Yes), ("A:<think>\n\n</think>\n\n".into(), Opening::Over));
     }
 
     #[test]
     fn what_is_thought_is_opened_only_where_the_answer_is_held_to_something() {
-        assert_eq!(opened("A:", Think::On, false), ("A:".into(), Opening::Open));
-        assert_eq!(opened("A:", Think::On, true), ("A:<think>\n".into(), Opening::Begun));
-        assert_eq!(opened("A:", Think::Off, true), ("A:".into(), Opening::Open));
+        assert_eq!(opened("A:", Think::On, Held::No), ("A:".into(), Opening::Open));
+        assert_eq!(opened("A:", Think::On, Held::Yes), ("A:<think>\n".into(), Opening::Begun));
+        assert_eq!(opened("A:", Think::Off, Held::Yes), ("A:".into(), Opening::Open));
         let after = |opening| Ability::of(QWEN).unwrap().answer_after(opening);
         assert_eq!((after(Opening::Begun).as_deref(), after(Opening::Open), after(Opening::Over)), (Some("</think>"), None, None));
     }

@@ -1,13 +1,15 @@
 //! Tells what a model thinks from what it answers, as the text comes.
 
 use super::thinking::{Opening, Tags};
-use super::tool_calls::partial_tag;
+use super::tool_calls::{ToolCall, partial_tag};
 
 /// A piece of what was said.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Said {
     Thought(String),
     Answer(String),
+    /// Which only what is written in channels tells so early.
+    Call(ToolCall),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,12 +73,11 @@ impl ThoughtReader {
 
     /// What is still held, at the end.
     pub fn finish(self) -> Vec<Said> {
-        let said = match self.state {
-            State::Thinking => Said::Thought(self.held),
-            _ => Said::Answer(self.held),
-        };
-        let (Said::Thought(text) | Said::Answer(text)) = &said;
-        if text.is_empty() { Vec::new() } else { vec![said] }
+        match self.state {
+            _ if self.held.is_empty() => Vec::new(),
+            State::Thinking => vec![Said::Thought(self.held)],
+            State::Start | State::Between | State::Answer => vec![Said::Answer(self.held)],
+        }
     }
 
     fn start(&mut self) {
@@ -84,16 +85,9 @@ impl ThoughtReader {
         if let Some(rest) = text.strip_prefix(self.tags.open) {
             self.held = rest.to_owned();
             self.state = State::Thinking;
-        } else if self.tags.lead.iter().any(|lead| text.starts_with(lead)) {
-            self.state = State::Between;
-        } else if !self.could_be_marked(text) {
+        } else if !self.tags.open.starts_with(text) {
             self.state = State::Answer;
         }
-    }
-
-    /// Whether more text could make a mark of this.
-    fn could_be_marked(&self, text: &str) -> bool {
-        self.tags.open.starts_with(text) || self.tags.lead.iter().any(|lead| lead.starts_with(text))
     }
 
     fn think(&mut self, said: &mut Vec<Said>) {
@@ -114,13 +108,8 @@ impl ThoughtReader {
     }
 
     fn between(&mut self) {
-        let mut text = self.held.trim_start();
-        while let Some(rest) = self.tags.lead.iter().find_map(|lead| text.strip_prefix(lead)) {
-            text = rest.trim_start();
-        }
-        let undecided = self.tags.lead.iter().any(|lead| lead.starts_with(text)) || text.is_empty();
-        self.held = text.to_owned();
-        if !undecided {
+        self.held = self.held.trim_start().to_owned();
+        if !self.held.is_empty() {
             self.state = State::Answer;
         }
     }
@@ -148,6 +137,7 @@ mod tests {
             match piece {
                 Said::Thought(text) => thought += &text,
                 Said::Answer(text) => answer += &text,
+                Said::Call(call) => panic!("{call:?}"),
             }
         }
         (thought, answer)
@@ -169,9 +159,6 @@ mod tests {
         assert_read(think, Opening::Begun, "Cut off </th", ("Cut off </th", ""));
         assert_read(think, Opening::Open, "<think></think>", ("", ""));
         assert_read("[/THINK]", Opening::Open, "[THINK]Hm.[/THINK]Yes.", ("Hm.", "Yes."));
-        let channels = "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>final<|message|>Yes.";
-        assert_read("<|channel|>analysis", Opening::Open, channels, ("Hm.", "Yes."));
-        assert_read("<|channel|>analysis", Opening::Open, "<|channel|>final<|message|>Yes.", ("", "Yes."));
     }
 
     #[test]

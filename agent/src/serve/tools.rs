@@ -27,10 +27,14 @@ pub struct Tools {
 }
 
 #[derive(Clone, Debug)]
-struct Function {
-    name: String,
+pub struct Function {
+    /// Where it stands in the request.
+    pub path: String,
+    pub name: String,
     /// A schema of its arguments.
-    parameters: Json,
+    pub parameters: Json,
+    /// A call of it has to meet the schema, also where the model is free not to call ([`super::strict`]).
+    pub strict: bool,
 }
 
 impl Tools {
@@ -51,6 +55,10 @@ impl Tools {
 
     pub fn is_empty(&self) -> bool {
         self.told.is_empty()
+    }
+
+    pub fn functions(&self) -> &[Function] {
+        &self.functions
     }
 
     pub fn names(&self) -> Vec<String> {
@@ -103,5 +111,6 @@ fn function(path: &str, tool: Json) -> Result<Function, Fault> {
         Some(schema @ Json::Object(_)) => schema,
         Some(_) => return Err(function.refuse("parameters", "must be a JSON schema, which is an object")),
     };
-    Ok(Function { name, parameters })
+    let strict = function.boolean("strict")?.unwrap_or(false);
+    Ok(Function { path: format!("{path}.function"), name, parameters, strict })
 }

@@ -45,8 +45,17 @@ pub struct PlacementInfo {
     /// The model file's sha256 in hexadecimal, or another that changes with the file where that is not known.
     pub digest: String,
     pub modified_at: jiff::Timestamp,
-    /// The largest context that would fit where the replica is, if the planner said.
-    pub largest_num_ctx: Option<u64>,
+    /// As the planner said; `None` where it did not.
+    pub largest_contexts: Option<LargestContexts>,
+}
+
+/// The largest contexts that fitted on the replica's node when it was placed, in tokens; 0 where none did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LargestContexts {
+    /// With the whole model on GPU.
+    pub on_gpu: u64,
+    /// With layers on CPU allowed.
+    pub anywhere: u64,
 }
 
 impl PlacementInfo {
@@ -65,7 +74,7 @@ impl PlacementInfo {
             file_size,
             digest: digest.into(),
             modified_at: jiff::Timestamp::now(),
-            largest_num_ctx: None,
+            largest_contexts: None,
         }
     }
 }

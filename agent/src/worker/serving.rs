@@ -17,8 +17,8 @@ use super::loaded_file::LoadedFile;
 use super::record::Order;
 use crate::model_header::{self, Data};
 use crate::serve::{
-    self, DEFAULT_BODY_LIMIT, ModelNames, Patience, Phase, PlacementInfo, RequestDefaults, RequestOptions, Settings, WorkerConfig,
-    WorkerState,
+    self, DEFAULT_BODY_LIMIT, LargestContexts, ModelNames, Patience, Phase, PlacementInfo, RequestDefaults, RequestOptions, Settings,
+    WorkerConfig, WorkerState,
 };
 
 /// The server of one worker. Names and defaults can be replaced under it; requests that run keep what they began with.
@@ -131,7 +131,13 @@ fn placement_info(order: &Order) -> PlacementInfo {
         None => stand_in(order),
     };
     let input_weights = input_weights(order).unwrap_or_default();
-    PlacementInfo::of_plan(&assignment.plan, input_weights, size, digest)
+    let placement = PlacementInfo::of_plan(&assignment.plan, input_weights, size, digest);
+    PlacementInfo { largest_contexts: largest_contexts(assignment), ..placement }
+}
+
+/// `None`: an operator that knew no such fields made the assignment.
+fn largest_contexts(assignment: &Assignment) -> Option<LargestContexts> {
+    Some(LargestContexts { on_gpu: assignment.max_num_ctx_on_gpu?.0, anywhere: assignment.max_num_ctx?.0 })
 }
 
 /// For a file whose digest nobody knows: one of what shows that it changed. Ollama's program prints the first letters of a digest, and fails where there

@@ -35,6 +35,8 @@ fn assignment() -> Assignment {
         source: AssignedSource { model, ..AssignedSource::default() },
         request: Request::default(),
         plan: DevicePlan { processor: "100% CPU".into(), devices: vec![host], ..DevicePlan::default() },
+        max_num_ctx_on_gpu: None,
+        max_num_ctx: None,
         parameters: Default::default(),
         system: String::new(),
         template: String::new(),

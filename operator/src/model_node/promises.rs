@@ -16,7 +16,7 @@ use kube::ResourceExt;
 use stowage_crds::model_deployment::{PlacementState, PlacementStatus, ReplicaState};
 use stowage_crds::model_node::{AssignedSource, Assignment, AssignmentState, MAX_ASSIGNMENTS, ModelDeploymentReference};
 use stowage_crds::{ModelDeployment, ModelNode};
-use stowage_placement::{Asked, Choice, ContextPolicy, choose};
+use stowage_placement::{Asked, Choice, ContextPolicy, PlanReport, choose};
 
 use crate::cache::{Key, Revision};
 use crate::clock::{after, whole_seconds};
@@ -197,7 +197,7 @@ impl<'a> View<'a> {
         let node = candidate(self.state, &wanted, &found, self.now, self.node, &|_| false);
         match choose(&found.summary, &asked, &[node]) {
             Choice::Placed { report, .. } if report.plan.gpu_layers.0 >= placement.gpu_layers => {
-                Promise::Made(Box::new(assignment(deployment, &wanted, placement, report.request, report.plan, &found.source)))
+                Promise::Made(Box::new(assignment(deployment, &wanted, placement, report, &found.source)))
             }
             _ => Promise::Impossible,
         }
@@ -214,8 +214,7 @@ fn assignment(
     deployment: &ModelDeployment,
     wanted: &Wanted,
     placement: &PlacementStatus,
-    request: stowage_placement::Request,
-    plan: stowage_placement::DevicePlan,
+    report: PlanReport,
     found: &stowage_crds::model_deployment::ResolvedSource,
 ) -> Assignment {
     let source = wanted.settled(deployment).and_then(|settled| settled.source.as_ref()).unwrap_or(found);
@@ -237,8 +236,10 @@ fn assignment(
             digest: source.digest.clone(),
             size_bytes: source.size_bytes,
         },
-        request,
-        plan,
+        request: report.request,
+        plan: report.plan,
+        max_num_ctx_on_gpu: Some(report.fit.max_num_ctx_on_gpu),
+        max_num_ctx: Some(report.fit.max_num_ctx),
         parameters: spec.parameters.clone(),
         system: spec.system.clone(),
         template: spec.template.clone(),

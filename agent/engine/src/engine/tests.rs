@@ -23,7 +23,16 @@ fn greedy() -> SamplingOptions {
 fn question(engine: &Engine, content: &str, sampling: SamplingOptions) -> GenerateRequest {
     let message = ChatMessage { role: "user".into(), content: content.into(), ..ChatMessage::default() };
     let prompt = engine.tokenize(&engine.render_chat(&[message], &[]).unwrap(), true);
-    GenerateRequest { prompt, sampling, stop: Vec::new(), max_tokens: Some(40), top_logprobs: None, grammar: None, grammar_after: None }
+    GenerateRequest {
+        prompt,
+        sampling,
+        stop: Vec::new(),
+        max_tokens: Some(40),
+        top_logprobs: None,
+        grammar: None,
+        grammar_after: None,
+        occasions: Vec::new(),
+    }
 }
 
 async fn answer(engine: &Engine, request: GenerateRequest) -> (String, Finish) {
@@ -66,6 +75,7 @@ async fn smollm2_completes_a_text() {
         top_logprobs: None,
         grammar: None,
         grammar_after: None,
+        occasions: Vec::new(),
     };
     assert_eq!(answer(&engine, request).await.0, " Paris.");
 }
@@ -152,6 +162,7 @@ async fn a_model_that_embeds_gives_vectors_and_no_text() {
         top_logprobs: None,
         grammar: None,
         grammar_after: None,
+        occasions: Vec::new(),
     };
     let error = engine.generate(request).err().unwrap();
     assert!(error.is_callers_fault() && error.message.contains("embeddings"), "{error}");

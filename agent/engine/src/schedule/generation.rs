@@ -35,6 +35,7 @@ pub struct Generation {
 impl Generation {
     pub fn new(job: GenerateJob, resume: Resume, num_ctx: u32) -> Generation {
         let GenerateJob { request, events, submitted } = job;
+        let held = Held::of(&request);
         let mut sampler = Sampler::new(request.sampling, num_ctx);
         sampler.accept(&request.prompt);
         Generation {
@@ -47,7 +48,7 @@ impl Generation {
             top_logprobs: request.top_logprobs,
             num_ctx,
             sampler,
-            held: request.grammar.map(|grammar| Held::new(&grammar, request.grammar_after)),
+            held,
             text: TextStream::new(&request.stop),
             events,
             submitted,

@@ -189,6 +189,7 @@ fn request(prompt: &str) -> GenerateRequest {
         top_logprobs: None,
         grammar: None,
         grammar_after: None,
+        occasions: Vec::new(),
     }
 }
 

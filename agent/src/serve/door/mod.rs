@@ -106,7 +106,7 @@ fn api_of(path: &str) -> &'static str {
 struct Named {
     #[serde(default)]
     model: Option<String>,
-    /// As Ollama's older clients call it.
+    /// See [`fields::model_named`].
     #[serde(default)]
     name: Option<String>,
 }
@@ -132,10 +132,7 @@ fn read(body: Body) -> Result<(String, bytes::Bytes), Fault> {
     let body = fields::read(body)?;
     let named: Named = serde_json::from_slice(&body)
         .map_err(|error| Fault::new(FaultKind::InvalidRequest, format!("the body is not a JSON object that names a model: {error}")))?;
-    match named.model.or(named.name).filter(|model| !model.is_empty()) {
-        Some(model) => Ok((model, body)),
-        None => Err(Fault::field("model", "`model` is required: the name of the model to ask")),
-    }
+    Ok((fields::model_named(named.model, named.name)?, body))
 }
 
 fn answer(account: &Account, dialect: Dialect, result: Result<Response, Fault>) -> Response {

@@ -6,13 +6,14 @@ use http::HeaderMap;
 use stowage_engine::ChatMessage;
 use stowage_engine::template::Json;
 
-use super::generate::run;
+use super::generate::{loaded, run};
 use super::reply::{Shape, Writer};
 use super::{answer, asked};
 use crate::serve::account::Account;
 use crate::serve::error::Fault;
 use crate::serve::fields::{Body, Fields, is_empty};
 use crate::serve::prompt::{self, Conversation, WhenTooLong};
+use crate::serve::strict;
 use crate::serve::tools::Tools;
 use crate::serve::worker::WorkerState;
 
@@ -32,12 +33,13 @@ async fn chatted(worker: &WorkerState, account: &Account, body: Body) -> Result<
         messages.into_iter().enumerate().map(|(index, value)| message(index, value)).collect::<Result<_, _>>()?;
     let writer = Writer { model: asked.model.clone(), shape: Shape::Chat, account: account.clone() };
     if messages.is_empty() {
-        return Ok(writer.loaded());
+        return loaded(worker, &asked, writer);
     }
     asked.constraint = tools.constraint(asked.constraint);
     let names = tools.names();
     let when_too_long = if asked.truncate { WhenTooLong::DropOldest } else { WhenTooLong::Refuse };
     let held = asked.constraint.is_some();
+    asked.occasions = strict::occasions(worker, &tools, held).await?;
     let conversation =
         Conversation { messages, tools: tools.told, think: asked.think.clone(), held, when_too_long, context: asked.context };
     let prompt = prompt::of_conversation(worker, conversation).await?;

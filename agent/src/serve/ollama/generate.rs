@@ -6,14 +6,14 @@ use http::HeaderMap;
 use stowage_engine::{ChatMessage, GenerateRequest};
 
 use super::reply::{Shape, Writer};
-use super::{Asked, answer, asked, format};
+use super::{Asked, answer, asked, format, manage};
 use crate::serve::account::Account;
 use crate::serve::error::Fault;
 use crate::serve::fields::{Body, Fields, is_empty};
 use crate::serve::generation::Reading;
 use crate::serve::prompt::{self, Conversation, Prompt, WhenTooLong};
 use crate::serve::thinking::Think;
-use crate::serve::worker::WorkerState;
+use crate::serve::worker::{Worker, WorkerState};
 
 pub async fn generate(State(worker): State<WorkerState>, headers: HeaderMap, body: Body) -> Response {
     let account = worker.account("ollama.generate", &headers);
@@ -37,10 +37,15 @@ async fn generated(worker: &WorkerState, account: &Account, body: Body) -> Resul
     fields.finish()?;
     let writer = Writer { model: asked.model.clone(), shape: Shape::Generate, account: account.clone() };
     if prompt.text.is_empty() {
-        return Ok(writer.loaded());
+        return loaded(worker, &asked, writer);
     }
     let prompt = prompt_of(worker, prompt, &asked).await?;
     run(worker, asked, prompt, Vec::new(), writer).await
+}
+
+/// To a request that asks for no answer: clients have a model loaded by it, which it is, or unloaded.
+pub(super) fn loaded(worker: &Worker, asked: &Asked, writer: Writer) -> Result<Response, Fault> {
+    if asked.unload { Err(manage::unloaded(&worker.deployment())) } else { Ok(writer.loaded()) }
 }
 
 fn read_prompt(fields: &mut Fields) -> Result<Prompted, Fault> {
@@ -82,6 +87,7 @@ pub(super) async fn run(worker: &WorkerState, asked: Asked, prompt: Prompt, tool
         top_logprobs: asked.top_logprobs,
         grammar: worker.constrain(format::FIELD, asked.constraint).await?,
         grammar_after: answer_after,
+        occasions: asked.occasions,
     };
     let generation = worker.start(request, &writer.account, &Reading { thinking, tools })?;
     if asked.stream { Ok(writer.stream(generation)) } else { writer.whole(generation).await }

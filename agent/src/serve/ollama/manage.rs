@@ -31,8 +31,18 @@ pub fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
 
 /// The body is read although it says nothing new: a connection whose request was left unread is closed, and the client's next request with it.
 async fn refuse(_body: Bytes, what: &str, instead: &str) -> Response {
-    let message = format!(
-        "models are not {what} through this API: {instead} (kubectl apply -f, kind ModelDeployment, apiVersion stowage.dev/v1alpha1)"
-    );
-    Fault::new(FaultKind::ManagedElsewhere, message).response(Dialect::Ollama)
+    managed_elsewhere(what, instead).response(Dialect::Ollama)
+}
+
+/// To a request by which Ollama unloads a model, as `ollama stop` does.
+pub fn unloaded(deployment: &str) -> Fault {
+    managed_elsewhere(
+        "unloaded",
+        &format!("delete {deployment}, or set its spec.replicas to 0; until then it stays, whatever `keep_alive` says"),
+    )
+}
+
+fn managed_elsewhere(what: &str, instead: &str) -> Fault {
+    let kind = "kubectl, kind ModelDeployment, apiVersion stowage.dev/v1alpha1";
+    Fault::new(FaultKind::ManagedElsewhere, format!("models are not {what} through this API: {instead} ({kind})"))
 }

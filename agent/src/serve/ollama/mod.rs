@@ -13,7 +13,7 @@ use axum::Router;
 use axum::response::Response;
 use axum::routing::{get, post};
 use serde_json::Value;
-use stowage_engine::Constraint;
+use stowage_engine::{Constraint, Occasion};
 
 use super::account::Account;
 use super::defaults::RequestOptions;
@@ -39,9 +39,13 @@ pub fn routes() -> Router<WorkerState> {
         .merge(manage::routes())
 }
 
-/// Stowage's own version: it follows Ollama's API, not its releases.
+/// The release of Ollama whose API this is: the last before it took in OpenAI's responses (0.13.3), and the first with log probabilities. Clients ask for
+/// it before they use what an older one did not have.
+const OLLAMA_VERSION: &str = "0.12.11";
+
+/// Stowage's own version stands beside Ollama's.
 pub async fn version() -> axum::Json<Value> {
-    axum::Json(serde_json::json!({"version": env!("CARGO_PKG_VERSION")}))
+    axum::Json(serde_json::json!({"version": OLLAMA_VERSION, "stowage": env!("CARGO_PKG_VERSION")}))
 }
 
 /// The answer, or the fault in Ollama's shape; the account learns of the fault.
@@ -59,9 +63,13 @@ struct Asked {
     options: RequestOptions,
     /// What the answer is held to.
     constraint: Option<Constraint>,
+    /// What it may come to.
+    occasions: Vec<Occasion>,
     /// Tokens that prompt and answer may take together.
     context: u64,
     truncate: bool,
+    /// The model is to be unloaded after the answer, which is only refused where nothing else is asked for.
+    unload: bool,
     think: Think,
     /// Alternatives a token; `None`: no log probabilities.
     top_logprobs: Option<u32>,
@@ -77,7 +85,7 @@ fn asked(fields: &mut Fields, worker: &Worker, account: &Account) -> Result<Aske
     }
     let (options, context) = options::read(fields.object("options")?, worker)?;
     let truncate = fields.boolean("truncate")?.unwrap_or(true);
-    options::keep_alive(fields)?;
+    let unload = options::keep_alive(fields)?;
     let constraint = format::read(fields)?;
     let think = think(fields, worker)?;
     fields.only("shift", is_empty, "is not honoured: an answer ends where the context is full, with done_reason `length`")?;
@@ -87,7 +95,7 @@ fn asked(fields: &mut Fields, worker: &Worker, account: &Account) -> Result<Aske
         return Err(fields.refuse("top_logprobs", "needs `logprobs` to be true"));
     }
     let top_logprobs = wanted.then(|| alternatives.unwrap_or(0));
-    Ok(Asked { model, stream, options, constraint, context, truncate, think, top_logprobs })
+    Ok(Asked { model, stream, options, constraint, occasions: Vec::new(), context, truncate, unload, think, top_logprobs })
 }
 
 /// A switch, or how much.

@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::serve::defaults::RequestOptions;
 use crate::serve::error::Fault;
 use crate::serve::fields::{Fields, is_empty};
-use crate::serve::worker::Worker;
+use crate::serve::worker::{LargestContexts, Worker};
 
 /// The options, completed from the deployment's, and the context that holds prompt and answer.
 pub fn read(options: Option<Fields>, worker: &Worker) -> Result<(RequestOptions, u64), Fault> {
@@ -43,13 +43,23 @@ fn num_ctx(fields: &mut Fields, worker: &Worker) -> Result<u64, Fault> {
     if asked <= most {
         return Ok(asked);
     }
-    let fits = match worker.config.placement.largest_num_ctx {
-        Some(largest) => format!("; the largest that would fit where it is now is {largest}"),
-        None => "; `maxNumCtx` in its status.fit is the largest that would fit".to_owned(),
-    };
-    let deployment = worker.deployment();
-    let why = format!("is {asked}, and this replica was placed for {most}: set spec.parameters.num_ctx of {deployment} to have more{fits}");
+    let (deployment, fits) = (worker.deployment(), fits(worker.config.placement.largest_contexts));
+    let why =
+        format!("is {asked}, and this replica was placed for {most}: set spec.parameters.num_ctx of {deployment} to have more; {fits}");
     Err(fields.refuse("num_ctx", why))
+}
+
+/// What a larger context can be. It says of when: others may have come to the node, or have left it, since the replica was placed.
+fn fits(largest: Option<LargestContexts>) -> String {
+    let Some(LargestContexts { on_gpu, anywhere }) = largest else {
+        return "`maxNumCtx` in its status.fit is the largest that would fit".to_owned();
+    };
+    let whole = match on_gpu {
+        0 => String::new(),
+        _ if on_gpu == anywhere => ", with the whole model on GPU".to_owned(),
+        _ => format!(", and up to {on_gpu} with the whole model on GPU"),
+    };
+    format!("when it was placed, up to {anywhere} fitted on its node{whole}")
 }
 
 /// Taken where they ask for what is so anyway.
@@ -91,7 +101,38 @@ fn unsupported(fields: &mut Fields) -> Result<(), Fault> {
     fields.only("num_keep", |_| false, "is not honoured: the engine does not shift its context, so nothing needs to be kept")
 }
 
-/// Checked, and otherwise without effect: how long a replica stays is its ModelDeployment's to say.
-pub fn keep_alive(fields: &mut Fields) -> Result<(), Fault> {
-    fields.only("keep_alive", |value| value.is_number() || value.is_string(), "must be a number of seconds or a duration such as \"5m\"")
+/// Whether the model is to be unloaded at once. Checked, and otherwise without effect: how long a replica stays is its ModelDeployment's to say.
+pub fn keep_alive(fields: &mut Fields) -> Result<bool, Fault> {
+    match fields.take("keep_alive") {
+        None => Ok(false),
+        Some(Value::Number(seconds)) => Ok(seconds.as_f64() == Some(0.0)),
+        Some(Value::String(duration)) => Ok(is_zero(&duration)),
+        Some(_) => Err(fields.refuse("keep_alive", "must be a number of seconds or a duration such as \"5m\"")),
+    }
+}
+
+/// `0`, `0s`, `0m0.0s`
+fn is_zero(duration: &str) -> bool {
+    let mut digits = duration.chars().filter(char::is_ascii_digit).peekable();
+    digits.peek().is_some() && digits.all(|digit| digit == '0')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_duration_of_nothing_is_told_from_others() {
+        assert_eq!(["0", "0s", "0m0.0s", "-0s"].map(is_zero), [true; 4]);
+        assert_eq!(["5m", "-1", "10s", "", "s", "0.5s"].map(is_zero), [false; 6]);
+    }
+
+    #[test]
+    fn what_would_fit_says_how_much_of_it_is_on_gpu() {
+        let fits = |on_gpu, anywhere| fits(Some(LargestContexts { on_gpu, anywhere }));
+        assert_eq!(fits(0, 8192), "when it was placed, up to 8192 fitted on its node");
+        assert_eq!(fits(8192, 8192), "when it was placed, up to 8192 fitted on its node, with the whole model on GPU");
+        assert_eq!(fits(2048, 8192), "when it was placed, up to 8192 fitted on its node, and up to 2048 with the whole model on GPU");
+        assert!(super::fits(None).contains("`maxNumCtx`"));
+    }
 }

@@ -12,6 +12,7 @@ use crate::serve::error::Fault;
 use crate::serve::fields::{Body, Fields, is_empty};
 use crate::serve::generation::Reading;
 use crate::serve::prompt::{self, Conversation, Prompt, WhenTooLong};
+use crate::serve::strict;
 use crate::serve::tools::ToolChoice;
 use crate::serve::worker::WorkerState;
 
@@ -36,6 +37,7 @@ async fn completed(worker: &WorkerState, account: &Account, body: Body) -> Resul
     let messages = messages::read(values)?;
     let held_by = if tools.choice == ToolChoice::Auto { response_format::FIELD } else { "tool_choice" };
     asked.grammar = worker.constrain(held_by, constraint).await?;
+    asked.occasions = strict::occasions(worker, &tools, asked.grammar.is_some()).await?;
     let (names, context, held) = (tools.names(), worker.num_ctx(), asked.grammar.is_some());
     let conversation = Conversation { messages, tools: tools.told, think, held, when_too_long: WhenTooLong::Refuse, context };
     let name_field = |fault: Fault| Fault { field: fault.field.or(Some("messages".into())), ..fault };

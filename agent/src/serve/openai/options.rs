@@ -1,6 +1,6 @@
 //! The fields that `/v1/chat/completions` and `/v1/completions` have in common.
 
-use stowage_engine::{GenerateRequest, Grammar};
+use stowage_engine::{GenerateRequest, Grammar, Occasion};
 
 use crate::serve::account::Account;
 use crate::serve::defaults::RequestOptions;
@@ -25,6 +25,8 @@ pub struct Asked {
     /// What the answers are held to, and after which text.
     pub grammar: Option<Grammar>,
     pub grammar_after: Option<String>,
+    /// What they may come to.
+    pub occasions: Vec<Occasion>,
 }
 
 pub fn read(fields: &mut Fields, worker: &Worker, account: &Account) -> Result<Asked, Fault> {
@@ -41,7 +43,7 @@ pub fn read(fields: &mut Fields, worker: &Worker, account: &Account) -> Result<A
     fields.only("logit_bias", is_empty, "is not honoured: the engine has no way to favour single tokens")?;
     // Who asks is for the client's own records; it changes no answer.
     fields.string("user")?;
-    Ok(Asked { model, stream, include_usage, choices, options, most_tokens, grammar: None, grammar_after: None })
+    Ok(Asked { model, stream, include_usage, choices, options, most_tokens, grammar: None, grammar_after: None, occasions: Vec::new() })
 }
 
 fn stream_options(fields: &mut Fields, stream: bool) -> Result<bool, Fault> {
@@ -94,6 +96,7 @@ impl Asked {
             top_logprobs,
             grammar: self.grammar.clone(),
             grammar_after: self.grammar_after.clone(),
+            occasions: self.occasions.clone(),
         }
     }
 }

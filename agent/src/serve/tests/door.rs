@@ -41,6 +41,8 @@ async fn a_request_goes_to_the_model_it_names_and_streams_back() {
     assert_eq!((text.as_str(), answer.headers["content-type"].to_str().unwrap()), ("hoo", "application/x-ndjson"));
     let whole = post(&door, "/api/generate", json!({"model": "owl", "stream": false, "prompt": "hoo"})).await;
     assert_eq!(whole.json()["response"], "hoo");
+    // As Ollama's command-line client asks.
+    assert_eq!(post(&door, "/api/show", json!({"model": "", "name": "owl"})).await.status, StatusCode::OK);
     let body = json!({"model": "b/parrot", "stream": true, "messages": [{"role": "user", "content": "hey"}]});
     assert_eq!(post(&door, "/v1/chat/completions", body).await.events()[0]["model"], "b/parrot");
     assert_eq!(fetch(&door, "/v1/models/b/owl").await.json()["owned_by"], "b");

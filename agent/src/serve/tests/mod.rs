@@ -1,9 +1,9 @@
 //! The API as it goes over the wire, with a generator that needs no model.
 
 mod access_log;
+mod channels;
 mod door;
 mod fuzz;
-mod generator;
 mod ollama;
 mod openai;
 mod server;
@@ -20,8 +20,8 @@ use stowage_placement::{Bytes, Tokens};
 use tokio::sync::watch;
 use tower::ServiceExt;
 
+use super::parrot::{self, Parrot};
 use super::*;
-use generator::Parrot;
 
 /// Characters, in the parrot's case.
 const NUM_CTX: u64 = 400;
@@ -36,7 +36,7 @@ fn placement() -> PlacementInfo {
         file_size: Bytes(900),
         digest: "0123456789abcdef".into(),
         modified_at: jiff::Timestamp::UNIX_EPOCH,
-        largest_num_ctx: Some(3072),
+        largest_contexts: Some(LargestContexts { on_gpu: 3072, anywhere: 8192 }),
     }
 }
 

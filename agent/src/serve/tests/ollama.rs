@@ -44,10 +44,26 @@ async fn generate_reads_system_and_prompt_through_the_template_and_raw_prompts_a
 #[tokio::test]
 async fn an_empty_prompt_says_that_the_model_is_loaded() {
     for (path, body) in
-        [("/api/generate", json!({"model": "parrot"})), ("/api/chat", json!({"model": "parrot", "keep_alive": 0, "messages": []}))]
+        [("/api/generate", json!({"model": "parrot"})), ("/api/chat", json!({"model": "parrot", "keep_alive": "5m", "messages": []}))]
     {
         let answer = post(&parrot(), path, body).await.json();
         assert_eq!((&answer["done"], &answer["done_reason"]), (&json!(true), &json!("load")), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn unloading_a_model_is_answered_with_what_to_do_instead_and_an_answer_that_should_be_the_last_is_given() {
+    let router = parrot();
+    let said = json!([{"role": "user", "content": "hello"}]);
+    for (path, asked, none) in [("/api/generate", "prompt", json!("")), ("/api/chat", "messages", json!([]))] {
+        for keep_alive in [json!(0), json!("0s")] {
+            let refused = post(&router, path, json!({"model": "parrot", "keep_alive": keep_alive, asked: none})).await;
+            assert_eq!(refused.status, StatusCode::NOT_IMPLEMENTED);
+            assert!(refused.text.contains("ModelDeployment birds/parrot") && refused.text.contains("spec.replicas"), "{}", refused.text);
+            let prompt = if asked == "prompt" { json!("hello") } else { said.clone() };
+            let answer = post(&router, path, json!({"model": "parrot", "keep_alive": keep_alive, "stream": false, asked: prompt})).await;
+            assert!(answer.status == StatusCode::OK && answer.text.contains("hello"), "{}", answer.text);
+        }
     }
 }
 
@@ -78,9 +94,9 @@ async fn load_options_are_taken_where_they_ask_for_what_is_so_and_else_name_the_
     let refused = post(&router, "/api/generate", json!({"model": "parrot", "prompt": "x", "options": {"num_ctx": 4096}})).await;
     let message = refused.json()["error"].as_str().unwrap().to_owned();
     assert_eq!(refused.status, StatusCode::BAD_REQUEST);
-    for part in ["options.num_ctx", "4096", "400", "spec.parameters.num_ctx of ModelDeployment birds/parrot", "3072"] {
-        assert!(message.contains(part), "{part} in {message}");
-    }
+    let expected = "`options.num_ctx` is 4096, and this replica was placed for 400: set spec.parameters.num_ctx of ModelDeployment \
+                    birds/parrot to have more; when it was placed, up to 8192 fitted on its node, and up to 3072 with the whole model on GPU";
+    assert_eq!(message, expected);
     let refused = post(&router, "/api/generate", json!({"model": "parrot", "prompt": "x", "options": {"num_gpu": 999}})).await;
     assert!(refused.text.contains("spec.parameters.num_gpu"), "{}", refused.text);
 }
@@ -262,11 +278,14 @@ async fn the_model_is_described_under_each_of_its_names_with_its_placement() {
     let model = &ps["models"][0];
     assert_eq!((&model["size"], &model["size_vram"], &model["context_length"]), (&json!(1000), &json!(380), &json!(400)));
     assert_eq!(model["processor"], "62%/38% CPU/GPU");
-    let show = post(&router, "/api/show", json!({"name": "parrot"})).await.json();
+    // As Ollama's command-line client asks.
+    let asked = json!({"model": "", "system": "", "template": "", "verbose": false, "options": null, "name": "parrot"});
+    let show = post(&router, "/api/show", asked).await.json();
     assert_eq!(show["capabilities"], json!(["completion", "tools"]));
     assert_eq!(show["model_info"]["general.architecture"], "parrot");
     assert!(show["modelfile"].as_str().unwrap().contains("PARAMETER num_ctx 400"));
-    assert!(fetch(&router, "/api/version").await.json()["version"].is_string());
+    let version = fetch(&router, "/api/version").await.json();
+    assert_eq!((&version["version"], &version["stowage"]), (&json!("0.12.11"), &json!(env!("CARGO_PKG_VERSION"))));
 }
 
 #[tokio::test]

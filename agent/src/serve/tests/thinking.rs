@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::generator::{OPENING, THINKING};
+use super::parrot::{OPENING, THINKING};
 use super::*;
 
 fn with(content: &str, more: Value) -> Value {

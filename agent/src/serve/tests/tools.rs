@@ -68,3 +68,24 @@ async fn tools_with_a_schema_that_is_not_supported_are_refused_where_they_are_re
     let answer = post(&parrot(), "/v1/chat/completions", asked(json!({"tools": tools, "tool_choice": "required"}))).await;
     assert_eq!((answer.status, &answer.json()["error"]["param"]), (StatusCode::BAD_REQUEST, &json!("tool_choice")));
 }
+
+#[tokio::test]
+async fn a_strict_function_that_may_be_called_is_held_to_its_schema_from_its_name_on() {
+    let asked = |template: &str, more: Value| {
+        let router = parrot_with(template);
+        let schema = json!({"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]});
+        let function = |name: &str, strict| json!({"type": "function", "function": {"name": name, "strict": strict, "parameters": schema}});
+        let mut body = json!({"model": "parrot", "stream": false, "messages": [{"role": "user", "content": "occasions"}]});
+        body["tools"] = json!([function("free", false), function("weather", true)]);
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        async move { post(&router, "/v1/chat/completions", body).await }
+    };
+    let text = asked(parrot::PLAIN, json!({})).await.json()["choices"][0]["message"]["content"].as_str().unwrap().to_owned();
+    assert!(text.contains(r#"name\": \"weather"#) && text.contains(r#"before: ", \"arguments\": ""#) && !text.contains("free"), "{text}");
+    let required = asked(parrot::PLAIN, json!({"tool_choice": "required"})).await.json();
+    assert_eq!(required["choices"][0]["message"]["content"], "", "it is held from its beginning: {required}");
+    let tags = format!("{}<function=", parrot::PLAIN);
+    let refused = asked(&tags, json!({})).await;
+    assert_eq!((refused.status, &refused.json()["error"]["param"]), (StatusCode::BAD_REQUEST, &json!("tools[1].function.strict")));
+    assert_eq!(asked(&tags, json!({"tool_choice": "required"})).await.status, StatusCode::OK);
+}

@@ -1,4 +1,4 @@
-use stowage_placement::{Bytes, Reason};
+use stowage_placement::{Bytes, Reason, Tokens};
 
 use super::*;
 use crate::model_deployment::controller;
@@ -59,6 +59,8 @@ fn a_claim_without_its_promise_is_finished() {
     assert_eq!((&assignment.uid, &assignment.replica), (&placement.assignment_uid, &placement.replica));
     assert_eq!(assignment.plan.processor, "100% GPU");
     assert_eq!(assignment.request.num_ctx.0, 2048);
+    // What the model was trained for, which is what the node has room for.
+    assert_eq!((assignment.max_num_ctx_on_gpu, assignment.max_num_ctx), (Some(Tokens(8192)), Some(Tokens(8192))));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Answers held to a grammar, of a model that would say the letters on and on.
 
 use super::*;
-use crate::api::Constraint;
+use crate::api::{Constraint, Occasion};
 use crate::constraint::{Constraints, Grammar};
 
 async fn grammar(constraints: &Constraints, expression: &str) -> Option<Grammar> {
@@ -63,4 +63,23 @@ async fn an_answer_is_free_until_the_text_after_which_it_is_held_and_does_not_en
     });
     // The model would end after `z`; what is likeliest beside that is token 0, on which it counts on.
     assert_eq!(asked.await.unwrap(), ["xyzabcd", "yz\0\u{1}\u{2}\u{3}abcd", "lmab"]);
+}
+
+#[tokio::test]
+async fn what_an_answer_comes_to_is_held_and_ends_it_and_an_answer_that_does_not_come_to_it_is_free() {
+    let constraints = Constraints::new(&byte_tokenizer()).unwrap();
+    let four = grammar(&constraints, "[a-m]{4}").await.unwrap();
+    let occasion = |after: &[&str]| Occasion { after: after.iter().map(|text| (*text).to_owned()).collect(), grammar: four.clone() };
+    let held = |occasions: Vec<Occasion>, prompt: &str| GenerateRequest { occasions, ..request(prompt) };
+    let requests = [
+        held(vec![occasion(&["no"]), occasion(&["bc"])], "a"),
+        // One after the other, with something between them.
+        held(vec![occasion(&["b", "de"])], "a"),
+        held(vec![occasion(&["de", "b"])], "u"),
+    ];
+    let asked = tokio::task::spawn_blocking(move || {
+        let scheduler = scheduler(Letters::new(1, 64, 8));
+        requests.map(|request| ask(&scheduler, request).0)
+    });
+    assert_eq!(asked.await.unwrap(), ["bcdefg", "bcdefghi", "vwxyz"]);
 }

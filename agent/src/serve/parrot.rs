@@ -10,12 +10,15 @@ use stowage_engine::{
 use stowage_placement::Reason;
 use tokio::sync::mpsc;
 
-use super::super::{Constrained, Embeddings, Generator};
+use super::thinking::Ability;
+use super::{Constrained, Embeddings, Generator};
 
 pub const PLAIN: &str = "{% for message in messages %}{{ message.content }}{% endfor %}{{ tools }}";
 pub const THINKING: &str = "{{ tools }}<think></think>";
 /// Its chats begin what is to be thought themselves.
 pub const OPENING: &str = "opens <think></think>";
+/// It says what it says in channels.
+pub const CHANNELS: &str = "{{ tools }}<|channel|>analysis{{ reasoning_effort }}";
 
 const OPENED: &str = "<think>\n";
 const OVER: &str = "<think>\n\n</think>\n\n";
@@ -23,11 +26,13 @@ const OVER: &str = "<think>\n\n</think>\n\n";
 /// Tokens are characters; a chat is `<role>content` for each message, then `<assistant>`.
 ///
 /// The last message decides: `write X` answers `X`, `busy` has no slot, `fail` breaks off, `forever` goes on until its reader leaves, `options`
-/// tells the sampling options, `roles` the roles read, `held` what the answer should be held to, which it never is, `after` from which text on,
+/// tells the sampling options, `roles` the roles read, `held` what the answer should be held to, which it never is, `after` from which text on, `occasions` what it might come to,
 /// `ponder X|Y` thinks X before it answers Y; anything else is repeated.
 pub struct Parrot {
     info: ModelInfo,
     constraints: Constraints,
+    /// Its answer, whatever it is told.
+    says: Option<String>,
 }
 
 impl Parrot {
@@ -35,6 +40,10 @@ impl Parrot {
         let mut parrot = Parrot::new(num_ctx);
         parrot.info.chat_template = template.into();
         parrot
+    }
+
+    pub fn saying(self, text: &str) -> Parrot {
+        Parrot { says: Some(text.to_owned()), ..self }
     }
 
     pub fn new(num_ctx: u64) -> Parrot {
@@ -53,7 +62,7 @@ impl Parrot {
             metadata: [("general.architecture".to_owned(), "parrot".into())].into(),
         };
         let bytes: Vec<Vec<u8>> = (0..=u8::MAX).map(|byte| vec![byte]).chain([Vec::new()]).collect();
-        Parrot { info, constraints: Constraints::of(&bytes, &[256]).unwrap() }
+        Parrot { says: None, info, constraints: Constraints::of(&bytes, &[256]).expect("a trie has room for 257 tokens") }
     }
 }
 
@@ -71,6 +80,9 @@ fn answer_to(prompt: &str, request: &GenerateRequest) -> String {
         ("options", _) => format!("{:?}", request.sampling),
         ("held", _) => format!("{:?}", request.grammar.as_ref().map(|grammar| grammar.constraint())),
         ("after", _) => format!("{}{:?}", if opened { "</think>" } else { "" }, request.grammar_after),
+        ("occasions", _) => {
+            request.occasions.iter().map(|occasion| format!("{:?} {:?}\n", occasion.after, occasion.grammar.constraint())).collect()
+        }
         ("ponder", text) => {
             let (thought, answer) = text.split_once('|').unwrap_or((text, ""));
             let open = if opened { "" } else { OPENED };
@@ -88,9 +100,9 @@ fn logprobs(text: &str, top: Option<u32>) -> Vec<TokenLogprob> {
 }
 
 /// Sends the answer character by character, until a stop string, the limit, or the reader's end.
-async fn speak(request: GenerateRequest, events: mpsc::Sender<GenerateEvent>) {
+async fn speak(request: GenerateRequest, says: Option<String>, events: mpsc::Sender<GenerateEvent>) {
     let prompt = text_of(&request.prompt);
-    let answer = answer_to(&prompt, &request);
+    let answer = says.unwrap_or_else(|| answer_to(&prompt, &request));
     if prompt.contains(">forever") {
         while events.send(GenerateEvent::Text { text: "on and ".into(), logprobs: Vec::new() }).await.is_ok() {}
         return;
@@ -135,7 +147,7 @@ impl Generator for Parrot {
 
     fn render_chat(&self, messages: &[ChatMessage], _: &[Json], variables: Map<String, Value>) -> Result<String, EngineError> {
         let turns: String = messages.iter().map(|message| format!("<{}>{}", message.role, message.content)).collect();
-        let thinks = self.info.chat_template != PLAIN;
+        let thinks = Ability::of(&self.info.chat_template).is_some();
         let end = match variables.get("enable_thinking") {
             Some(Value::Bool(false)) => OVER,
             Some(Value::Bool(true)) if self.info.chat_template == OPENING => OPENED,
@@ -156,7 +168,7 @@ impl Generator for Parrot {
             return Err(EngineError::new(Reason::QueueFull, "16 requests are waiting, and no more may"));
         }
         let (sender, receiver) = mpsc::channel(4);
-        tokio::spawn(speak(request, sender));
+        tokio::spawn(speak(request, self.says.clone(), sender));
         Ok(receiver)
     }
 
