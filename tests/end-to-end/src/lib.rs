@@ -10,8 +10,10 @@ pub mod machine;
 pub mod manifest;
 pub mod models;
 pub mod observer;
+pub mod stranger;
 pub mod watch;
 pub mod workers;
 
 pub use cluster::{Agent, AgentOptions, Cluster, Leader, Settings};
 pub use machine::{SimulatedGpu, SimulatedMachine};
+pub use stranger::Stranger;

@@ -1,36 +1,12 @@
 //! What others take and free of a GPU counts: it is published with their names, and the next decision is made on it.
 #![allow(clippy::unwrap_used)]
 
-use std::process::{Child, Command};
-
 use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
 use stowage_crds::conditions::ConditionType;
 use stowage_crds::{ModelDeployment, ModelNode};
-use stowage_end_to_end::{Agent, Cluster, Settings, manifest, watch};
+use stowage_end_to_end::{Cluster, Settings, Stranger, manifest, watch};
 use stowage_placement::{Bytes, Reason};
-
-/// A process that is no worker. It holds nothing of a GPU but what the simulation says.
-struct Stranger(Child);
-
-impl Stranger {
-    fn start() -> Result<Stranger> {
-        Ok(Stranger(Command::new("sleep").arg("3600").spawn().context("starting a process")?))
-    }
-}
-
-impl Drop for Stranger {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// From now on the stranger holds so much of the agent's first GPU.
-fn takes(agent: &mut Agent, stranger: &Stranger, bytes: Bytes) -> Result<()> {
-    agent.options.gpus[0].foreign = vec![(stranger.0.id(), bytes)];
-    agent.machine.write(&agent.options.gpus)
-}
 
 fn used_by_others(node: &ModelNode) -> Bytes {
     node.status.as_ref().and_then(|status| status.devices.first()).map(|device| device.used_by_others_bytes).unwrap_or_default()
@@ -47,11 +23,11 @@ async fn what_another_process_takes_is_told_with_its_name_and_keeps_replicas_awa
     cluster.start_gpu_nodes(&[("node-a", total)]).await?;
     let stranger = Stranger::start()?;
     let taken = Bytes::mib(1000);
-    takes(&mut cluster.agents[0], &stranger, taken)?;
+    stranger.takes(&mut cluster.agents[0], taken)?;
     let node = cluster.until_node("node-a", |node| used_by_others(node) == taken).await?;
     let device = node.status.context("it was reported")?.devices.remove(0);
     let process = &device.used_by[0];
-    ensure!((process.pid, process.name.as_str(), process.bytes) == (stranger.0.id(), "sleep", taken), "{:?}", device.used_by);
+    ensure!((process.pid, process.name.as_str(), process.bytes) == (stranger.id(), "sleep", taken), "{:?}", device.used_by);
     ensure!(device.free_bytes == total.saturating_sub(taken), "{} are free", device.free_bytes);
 
     cluster.create(&manifest::on_gpu("m")).await?;
@@ -61,10 +37,10 @@ async fn what_another_process_takes_is_told_with_its_name_and_keeps_replicas_awa
     let release = suggestions.iter().find(|suggestion| suggestion.change == "release").context("who would have to leave is suggested")?;
     println!("release {}: {}, {}", release.value, release.processor, release.message);
     ensure!(
-        (release.value.as_str(), release.processor.as_str()) == (&*format!("process {} (sleep)", stranger.0.id()), "100% GPU"),
+        (release.value.as_str(), release.processor.as_str()) == (&*format!("process {} (sleep)", stranger.id()), "100% GPU"),
         "{release:?}"
     );
-    takes(&mut cluster.agents[0], &stranger, Bytes::ZERO)?;
+    stranger.takes(&mut cluster.agents[0], Bytes::ZERO)?;
     let ready = cluster.until("m", watch::is_ready).await?;
     ensure!(watch::processor(&ready) == "100% GPU", "{}", watch::processor(&ready));
     let node = cluster.model_nodes().get("node-a").await?;
@@ -79,13 +55,13 @@ async fn a_plan_made_on_figures_that_no_longer_hold_is_refused_with_what_was_see
     cluster.start_gpu_nodes(&[("node-a", manifest::room_for(1)), ("node-b", manifest::room_for(2))]).await?;
     let stranger = Stranger::start()?;
     cluster.agents[0].process.signal(Signal::STOP);
-    takes(&mut cluster.agents[0], &stranger, Bytes::mib(900))?;
+    stranger.takes(&mut cluster.agents[0], Bytes::mib(900))?;
     cluster.create(&manifest::on_gpu("m")).await?;
     cluster.until_node("node-a", |node| !node.spec.assignments.is_empty()).await?;
     cluster.agents[0].process.signal(Signal::CONT);
     let message = cluster.told("m", Reason::DeviceChanged).await?;
     println!("{message}");
-    ensure!(message.contains(&format!("sleep (process {}) holds 900.0 MiB", stranger.0.id())), "{message}");
+    ensure!(message.contains(&format!("sleep (process {}) holds 900.0 MiB", stranger.id())), "{message}");
     let node = cluster.model_nodes().get("node-a").await?;
     ensure!(used_by_others(&node) == Bytes::mib(900), "what was seen is published with the refusal: {:?}", node.status);
     let ready = cluster.until("m", watch::is_ready).await?;
