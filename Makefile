@@ -10,6 +10,8 @@ CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/stowage
 # In CI every checkout is fresh, so there the build is kept in the cache as well, apart for each compiler.
 ifeq ($(CI),true)
 export CARGO_TARGET_DIR ?= $(CACHE)/target/$(shell rustc --version | cut -d' ' -f2)
+# Every checkout has another path and other times, so what is kept for incremental builds would only grow.
+export CARGO_INCREMENTAL ?= 0
 endif
 # Asked of cargo where it is not set, for the folder may also be set in cargo's configuration. (What make exports reaches recipes, not its own `shell`.)
 TARGET = $(or $(CARGO_TARGET_DIR),$(shell cargo metadata --no-deps --format-version 1 | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p'))
