@@ -74,7 +74,7 @@ async fn ready(State(state): State<WorkerState>) -> Response {
     match state.phase() {
         Phase::Ready => "ready\n".into_response(),
         Phase::Starting => (StatusCode::SERVICE_UNAVAILABLE, "starting\n").into_response(),
-        Phase::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining\n").into_response(),
+        Phase::Leaving | Phase::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining\n").into_response(),
     }
 }
 

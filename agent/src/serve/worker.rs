@@ -26,6 +26,8 @@ pub enum Phase {
     Starting,
     Ready,
     /// Takes no new requests.
+    /// Takes requests that still come, for whoever sends them has not heard yet that it goes; `/readyz` says so.
+    Leaving,
     Draining,
 }
 
@@ -169,7 +171,7 @@ impl Worker {
         self.known(model)?;
         account.model(self.names().full());
         match self.phase() {
-            Phase::Ready => Ok(()),
+            Phase::Ready | Phase::Leaving => Ok(()),
             Phase::Starting => Err(Fault::busy(format!("{model} is loaded and still being tested; try again in a moment"))),
             Phase::Draining => Err(Fault::busy(format!("this replica of {model} is draining and takes no new requests; try again"))),
         }

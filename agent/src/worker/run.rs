@@ -80,6 +80,9 @@ struct Ends {
     terminate: Signal,
 }
 
+/// By then everybody has heard that a replica has left its Service.
+const HEARD_BY: Duration = Duration::from_secs(2);
+
 /// What somebody wants of the worker.
 enum Wish {
     Go,
@@ -213,12 +216,19 @@ impl Running {
         }
     }
 
-    /// Finishes the answers that run, until the deadline.
+    /// Finishes the answers that run, until the deadline. It stands in no Service any more, but who sends requests there hears that a little later.
     async fn end(&mut self, mut serving: Serving, mut deadline: Timestamp) -> Result<(), Refusal> {
-        serving.stop();
+        serving.leave();
         self.phase(Phase::Draining);
+        let heard = until(Some(after(HEARD_BY)));
+        tokio::pin!(heard);
+        let mut leaves = true;
         loop {
             tokio::select! {
+                () = &mut heard, if leaves => {
+                    leaves = false;
+                    serving.stop();
+                }
                 _ = serving.finished() => return Ok(()),
                 () = until(Some(deadline)) => {
                     tracing::warn!("the deadline has come; answers that still run are cut off");

@@ -52,6 +52,11 @@ impl Serving {
         self.phase.send_replace(Phase::Ready);
     }
 
+    /// It is to go: `/readyz` says so, while requests that still come are served.
+    pub fn leave(&self) {
+        self.phase.send_replace(Phase::Leaving);
+    }
+
     /// No new requests from here on; `/readyz` says so.
     pub fn drain(&self) {
         self.phase.send_replace(Phase::Draining);

@@ -131,6 +131,10 @@ impl<'a> View<'a> {
             owner.status.iter().flat_map(|status| &status.placements).find(claimed).map(|placement| (owner, placement))
         });
         match claim {
+            // A replica leaves its Service before it's taken away; whether it has, the step of the endpoints sees to.
+            Some((owner, placement)) if placement.state == PlacementState::Releasing && self.is_routed(owner, placement) => {
+                Ok(Some(assignment.clone()))
+            }
             Some((owner, placement)) if placement.state == PlacementState::Releasing => {
                 Ok(Some(self.released(assignment, owner.spec.termination_grace_period_seconds)))
             }
@@ -142,6 +146,11 @@ impl<'a> View<'a> {
                 Ok(Some(self.released(assignment, grace)))
             }
         }
+    }
+
+    fn is_routed(&self, owner: &ModelDeployment, placement: &PlacementStatus) -> bool {
+        let namespace = owner.namespace().unwrap_or_default();
+        self.state.slices.get(&Key::new(&namespace, &placement.replica)).is_some()
     }
 
     fn released(&self, assignment: &Assignment, grace_seconds: u32) -> Assignment {
