@@ -72,7 +72,7 @@ test-ollama: build control-plane models ## Ollama's command-line client, built f
 .PHONY: soak
 soak: build control-plane models ## requests of every kind at once, for half an hour
 	@python=$$($(STAGE) 'python environment' scripts/python-environment.sh $(CLIENTS) $(CACHE)); \
-	STOWAGE_SOAK_SECONDS=$(or $(DURATION),900) $(STAGE) soak $(TARGET)/debug/stowage-up --model $(MODEL) -- $$python -m pytest -q tests/clients/test_soak.py
+	STOWAGE_SOAK_SECONDS=$(or $(DURATION),900) $(STAGE) soak $(TARGET)/debug/stowage-up --model $(MODEL) -- $$python -m pytest -q -rP tests/clients/test_soak.py
 
 .PHONY: verify
 verify: test ## the tests, those that take long, divergences, Ollama's client, the soak and fuzzing

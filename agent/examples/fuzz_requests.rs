@@ -52,17 +52,17 @@ fn fuzz(duration: Duration, mut pool: Vec<Vec<u8>>) -> io::Result<ExitCode> {
     let mut seen: HashSet<String> = pool.iter().filter_map(|input| outcome(&target, input).ok()).collect();
     let mut runs = 0u64;
     while begun.elapsed() < duration {
-        let input = changed(&mut rng, &pool[rng.random_range(0..pool.len())].clone());
+        let at = rng.random_range(0..pool.len());
+        let input = changed(&mut rng, &pool[at]);
         runs += 1;
-        match outcome(&target, &input) {
-            Ok(outcome) if seen.insert(outcome) => pool.push(input),
-            Ok(_) => {}
-            Err(()) => {
-                let path = keep(&input)?;
-                println!("fuzz: a request fails after {runs} runs (seed {seed}): {}", path.display());
-                println!("again: make fuzz INPUT={}", path.display());
-                return Ok(ExitCode::FAILURE);
-            }
+        let Ok(outcome) = outcome(&target, &input) else {
+            let path = keep(&input)?;
+            println!("fuzz: a request fails after {runs} runs (seed {seed}): {}", path.display());
+            println!("again: make fuzz INPUT={}", path.display());
+            return Ok(ExitCode::FAILURE);
+        };
+        if seen.insert(outcome) {
+            pool.push(input);
         }
     }
     println!("fuzz: {runs} requests in {} s without a finding, {} kinds of answer, seed {seed}", duration.as_secs(), seen.len());

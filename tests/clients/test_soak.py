@@ -107,6 +107,7 @@ async def soak(url):
         await asyncio.gather(*(rng.choice([good, bad])(client, random.Random(rng.random())) for _ in range(AT_ONCE)))
         assert await answer_of(client) == first
         after = await resident(client)
+        print(f"{url}: {before / 2**20:.1f} MiB resident before {SECONDS} s of it, {after / 2**20:.1f} MiB after")
         assert after - before < MOST_MORE, f"{before} bytes became {after}"
 
 

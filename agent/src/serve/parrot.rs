@@ -42,6 +42,7 @@ impl Parrot {
         parrot
     }
 
+    #[cfg(test)]
     pub fn saying(self, text: &str) -> Parrot {
         Parrot { says: Some(text.to_owned()), ..self }
     }

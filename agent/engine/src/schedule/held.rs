@@ -8,7 +8,7 @@ use crate::tokenizer::Tokenizer;
 /// The grammar of one answer, as far as it was said.
 pub enum Held {
     /// From here on.
-    Now(Matching),
+    Now(Box<Matching>),
     /// From when the texts of one of these have come.
     Later {
         waiting: Vec<Waiting>,
@@ -33,7 +33,7 @@ impl Held {
             return (!waiting.is_empty()).then_some(Held::Later { waiting, may_end: true });
         };
         match request.grammar_after.as_ref().filter(|after| !after.is_empty()) {
-            None => Some(Held::Now(grammar.begin())),
+            None => Some(Held::Now(Box::new(grammar.begin()))),
             Some(after) => Some(Held::Later { waiting: vec![Waiting::new(std::slice::from_ref(after), grammar)], may_end: false }),
         }
     }
@@ -74,7 +74,7 @@ impl Held {
                 taken => taken?,
             };
         }
-        *self = Held::Now(matching);
+        *self = Held::Now(Box::new(matching));
         Ok(complete)
     }
 }
