@@ -8,6 +8,7 @@ pub mod cluster;
 pub mod file_server;
 pub mod machine;
 pub mod manifest;
+pub mod metrics_api;
 pub mod models;
 pub mod observer;
 pub mod watch;
