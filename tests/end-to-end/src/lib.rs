@@ -3,6 +3,7 @@
 //! `stowage-up` (behind `make run`) and the tests of this crate stand on it.
 
 pub mod api;
+pub mod chaos;
 pub mod client;
 pub mod cluster;
 pub mod file_server;
