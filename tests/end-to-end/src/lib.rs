@@ -6,12 +6,14 @@ pub mod api;
 pub mod chaos;
 pub mod client;
 pub mod cluster;
+pub mod endpoints;
 pub mod file_server;
 pub mod machine;
 pub mod manifest;
 pub mod metrics_api;
 pub mod models;
 pub mod observer;
+pub mod traffic;
 pub mod watch;
 pub mod workers;
 
