@@ -74,12 +74,24 @@ soak: build control-plane models ## requests of every kind at once, for half an 
 	@python=$$($(STAGE) 'python environment' scripts/python-environment.sh $(CLIENTS) $(CACHE)); \
 	STOWAGE_SOAK_SECONDS=$(or $(DURATION),900) $(STAGE) soak $(TARGET)/debug/stowage-up --model $(MODEL) -- $$python -m pytest -q -rP tests/clients/test_soak.py
 
+# DURATION in seconds; SEED: of a run to be repeated.
+.PHONY: chaos
+chaos: build control-plane models ## kills, pauses and changes of everything at once, a quarter of an hour
+	@$(STAGE) chaos $(TARGET)/debug/chaos --duration $(or $(DURATION),900) $(if $(SEED),--seed $(SEED))
+
+# 50 nodes' agents share one process; nothing is loaded.
+.PHONY: fleet
+fleet: build control-plane models ## how long from apply to Scheduled, with 50 nodes and 200 ModelDeployments
+	@$(STAGE) fleet $(TARGET)/debug/fleet
+
 .PHONY: verify
-verify: test ## the tests, those that take long, divergences, Ollama's client, the soak and fuzzing
+verify: test ## the tests, those that take long, divergences, Ollama's client, the soak, chaos and fuzzing
 	@$(STAGE) 'long tests' scripts/rust-tests.sh --workspace $(SIMULATED) --no-fail-fast -- --ignored
 	@$(MAKE) --no-print-directory kl
 	@$(MAKE) --no-print-directory test-ollama
 	@$(MAKE) --no-print-directory soak
+	@$(MAKE) --no-print-directory chaos
+	@$(MAKE) --no-print-directory fleet
 	@$(STAGE) fuzz scripts/fuzz.sh $(TARGET) $(or $(DURATION),600)
 
 .PHONY: kl

@@ -38,6 +38,7 @@ pub struct ControlPlane {
     controller_manager: Option<Process>,
     api_server: Process,
     etcd: Process,
+    launches: Launches,
     pub url: String,
     pub client: kube::Client,
     kubeconfig: PathBuf,
@@ -65,13 +66,16 @@ impl ControlPlane {
         let directory =
             tempfile::Builder::new().prefix("stowage-control-plane-").tempdir().map_err(Error::io("making a temporary folder"))?;
         let at = directory.path();
-        let (etcd, etcd_url) = start_etcd(binaries, at)?;
-        let (mut api_server, url) = start_api_server(binaries, at, &etcd_url)?;
+        let (etcd_launch, etcd_url) = etcd(binaries, at)?;
+        let etcd = etcd_launch.start(at)?;
+        let (api_server_launch, url) = api_server(binaries, at, &etcd_url)?;
+        let mut api_server = api_server_launch.start(at)?;
         let kubeconfig = at.join("kubeconfig");
         write(&kubeconfig, &kubeconfig_text(&url, &at.join("certs/apiserver.crt")))?;
         let client = wait_until_ready(&mut api_server, &kubeconfig).await?;
         let controller_manager = if options.controller_manager { Some(start_controller_manager(binaries, at, &kubeconfig)?) } else { None };
-        Ok(ControlPlane { controller_manager, api_server, etcd, url, client, kubeconfig, binaries: binaries.clone(), directory })
+        let (launches, binaries) = (Launches { etcd: etcd_launch, api_server: api_server_launch }, binaries.clone());
+        Ok(ControlPlane { controller_manager, api_server, etcd, launches, url, client, kubeconfig, binaries, directory })
     }
 
     /// A kubeconfig of an administrator.
@@ -93,6 +97,42 @@ impl ControlPlane {
 
     pub fn api_server(&self) -> &Process {
         &self.api_server
+    }
+
+    pub fn etcd(&self) -> &Process {
+        &self.etcd
+    }
+
+    /// As when the machine loses it; [`ControlPlane::restart`] brings it back.
+    pub fn kill_etcd(&mut self) {
+        self.etcd.kill();
+    }
+
+    /// As when the machine loses it; [`ControlPlane::restart`] brings it back.
+    pub fn kill_api_server(&mut self) {
+        self.api_server.kill();
+    }
+
+    /// Starts what has ended of etcd and API server, with the data and on the ports that it had, and waits until `/readyz` answers.
+    pub async fn restart(&mut self) -> Result<(), Error> {
+        let answer = wait_for(READY_DEADLINE, async || match self.start_what_has_ended() {
+            Err(error) => Some(Err(error)),
+            Ok(()) => readyz(&self.kubeconfig).await.map(|_| Ok(())),
+        });
+        let answer = answer.await;
+        answer.unwrap_or_else(|| Err(not_ready(&self.api_server)))
+    }
+
+    /// Again and again while it is waited for: its port may be in use for a moment by a client of another server.
+    fn start_what_has_ended(&mut self) -> Result<(), Error> {
+        let at = self.directory.path();
+        if has_ended(&mut self.etcd) {
+            self.etcd = self.launches.etcd.start(at)?;
+        }
+        if has_ended(&mut self.api_server) {
+            self.api_server = self.launches.api_server.start(at)?;
+        }
+        Ok(())
     }
 
     pub fn pids(&self) -> Vec<u32> {
@@ -117,36 +157,57 @@ fn port() -> Result<u16, Error> {
     free_port().map_err(Error::io("looking for a free port"))
 }
 
-fn start(name: &str, command: Command, directory: &Path) -> Result<Process, Error> {
-    Process::start(name, command, &directory.join(format!("{name}.log"))).map_err(Error::io(format!("starting {name}")))
+/// How a program is started, the first time and again.
+struct Launch {
+    name: &'static str,
+    program: PathBuf,
+    arguments: Vec<String>,
 }
 
-fn start_etcd(binaries: &Binaries, directory: &Path) -> Result<(Process, String), Error> {
+struct Launches {
+    etcd: Launch,
+    api_server: Launch,
+}
+
+impl Launch {
+    fn start(&self, directory: &Path) -> Result<Process, Error> {
+        let Launch { name, program, arguments } = self;
+        let mut command = Command::new(program);
+        command.args(arguments);
+        Process::start(name, command, &directory.join(format!("{name}.log"))).map_err(Error::io(format!("starting {name}")))
+    }
+}
+
+fn has_ended(process: &mut Process) -> bool {
+    matches!(process.exited(), Ok(Some(_)))
+}
+
+fn etcd(binaries: &Binaries, directory: &Path) -> Result<(Launch, String), Error> {
     let (client, peer) = (format!("http://127.0.0.1:{}", port()?), format!("http://127.0.0.1:{}", port()?));
-    let mut command = Command::new(&binaries.etcd);
-    command.arg("--data-dir").arg(directory.join("etcd")).args(["--unsafe-no-fsync", "--log-level=warn"]);
-    command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
-    command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer, "--initial-cluster", &format!("default={peer}")]);
-    Ok((start("etcd", command, directory)?, client))
+    let data = format!("--data-dir={}", directory.join("etcd").display());
+    let mut arguments = vec![data, "--unsafe-no-fsync".to_owned(), "--log-level=warn".to_owned()];
+    arguments.extend([format!("--listen-client-urls={client}"), format!("--advertise-client-urls={client}")]);
+    arguments.extend([format!("--listen-peer-urls={peer}"), format!("--initial-advertise-peer-urls={peer}")]);
+    arguments.push(format!("--initial-cluster=default={peer}"));
+    Ok((Launch { name: "etcd", program: binaries.etcd.clone(), arguments }, client))
 }
 
-fn start_api_server(binaries: &Binaries, directory: &Path, etcd: &str) -> Result<(Process, String), Error> {
+fn api_server(binaries: &Binaries, directory: &Path, etcd: &str) -> Result<(Launch, String), Error> {
     write(&directory.join("tokens.csv"), &format!("{ADMIN_TOKEN},admin,admin,system:masters\n"))?;
     let key = rcgen::KeyPair::generate()?;
     write(&directory.join("service-accounts.key"), &key.serialize_pem())?;
     write(&directory.join("service-accounts.pub"), &key.public_key_pem())?;
     let port = port()?;
-    let mut command = Command::new(&binaries.kube_apiserver);
     let file = |flag: &str, name: &str| format!("--{flag}={}", directory.join(name).display());
-    command.args([
+    let mut arguments = vec![
         format!("--etcd-servers={etcd}"),
         format!("--secure-port={port}"),
         file("cert-dir", "certs"),
         file("token-auth-file", "tokens.csv"),
         file("service-account-key-file", "service-accounts.pub"),
         file("service-account-signing-key-file", "service-accounts.key"),
-    ]);
-    command.args([
+    ];
+    let fixed = [
         "--bind-address=127.0.0.1",
         // Of a range kept for documentation: the `kubernetes` Service's EndpointSlice may not hold a loopback address.
         "--advertise-address=192.0.2.1",
@@ -154,27 +215,30 @@ fn start_api_server(binaries: &Binaries, directory: &Path, etcd: &str) -> Result
         "--service-cluster-ip-range=10.96.0.0/16",
         "--authorization-mode=Node,RBAC",
         "--enable-admission-plugins=NodeRestriction",
-    ]);
-    Ok((start("kube-apiserver", command, directory)?, format!("https://127.0.0.1:{port}")))
+    ];
+    arguments.extend(fixed.map(str::to_owned));
+    Ok((Launch { name: "kube-apiserver", program: binaries.kube_apiserver.clone(), arguments }, format!("https://127.0.0.1:{port}")))
 }
 
 fn start_controller_manager(binaries: &Binaries, directory: &Path, kubeconfig: &Path) -> Result<Process, Error> {
-    let mut command = Command::new(&binaries.kube_controller_manager);
-    command.args([
+    let mut arguments = vec![
         format!("--kubeconfig={}", kubeconfig.display()),
         format!("--root-ca-file={}", directory.join("certs/apiserver.crt").display()),
         format!("--service-account-private-key-file={}", directory.join("service-accounts.key").display()),
         format!("--cert-dir={}", directory.join("controller-manager-certs").display()),
         format!("--secure-port={}", port()?),
-    ]);
-    command.args([
+    ];
+    let fixed = [
         "--bind-address=127.0.0.1",
         "--use-service-account-credentials",
         "--leader-elect=false",
+        // Of 15 s otherwise, which nobody wants to wait for.
+        "--horizontal-pod-autoscaler-sync-period=2s",
         // Nodes here have no kubelet that renews their Leases: these two would taint them and evict what runs there.
         "--controllers=*,-node-lifecycle-controller,-taint-eviction-controller",
-    ]);
-    start("kube-controller-manager", command, directory)
+    ];
+    arguments.extend(fixed.map(str::to_owned));
+    Launch { name: "kube-controller-manager", program: binaries.kube_controller_manager.clone(), arguments }.start(directory)
 }
 
 fn kubeconfig_text(url: &str, certificate: &Path) -> String {
@@ -197,19 +261,23 @@ fn ended(process: &mut Process) -> Option<Error> {
     Some(Error::Ended { name: process.name.clone(), status: status.to_string(), log: process.log_tail(15) })
 }
 
-/// Each question is asked by a new client: the API server's certificate may have been half written when the one before read it.
+/// Asked by a new client each time: the API server's certificate may have been half written when the one before read it.
+async fn readyz(kubeconfig: &Path) -> Option<kube::Client> {
+    let client = client(kubeconfig).await.ok()?;
+    let request = http::Request::get("/readyz").body(Vec::new()).ok()?;
+    let answered = tokio::time::timeout(ANSWER_DEADLINE, client.request_text(request)).await;
+    answered.ok()?.ok().map(|_| client)
+}
+
 async fn wait_until_ready(api_server: &mut Process, kubeconfig: &Path) -> Result<kube::Client, Error> {
-    let answer = wait_for(READY_DEADLINE, async || {
-        if let Some(error) = ended(api_server) {
-            return Some(Err(error));
-        }
-        let client = client(kubeconfig).await.ok()?;
-        let request = http::Request::get("/readyz").body(Vec::new()).ok()?;
-        let answered = tokio::time::timeout(ANSWER_DEADLINE, client.request_text(request)).await;
-        answered.ok()?.ok().map(|_| Ok(client))
+    let answer = wait_for(READY_DEADLINE, async || match ended(api_server) {
+        Some(error) => Some(Err(error)),
+        None => readyz(kubeconfig).await.map(Ok),
     });
     let answer = answer.await;
-    answer.unwrap_or_else(|| {
-        Err(Error::NotReady { name: api_server.name.clone(), seconds: READY_DEADLINE.as_secs(), log: api_server.log_tail(15) })
-    })
+    answer.unwrap_or_else(|| Err(not_ready(api_server)))
+}
+
+fn not_ready(api_server: &Process) -> Error {
+    Error::NotReady { name: api_server.name.clone(), seconds: READY_DEADLINE.as_secs(), log: api_server.log_tail(15) }
 }

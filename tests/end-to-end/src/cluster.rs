@@ -47,6 +47,8 @@ pub struct Cluster {
     // Dropped in this order: agents, operator, what agents left behind, control plane, folder.
     pub agents: Vec<Agent>,
     pub operators: Vec<Process>,
+    /// Each has a name that none had before it.
+    operators_started: usize,
     _left_behind: LeftBehind,
     pub client: Client,
     /// Of a cluster that is ours alone.
@@ -131,6 +133,7 @@ impl Cluster {
         let mut cluster = Cluster {
             agents: Vec::new(),
             operators: Vec::new(),
+            operators_started: 0,
             _left_behind: LeftBehind(folder.path().to_owned()),
             client,
             observer,
@@ -175,13 +178,25 @@ impl Cluster {
     }
 
     pub fn start_operator(&mut self) -> Result<()> {
-        let name = format!("operator-{}", self.operators.len());
+        let operator = self.launch_operator()?;
+        self.operators.push(operator);
+        Ok(())
+    }
+
+    /// Another one in place of an operator that was killed.
+    pub fn succeed_operator(&mut self, index: usize) -> Result<()> {
+        self.operators[index] = self.launch_operator()?;
+        Ok(())
+    }
+
+    fn launch_operator(&mut self) -> Result<Process> {
+        let name = format!("operator-{}", self.operators_started);
+        self.operators_started += 1;
         let mut command = Command::new(program("stowage-operator")?);
         command.arg("--kubeconfig").arg(&self.kubeconfig).args(["--identity", &name, "--metrics-address", "127.0.0.1:0"]);
         command.args(&self.settings.operator_flags);
         let log = self.folder.path().join(format!("{name}.log"));
-        self.operators.push(Process::start(&name, command, &log).context("starting the operator")?);
-        Ok(())
+        Process::start(&name, command, &log).context("starting the operator")
     }
 
     /// Makes the Node object that a kubelet would have made, and starts its agent.

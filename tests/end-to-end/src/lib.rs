@@ -3,14 +3,18 @@
 //! `stowage-up` (behind `make run`) and the tests of this crate stand on it.
 
 pub mod api;
+pub mod chaos;
 pub mod client;
 pub mod cluster;
+pub mod endpoints;
 pub mod file_server;
 pub mod machine;
 pub mod manifest;
+pub mod metrics_api;
 pub mod models;
 pub mod observer;
 pub mod stranger;
+pub mod traffic;
 pub mod watch;
 pub mod workers;
 

@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use stowage_placement::{Bytes, Defaults};
 
+/// The name of every process that is no worker.
+pub(crate) const OTHERS: &str = "someone else";
+
 #[derive(Clone, Debug)]
 pub struct SimulatedGpu {
     pub uuid: String,
@@ -51,7 +54,7 @@ impl SimulatedMachine {
 
 fn device(gpu: &SimulatedGpu) -> serde_json::Value {
     let processes: Vec<_> =
-        gpu.foreign.iter().map(|(pid, bytes)| serde_json::json!({"pid": pid, "name": "someone else", "usedBytes": bytes})).collect();
+        gpu.foreign.iter().map(|(pid, bytes)| serde_json::json!({"pid": pid, "name": OTHERS, "usedBytes": bytes})).collect();
     serde_json::json!({
         "uuid": gpu.uuid,
         "name": "Simulated GPU",

@@ -102,6 +102,11 @@ impl Observer {
         self.machines.add(machine.clone());
     }
 
+    /// From now on others use GPUs as they like. What workers use is still counted, and what others use no more: a real GPU has no room for both.
+    pub fn let_others_use(&self) {
+        self.machines.count_workers_alone();
+    }
+
     /// The most replicas that were promised a place at one time, so far.
     pub fn promised(&self) -> usize {
         self.notes.lock().ledger.promised()

@@ -21,6 +21,9 @@ pub(super) struct Ledger {
     promised: BTreeMap<String, (String, Replica)>,
     /// Assignments that were ever claimed in a ModelDeployment's status.
     claimed: BTreeSet<String>,
+    deployments_listed: bool,
+    /// Promises that stood when ModelDeployments were listed anew: their claims may have come and gone between two watches.
+    unwatched: BTreeSet<String>,
     most_promised: usize,
 }
 
@@ -42,7 +45,14 @@ impl Ledger {
     }
 
     pub fn take_in_deployment(&mut self, event: Event<ModelDeployment>) -> Vec<String> {
-        let (Event::Apply(deployment) | Event::InitApply(deployment)) = event else { return Vec::new() };
+        let deployment = match event {
+            Event::Apply(deployment) | Event::InitApply(deployment) => deployment,
+            Event::InitDone => {
+                self.is_listed();
+                return Vec::new();
+            }
+            Event::Init | Event::Delete(_) => return Vec::new(),
+        };
         let mut replicas = BTreeSet::new();
         let mut found = Vec::new();
         for placement in deployment.status.iter().flat_map(|status| &status.placements) {
@@ -54,13 +64,19 @@ impl Ledger {
         found
     }
 
+    fn is_listed(&mut self) {
+        if std::mem::replace(&mut self.deployments_listed, true) {
+            self.unwatched.extend(self.promised.keys().filter(|uid| !self.claimed.contains(*uid)).cloned());
+        }
+    }
+
     pub fn promised(&self) -> usize {
         self.most_promised
     }
 
     /// Promises that no claim ever stood behind, as far as both were seen.
     pub fn unclaimed(&self) -> Vec<String> {
-        let unclaimed = self.promised.iter().filter(|(uid, _)| !self.claimed.contains(*uid));
+        let unclaimed = self.promised.iter().filter(|(uid, _)| !self.claimed.contains(*uid) && !self.unwatched.contains(*uid));
         unclaimed
             .map(|(uid, (node, (_, replica)))| format!("{replica} was promised a place on {node} ({uid}) and never claimed it"))
             .collect()

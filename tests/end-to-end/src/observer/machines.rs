@@ -12,7 +12,7 @@ use stowage_fake_nvml::devices::Machine;
 use stowage_placement::Bytes;
 
 use super::Notes;
-use crate::machine::SimulatedMachine;
+use crate::machine::{OTHERS, SimulatedMachine};
 use crate::workers::{self, Worker};
 
 /// Between two looks.
@@ -21,26 +21,32 @@ const EVERY: Duration = Duration::from_millis(25);
 pub(super) struct Machines {
     watched: Arc<Mutex<Vec<SimulatedMachine>>>,
     ends: Arc<AtomicBool>,
+    workers_alone: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Machines {
     pub fn watch(folder: &Path, notes: Notes) -> Result<Machines> {
         let (watched, ends) = (Arc::<Mutex<Vec<SimulatedMachine>>>::default(), Arc::<AtomicBool>::default());
-        let (machines, end, folder) = (watched.clone(), ends.clone(), folder.to_owned());
+        let workers_alone = Arc::<AtomicBool>::default();
+        let (machines, end, alone, folder) = (watched.clone(), ends.clone(), workers_alone.clone(), folder.to_owned());
         let look = move || {
             while !end.load(Ordering::Relaxed) {
                 let machines = machines.lock().unwrap_or_else(PoisonError::into_inner).clone();
-                look(&machines, &folder, &notes);
+                look(&machines, alone.load(Ordering::Relaxed), &folder, &notes);
                 std::thread::sleep(EVERY);
             }
         };
         let thread = std::thread::Builder::new().name("observer".to_owned()).spawn(look).context("starting the observer's thread")?;
-        Ok(Machines { watched, ends, thread: Some(thread) })
+        Ok(Machines { watched, ends, workers_alone, thread: Some(thread) })
     }
 
     pub fn add(&self, machine: SimulatedMachine) {
         self.watched.lock().unwrap_or_else(PoisonError::into_inner).push(machine);
+    }
+
+    pub fn count_workers_alone(&self) {
+        self.workers_alone.store(true, Ordering::Relaxed);
     }
 
     pub fn stop(mut self) {
@@ -58,9 +64,9 @@ impl Drop for Machines {
     }
 }
 
-fn look(machines: &[SimulatedMachine], folder: &Path, notes: &Notes) {
-    let mut found: Vec<String> = machines.iter().flat_map(overfull).collect();
+fn look(machines: &[SimulatedMachine], workers_alone: bool, folder: &Path, notes: &Notes) {
     let workers = workers::running(folder);
+    let mut found: Vec<String> = machines.iter().flat_map(|machine| overfull(machine, workers_alone)).collect();
     let mut inner = notes.lock();
     inner.seen.devices += machines.len() as u64;
     inner.seen.processes += workers.len() as u64;
@@ -69,9 +75,12 @@ fn look(machines: &[SimulatedMachine], folder: &Path, notes: &Notes) {
 }
 
 /// GPUs on which more is in use than they have.
-fn overfull(machine: &SimulatedMachine) -> Vec<String> {
+fn overfull(machine: &SimulatedMachine, workers_alone: bool) -> Vec<String> {
     // A machine that is being taken down has no file any more.
-    let Ok(machine) = Machine::at(&machine.config, Some(&machine.charges)) else { return Vec::new() };
+    let Ok(mut machine) = Machine::at(&machine.config, Some(&machine.charges)) else { return Vec::new() };
+    if workers_alone {
+        machine.devices.iter_mut().for_each(|device| device.processes.retain(|process| process.name != OTHERS));
+    }
     let full = machine.devices.into_iter().filter(|device| device.used_bytes() > device.total_bytes);
     full.map(|device| format!("{} has {} and these use more: {:?}", device.uuid, Bytes(device.total_bytes), device.processes)).collect()
 }
