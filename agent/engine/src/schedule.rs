@@ -2,11 +2,14 @@
 //!
 //! Each round takes one step of the model. In its batch are the next token of every sequence that is being answered, and as much of the prompts that
 //! are still being read as `num_batch` leaves room for; so a long prompt delays the others' tokens by one step, not by its whole length.
+//! Rows that are left over verify guesses at what is said next (`look_up`).
+//!
 //! A slot keeps its sequence in the cache when its answer ends, and the next prompt that begins alike (the same chat's next turn) is read from there on.
 
 mod embedding;
 mod generation;
 mod held;
+mod look_up;
 mod queue;
 mod round;
 mod slot;
@@ -25,6 +28,7 @@ use crate::graph::Pooling;
 use crate::model::LoadedModel;
 use crate::sample;
 use crate::tokenizer::Tokenizer;
+pub use look_up::Speculation;
 use queue::{EmbedJob, GenerateJob, Job, Queue};
 use round::Rounds;
 
@@ -52,6 +56,8 @@ pub trait Model: Send {
     fn slots(&self) -> u32;
     fn num_ctx(&self) -> u32;
     fn num_batch(&self) -> u32;
+    /// Most rows of logits in one step; never fewer than `slots`.
+    fn max_wanted(&self) -> usize;
 }
 
 impl Model for LoadedModel {
@@ -94,6 +100,9 @@ impl Model for LoadedModel {
     fn num_batch(&self) -> u32 {
         LoadedModel::num_batch(self)
     }
+    fn max_wanted(&self) -> usize {
+        LoadedModel::max_wanted(self)
+    }
 }
 
 /// How busy a replica is at this moment.
@@ -123,12 +132,22 @@ pub struct Scheduler {
 impl Scheduler {
     /// Starts the thread. `max_queue` requests may wait for a slot.
     pub fn start(model: Box<dyn Model>, tokenizer: Arc<Tokenizer>, max_queue: usize) -> Result<Scheduler, EngineError> {
+        Scheduler::start_with(model, tokenizer, max_queue, Speculation::default())
+    }
+
+    /// The same with or without guesses, for comparing them: what is answered is the same.
+    pub fn start_with(
+        model: Box<dyn Model>,
+        tokenizer: Arc<Tokenizer>,
+        max_queue: usize,
+        speculation: Speculation,
+    ) -> Result<Scheduler, EngineError> {
         let queue = Arc::new(Queue::new(max_queue));
         let active = Arc::new(AtomicUsize::new(0));
         let (running, ended) = watch::channel(());
         let (vocabulary, num_ctx, slots) = (model.vocabulary(), model.num_ctx(), model.slots() as usize);
         let (generates, longest_text) = (model.generates(), model.longest_text());
-        let rounds = Rounds::new(model, tokenizer, Arc::clone(&queue), Arc::clone(&active));
+        let rounds = Rounds::new(model, tokenizer, Arc::clone(&queue), Arc::clone(&active), speculation);
         let thread = std::thread::Builder::new().name("scheduler".into()).spawn(move || {
             rounds.run();
             drop(running);
