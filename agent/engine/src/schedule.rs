@@ -21,7 +21,7 @@ use std::time::Instant;
 use stowage_placement::Reason;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::api::{EngineError, GenerateEvent, GenerateRequest};
+use crate::api::{EngineError, GenerateEvent, GenerateRequest, MeasuredSpeed};
 use crate::batch::Batch;
 use crate::cache::Checkpoint;
 use crate::graph::Pooling;
@@ -41,7 +41,7 @@ pub trait Model: Send {
     fn step(&mut self, batch: &Batch) -> Result<&[f32], EngineError>;
     /// Hidden states `[batch.tokens.len(), embedding]`.
     fn embed_step(&mut self, batch: &Batch) -> Result<&[f32], EngineError>;
-    fn self_test(&mut self) -> Result<(), EngineError>;
+    fn self_test(&mut self) -> Result<MeasuredSpeed, EngineError>;
     /// Whether a slot of which `from` tokens are cached can go on after its first `to`.
     fn can_rewind(&self, from: usize, to: usize) -> bool;
     /// Keeps what a slot can't be taken back to, or puts it back.
@@ -67,7 +67,7 @@ impl Model for LoadedModel {
     fn embed_step(&mut self, batch: &Batch) -> Result<&[f32], EngineError> {
         LoadedModel::embed_step(self, batch)
     }
-    fn self_test(&mut self) -> Result<(), EngineError> {
+    fn self_test(&mut self) -> Result<MeasuredSpeed, EngineError> {
         LoadedModel::self_test(self)
     }
     fn can_rewind(&self, from: usize, to: usize) -> bool {
@@ -198,8 +198,8 @@ impl Scheduler {
         answer.await.unwrap_or_else(|_| Err(thread_gone()))
     }
 
-    /// Waits until no sequence is active, then fills one whole batch. What the slots had cached is lost.
-    pub async fn self_test(&self) -> Result<(), EngineError> {
+    /// Waits until no sequence is active, then fills one whole batch and generates a few tokens; how fast that was. What the slots had cached is lost.
+    pub async fn self_test(&self) -> Result<MeasuredSpeed, EngineError> {
         let (reply, answer) = oneshot::channel();
         self.queue.push(Job::SelfTest(reply))?;
         answer.await.unwrap_or_else(|_| Err(thread_gone()))
