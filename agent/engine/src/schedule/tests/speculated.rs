@@ -39,8 +39,9 @@ fn steps_for_the_same(model: impl Fn() -> Letters, requests: &[GenerateRequest])
     (fewer, steps)
 }
 
+/// Beside the likeliest, the first 29 tokens may be drawn: none that the model panics at.
 fn sampled(temperature: f32, seed: u64, prompt: &str) -> GenerateRequest {
-    let sampling = SamplingOptions { temperature, top_k: 0, top_p: 1.0, seed: Some(seed), ..SamplingOptions::default() };
+    let sampling = SamplingOptions { temperature, top_k: 30, top_p: 1.0, seed: Some(seed), ..SamplingOptions::default() };
     GenerateRequest { sampling, max_tokens: Some(150), top_logprobs: Some(2), ..request(prompt) }
 }
 
@@ -53,8 +54,8 @@ fn a_greedy_answer_is_the_same_with_guesses_and_takes_fewer_steps_where_they_hol
 #[test]
 fn sampled_answers_are_the_same_with_guesses_whichever_hold() {
     for seed in 0..8 {
-        // The likeliest token is drawn nearly always, in four of five draws, and in one of three.
-        for temperature in [0.5, 1.4, 2.0] {
+        // The likeliest token is drawn nearly always, in five of six draws, and in three of ten.
+        for temperature in [0.5, 2.0, 4.0] {
             steps_for_the_same(|| Letters::new(1, 256, 16), &[sampled(temperature, seed, "*abcde")]);
         }
     }
@@ -63,7 +64,7 @@ fn sampled_answers_are_the_same_with_guesses_whichever_hold() {
 #[test]
 fn several_slots_share_the_rows_that_are_left_over() {
     let requests: Vec<_> =
-        (0..12).map(|seed| sampled([0.0, 0.5, 1.4][seed as usize % 3], seed, ["*a", "*abcab", "+"][seed as usize % 3])).collect();
+        (0..12).map(|seed| sampled([0.0, 0.5, 2.0][seed as usize % 3], seed, ["*a", "*abcab", "+"][seed as usize % 3])).collect();
     for (slots, num_batch) in [(2, 16), (5, 16), (5, 3), (9, 32)] {
         steps_for_the_same(|| Letters::new(slots, 256, num_batch), &requests);
     }
@@ -73,10 +74,11 @@ fn several_slots_share_the_rows_that_are_left_over() {
 fn a_sequence_in_which_nothing_holds_is_hardly_guessed_at() {
     let model = Letters::new(1, 512, 16);
     let steps = Arc::clone(&model.steps);
-    // Each pair of letters comes again, and something else after it than before.
-    answers(model, Speculation::PromptLookUp, vec![GenerateRequest { max_tokens: Some(400), ..sampled(8.0, 1, "abababababab") }]);
+    // Of 30 tokens, all but alike: pairs come again, and something else after them than before.
+    let (said, _) = answers(model, Speculation::PromptLookUp, vec![GenerateRequest { max_tokens: Some(400), ..sampled(80.0, 1, "ab") }]);
+    assert_eq!(said[0].2, "Length 400");
     let guesses = steps.lock().unwrap().iter().skip(1).filter(|batch| batch.tokens.len() > 1).count();
-    assert!(guesses <= 8, "{guesses} guesses in 400 steps");
+    assert!((1..=12).contains(&guesses), "{guesses} guesses in 400 steps");
 }
 
 #[test]
