@@ -158,6 +158,8 @@ async fn a_worker_serves_on_while_agents_come_and_go_and_finishes_its_answers_be
     let planned: Vec<Bytes> = assignment.plan.devices.iter().map(|device| device.total_bytes).collect();
     let measured: Vec<Bytes> = ready.held.iter().map(|device| device.total()).collect();
     assert_eq!(measured, planned);
+    let speed = ready.status.speed.clone().unwrap();
+    assert!(speed.prefill_tokens_per_second > 0.0 && speed.decode_tokens_per_second > Some(0.0) && speed.threads > 0, "{speed:?}");
     let client = Client::of(&ready);
     assert!(client.is_ready().await);
 

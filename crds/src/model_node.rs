@@ -291,6 +291,9 @@ pub struct ReplicaStatus {
     pub message: String,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub processor: String,
+    /// Missing until its worker has measured it, and where it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub speed: Option<Speed>,
     #[serde(default)]
     pub num_ctx: Tokens,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -302,6 +305,24 @@ pub struct ReplicaStatus {
     /// Times that its worker was started anew.
     #[serde(default)]
     pub restarts: u32,
+}
+
+/// Tokens a second of one replica, measured once after it was loaded, before it served: of one sequence alone, with nothing before it in the context,
+/// and with whatever else ran on the node at that time.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Speed {
+    /// Reading a prompt of `num_batch` tokens.
+    #[serde(default)]
+    pub prefill_tokens_per_second: f64,
+    /// Generating. Missing for a model that generates no text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decode_tokens_per_second: Option<f64>,
+    /// That computed.
+    #[serde(default)]
+    pub threads: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub measured_at: Option<Time>,
 }
 
 /// A model file in the agent's model directory.

@@ -61,6 +61,17 @@ impl MeasuredDevice {
     }
 }
 
+/// How fast a loaded model computed, in tokens a second of one sequence.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct MeasuredSpeed {
+    /// Reading a whole batch.
+    pub prefill: f64,
+    /// Generating token after token; `None` for a model that generates none.
+    pub decode: Option<f64>,
+    /// That computed.
+    pub threads: u32,
+}
+
 /// What the agent may say of a loaded model.
 #[derive(Clone, Debug)]
 pub struct ModelInfo {

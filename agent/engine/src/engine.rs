@@ -7,7 +7,8 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use crate::api::{
-    ChatMessage, Constraint, EngineError, GenerateEvent, GenerateRequest, LoadProgress, LoadRequest, MeasuredDevice, ModelInfo,
+    ChatMessage, Constraint, EngineError, GenerateEvent, GenerateRequest, LoadProgress, LoadRequest, MeasuredDevice, MeasuredSpeed,
+    ModelInfo,
 };
 use crate::constraint::{Constraints, Grammar};
 use crate::model::LoadedModel;
@@ -71,8 +72,8 @@ impl Engine {
         self.inner.scheduler.occupancy()
     }
 
-    /// Fills one whole batch and looks at what comes out.
-    pub async fn self_test(&self) -> Result<(), EngineError> {
+    /// Fills one whole batch, looks at what comes out, and says how fast it came.
+    pub async fn self_test(&self) -> Result<MeasuredSpeed, EngineError> {
         self.inner.scheduler.self_test().await
     }
 

@@ -1,5 +1,7 @@
 //! A loaded model: the parts of it on their devices, driven step by step.
 
+mod self_test;
+
 use std::ops::Range;
 
 #[cfg(feature = "simulated-gpu")]
@@ -15,6 +17,7 @@ use crate::cache::{self, Checkpoint};
 use crate::file_mmap::ModelFile;
 use crate::graph::{CacheShape, Graph, Pooling};
 use crate::load::{self, Part, Parts};
+use crate::pool::default_threads;
 
 /// One replica in memory. It knows token ids and logits; text is its caller's.
 pub struct LoadedModel {
@@ -34,6 +37,7 @@ pub struct LoadedModel {
     vocabulary: usize,
     embedding: usize,
     max_wanted: usize,
+    threads: u32,
     measured: Vec<MeasuredDevice>,
     #[cfg(feature = "simulated-gpu")]
     _charge: crate::backend::simulated_gpu::Charge,
@@ -85,6 +89,7 @@ impl LoadedModel {
             vocabulary: graph.input.embeddings.rows,
             embedding: graph.input.embeddings.columns,
             max_wanted: stowage_placement::compute::logit_rows(request.request.parallel) as usize,
+            threads: if request.num_thread == 0 { default_threads() } else { request.num_thread },
             header: file.into_header(),
             #[cfg(feature = "simulated-gpu")]
             _charge: charge,
@@ -156,21 +161,6 @@ impl LoadedModel {
     /// Keeps a copy of what can't be gone back to in a slot, or puts it back: the slot is then as when it was kept.
     pub fn checkpoint(&mut self, slot: u32, index: usize, copy: Checkpoint) {
         self.parts.iter_mut().for_each(|part| part.run.checkpoint(slot, index, copy));
-    }
-
-    /// Fills one whole batch in slot 0 and checks that what comes out is finite.
-    pub fn self_test(&mut self) -> Result<(), EngineError> {
-        let length = self.num_batch().min(self.num_ctx());
-        let tokens: Vec<u32> = (0..length).map(|i| (i as usize * 31 % self.vocabulary) as u32).collect();
-        let mut batch = Batch::default();
-        batch.push_run(&tokens, 0, 0, self.has_output);
-        let numbers = if self.has_output { self.step(&batch)? } else { self.embed_step(&batch)? };
-        let (bad, all) = (numbers.iter().filter(|number| !number.is_finite()).count(), numbers.len());
-        if bad > 0 {
-            let message = format!("the self-test computed a batch of {length} tokens, and {bad} of {all} numbers are not finite");
-            return Err(EngineError::new(Reason::LoadFailed, message));
-        }
-        Ok(())
     }
 
     /// Takes a batch through all blocks; the hidden state is left in `self.hidden`.

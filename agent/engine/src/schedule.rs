@@ -2,11 +2,14 @@
 //!
 //! Each round takes one step of the model. In its batch are the next token of every sequence that is being answered, and as much of the prompts that
 //! are still being read as `num_batch` leaves room for; so a long prompt delays the others' tokens by one step, not by its whole length.
+//! Rows that are left over verify guesses at what is said next (`look_up`).
+//!
 //! A slot keeps its sequence in the cache when its answer ends, and the next prompt that begins alike (the same chat's next turn) is read from there on.
 
 mod embedding;
 mod generation;
 mod held;
+mod look_up;
 mod queue;
 mod round;
 mod slot;
@@ -18,13 +21,14 @@ use std::time::Instant;
 use stowage_placement::Reason;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::api::{EngineError, GenerateEvent, GenerateRequest};
+use crate::api::{EngineError, GenerateEvent, GenerateRequest, MeasuredSpeed};
 use crate::batch::Batch;
 use crate::cache::Checkpoint;
 use crate::graph::Pooling;
 use crate::model::LoadedModel;
 use crate::sample;
 use crate::tokenizer::Tokenizer;
+pub use look_up::Speculation;
 use queue::{EmbedJob, GenerateJob, Job, Queue};
 use round::Rounds;
 
@@ -37,7 +41,7 @@ pub trait Model: Send {
     fn step(&mut self, batch: &Batch) -> Result<&[f32], EngineError>;
     /// Hidden states `[batch.tokens.len(), embedding]`.
     fn embed_step(&mut self, batch: &Batch) -> Result<&[f32], EngineError>;
-    fn self_test(&mut self) -> Result<(), EngineError>;
+    fn self_test(&mut self) -> Result<MeasuredSpeed, EngineError>;
     /// Whether a slot of which `from` tokens are cached can go on after its first `to`.
     fn can_rewind(&self, from: usize, to: usize) -> bool;
     /// Keeps what a slot can't be taken back to, or puts it back.
@@ -52,6 +56,8 @@ pub trait Model: Send {
     fn slots(&self) -> u32;
     fn num_ctx(&self) -> u32;
     fn num_batch(&self) -> u32;
+    /// Most rows of logits in one step; never fewer than `slots`.
+    fn max_wanted(&self) -> usize;
 }
 
 impl Model for LoadedModel {
@@ -61,7 +67,7 @@ impl Model for LoadedModel {
     fn embed_step(&mut self, batch: &Batch) -> Result<&[f32], EngineError> {
         LoadedModel::embed_step(self, batch)
     }
-    fn self_test(&mut self) -> Result<(), EngineError> {
+    fn self_test(&mut self) -> Result<MeasuredSpeed, EngineError> {
         LoadedModel::self_test(self)
     }
     fn can_rewind(&self, from: usize, to: usize) -> bool {
@@ -94,6 +100,9 @@ impl Model for LoadedModel {
     fn num_batch(&self) -> u32 {
         LoadedModel::num_batch(self)
     }
+    fn max_wanted(&self) -> usize {
+        LoadedModel::max_wanted(self)
+    }
 }
 
 /// How busy a replica is at this moment.
@@ -123,12 +132,22 @@ pub struct Scheduler {
 impl Scheduler {
     /// Starts the thread. `max_queue` requests may wait for a slot.
     pub fn start(model: Box<dyn Model>, tokenizer: Arc<Tokenizer>, max_queue: usize) -> Result<Scheduler, EngineError> {
+        Scheduler::start_with(model, tokenizer, max_queue, Speculation::default())
+    }
+
+    /// The same with or without guesses, for comparing them: what is answered is the same.
+    pub fn start_with(
+        model: Box<dyn Model>,
+        tokenizer: Arc<Tokenizer>,
+        max_queue: usize,
+        speculation: Speculation,
+    ) -> Result<Scheduler, EngineError> {
         let queue = Arc::new(Queue::new(max_queue));
         let active = Arc::new(AtomicUsize::new(0));
         let (running, ended) = watch::channel(());
         let (vocabulary, num_ctx, slots) = (model.vocabulary(), model.num_ctx(), model.slots() as usize);
         let (generates, longest_text) = (model.generates(), model.longest_text());
-        let rounds = Rounds::new(model, tokenizer, Arc::clone(&queue), Arc::clone(&active));
+        let rounds = Rounds::new(model, tokenizer, Arc::clone(&queue), Arc::clone(&active), speculation);
         let thread = std::thread::Builder::new().name("scheduler".into()).spawn(move || {
             rounds.run();
             drop(running);
@@ -179,8 +198,8 @@ impl Scheduler {
         answer.await.unwrap_or_else(|_| Err(thread_gone()))
     }
 
-    /// Waits until no sequence is active, then fills one whole batch. What the slots had cached is lost.
-    pub async fn self_test(&self) -> Result<(), EngineError> {
+    /// Waits until no sequence is active, then fills one whole batch and generates a few tokens; how fast that was. What the slots had cached is lost.
+    pub async fn self_test(&self) -> Result<MeasuredSpeed, EngineError> {
         let (reply, answer) = oneshot::channel();
         self.queue.push(Job::SelfTest(reply))?;
         answer.await.unwrap_or_else(|_| Err(thread_gone()))

@@ -275,9 +275,9 @@ impl Replica {
             }
             FromWorker::Progress { loaded, total } => state.phase = Phase::Loading { loaded, total },
             FromWorker::Loaded { measured, address } => {
-                *state = WorkerState { phase: Phase::Testing, measured, address: Some(address) };
+                *state = WorkerState { phase: Phase::Testing, measured, address: Some(address), speed: None };
             }
-            FromWorker::Ready => state.phase = Phase::Ready,
+            FromWorker::Ready { speed } => (state.phase, state.speed) = (Phase::Ready, speed),
             FromWorker::Draining => state.phase = Phase::Draining,
             FromWorker::Failed(why) => {
                 state.phase = Phase::Failed(why);

@@ -127,7 +127,7 @@ fn changes(before: &WorkerState, now: &WorkerState) -> Vec<FromWorker> {
             Phase::Asking => Some(FromWorker::MayLoad),
             Phase::Loading { loaded, total } => Some(FromWorker::Progress { loaded: *loaded, total: *total }),
             Phase::Testing => None,
-            Phase::Ready => Some(FromWorker::Ready),
+            Phase::Ready => Some(FromWorker::Ready { speed: now.speed.clone() }),
             Phase::Draining => Some(FromWorker::Draining),
             Phase::Failed(why) => Some(FromWorker::Failed(why.clone())),
         });
@@ -138,14 +138,16 @@ fn changes(before: &WorkerState, now: &WorkerState) -> Vec<FromWorker> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use stowage_crds::model_node::Speed;
     use stowage_placement::Bytes;
 
     #[test]
     fn an_agent_that_missed_a_state_still_hears_what_it_brought() {
         let before = WorkerState { phase: Phase::Loading { loaded: Bytes(1), total: Bytes(2) }, ..WorkerState::default() };
         let address = "127.0.0.1:1".parse().unwrap();
-        let now = WorkerState { phase: Phase::Ready, measured: Vec::new(), address: Some(address) };
-        assert_eq!(changes(&before, &now), [FromWorker::Loaded { measured: Vec::new(), address }, FromWorker::Ready]);
+        let speed = Some(Speed { prefill_tokens_per_second: 12.5, ..Speed::default() });
+        let now = WorkerState { phase: Phase::Ready, measured: Vec::new(), address: Some(address), speed: speed.clone() };
+        assert_eq!(changes(&before, &now), [FromWorker::Loaded { measured: Vec::new(), address }, FromWorker::Ready { speed }]);
         assert_eq!(changes(&now, &now), []);
     }
 }

@@ -19,6 +19,7 @@ mod replica;
 pub mod run;
 mod serving;
 mod show;
+mod speed;
 pub mod view;
 
 pub use control::{Gate, Supervisor, SupervisorConfig, SupervisorError};

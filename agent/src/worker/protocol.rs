@@ -11,7 +11,7 @@ use futures::{SinkExt, StreamExt};
 use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use stowage_crds::model_node::Assignment;
+use stowage_crds::model_node::{Assignment, Speed};
 use stowage_engine::MeasuredDevice;
 use stowage_placement::Bytes;
 use tokio::net::UnixStream;
@@ -44,7 +44,11 @@ pub enum FromWorker {
         measured: Vec<MeasuredDevice>,
         address: SocketAddr,
     },
-    Ready,
+    /// The self-test is passed.
+    Ready {
+        #[serde(default)]
+        speed: Option<Speed>,
+    },
     Heartbeat,
     /// Takes no new requests.
     Draining,
@@ -99,6 +103,9 @@ pub struct WorkerState {
     /// Where the HTTP API listens.
     #[serde(default)]
     pub address: Option<SocketAddr>,
+    /// As the self-test showed it.
+    #[serde(default)]
+    pub speed: Option<Speed>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -172,7 +179,7 @@ mod tests {
             FromWorker::MayLoad,
             FromWorker::Progress { loaded: Bytes(1), total: Bytes(2) },
             FromWorker::Loaded { measured, address: "127.0.0.1:8000".parse().unwrap() },
-            FromWorker::Ready,
+            FromWorker::Ready { speed: Some(Speed { prefill_tokens_per_second: 12.5, ..Speed::default() }) },
             FromWorker::Heartbeat,
             FromWorker::Failed(Refusal::new(Reason::LoadFailed, "no\nway")),
         ];
@@ -180,8 +187,9 @@ mod tests {
         for message in &messages {
             worker.send(message).await.unwrap();
         }
+        worker.send(&serde_json::json!({"type": "ready"})).await.unwrap();
         drop(worker);
-        for message in messages {
+        for message in messages.into_iter().chain([FromWorker::Ready { speed: None }]) {
             assert_eq!(agent.receive::<FromWorker>().await.unwrap(), Some(message));
         }
         assert_eq!(agent.receive::<FromWorker>().await.unwrap(), None);

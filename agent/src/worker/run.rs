@@ -19,6 +19,7 @@ use super::process::ProcessId;
 use super::protocol::{FromAgent, Phase, WorkerState};
 use super::record::{self, Order};
 use super::serving::Serving;
+use super::speed::reported;
 use super::view::Refusal;
 
 /// For SIGTERM, which brings no deadline: what Kubernetes gives a Pod unless told otherwise.
@@ -104,7 +105,12 @@ impl Running {
         let bound = async { TcpListener::bind((bind, 0)).await.and_then(|listener| Ok((listener.local_addr()?, listener))) }.await;
         let (address, listener) = bound.map_err(|error| Refusal::new(Reason::LoadFailed, format!("listening on {bind}: {error}")))?;
         let serving = Serving::start(engine.clone(), &self.order, listener);
-        self.link.state.send_replace(WorkerState { phase: Phase::Testing, measured: engine.measured(), address: Some(address) });
+        self.link.state.send_replace(WorkerState {
+            phase: Phase::Testing,
+            measured: engine.measured(),
+            address: Some(address),
+            speed: None,
+        });
         self.serve(engine, serving).await
     }
 
@@ -188,11 +194,11 @@ impl Running {
         loop {
             tokio::select! {
                 result = &mut tested, if !is_tested => {
-                    result.map_err(refusal)?;
+                    let speed = reported(result.map_err(refusal)?, Timestamp::now());
                     is_tested = true;
                     if deadline.is_none() {
                         serving.ready();
-                        self.phase(Phase::Ready);
+                        self.link.state.send_modify(|state| (state.phase, state.speed) = (Phase::Ready, Some(speed)));
                         tracing::info!(replica = self.order.assignment.replica, "the replica serves");
                     }
                 }

@@ -17,6 +17,7 @@ pub(super) fn show_worker(view: &mut WorkerView, worker: &Worker, wanted: Wanted
         if view.held != state.measured || view.status.devices.is_empty() {
             view.holds(state.measured.clone());
         }
+        view.status.speed.clone_from(&state.speed);
         view.http_address = state.address.map(reached_here);
         view.status.address = state.address.map(|address| endpoint(advertised, address.port())).unwrap_or_default();
     }

@@ -89,6 +89,7 @@ impl WorkerView {
         self.file = None;
         self.http_address = None;
         self.status.address.clear();
+        self.status.speed = None;
         self.holds(Vec::new());
     }
 

@@ -8,6 +8,7 @@ use stowage_agent::worker::Refusal;
 use stowage_agent::worker::process::ProcessId;
 use stowage_agent::worker::protocol::{Connection, FromAgent, FromWorker, Hello, Phase, VERSION, WorkerState};
 use stowage_agent::worker::record::{self, Order};
+use stowage_crds::model_node::Speed;
 use stowage_engine::MeasuredDevice;
 use stowage_placement::{Bytes, HOST, Reason};
 use tokio::net::UnixStream;
@@ -139,11 +140,12 @@ impl FakeWorker {
             _ => {
                 let measured = vec![MeasuredDevice { id: HOST.into(), weights: Bytes(7), ..MeasuredDevice::default() }];
                 let address = "127.0.0.1:4242".parse().unwrap();
-                self.state = WorkerState { phase: Phase::Ready, measured: measured.clone(), address: Some(address) };
+                let speed = Some(Speed { prefill_tokens_per_second: 1230.0, decode_tokens_per_second: Some(45.6), ..Speed::default() });
+                self.state = WorkerState { phase: Phase::Ready, measured: measured.clone(), address: Some(address), speed: speed.clone() };
                 vec![
                     FromWorker::Progress { loaded: Bytes(1), total: Bytes(2) },
                     FromWorker::Loaded { measured, address },
-                    FromWorker::Ready,
+                    FromWorker::Ready { speed },
                 ]
             }
         }

@@ -129,11 +129,13 @@ async fn a_replica_comes_up_is_shown_with_what_it_took_and_goes_when_released() 
     assert_eq!(ready.http_address, Some("127.0.0.1:4242".parse().unwrap()));
     assert_eq!(ready.status.devices[0].measured_bytes, Some(Bytes(7)));
     assert_eq!(ready.status.devices[0].predicted_bytes, Bytes(9));
+    assert_eq!(ready.status.speed.unwrap().decode_tokens_per_second, Some(45.6));
     assert!(lives(ready.pid.unwrap()));
     supervisor.release(UID, None);
     let gone = in_state(&supervisor, ReplicaState::Gone).await;
     assert!(!lives(ready.pid.unwrap()));
     assert_eq!((gone.pid, gone.held.len(), gone.status.replica.as_str()), (None, 0, "smol-0123456789-0"));
+    assert_eq!(gone.status.speed, None);
     assert_eq!(std::fs::read_dir(node.path().join("run/workers")).unwrap().count(), 0);
     supervisor.forget(UID);
     assert!(supervisor.views().borrow().is_empty());

@@ -12,8 +12,8 @@ use crate::endpoints::{Endpoint, Endpoints};
 
 /// Between two requests.
 const EVERY: Duration = Duration::from_millis(50);
-/// A client that waits for so many answers asks nothing more until one comes: a machine too busy to keep up is not what is tested.
-const MOST_WAITED_FOR: usize = 8;
+/// An endpoint from which so many answers are waited for is asked nothing more until one comes: a machine too busy to keep up is not what is tested.
+const MOST_WAITED_FOR: usize = 4;
 /// For one answer. Long, since what was asked of a paused replica is to be answered once it goes on.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(60);
 
@@ -29,6 +29,8 @@ struct Shared {
     disturbed: Mutex<Vec<(Endpoint, Instant)>>,
     ends: AtomicBool,
     turn: AtomicUsize,
+    /// One entry for each answer that is waited for.
+    waited_for: Mutex<Vec<Endpoint>>,
 }
 
 /// One request that is over.
@@ -62,6 +64,7 @@ impl Traffic {
             disturbed: Mutex::default(),
             ends: AtomicBool::new(false),
             turn: AtomicUsize::new(0),
+            waited_for: Mutex::default(),
         });
         Traffic { client: tokio::spawn(ask_on_and_on(shared.clone())), shared }
     }
@@ -105,15 +108,29 @@ impl Shared {
         lock(&self.disturbed).iter().any(|(on, when)| on == endpoint && answer.ended >= *when && sent_in_time(*when))
     }
 
-    async fn ask(&self) -> Answer {
-        let ready = self.endpoints.ready();
-        let sent = Instant::now();
+    /// Asks one of the endpoints that are ready, in turns; not those from which much is waited for.
+    async fn ask(&self) {
+        let (ready, sent) = (self.endpoints.ready(), Instant::now());
+        if ready.is_empty() {
+            let error = Some("no endpoint was ready".to_owned());
+            return lock(&self.answers).push(Answer { endpoint: None, sent, ended: sent, error });
+        }
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        let Some(endpoint) = ready.get(turn % ready.len().max(1)).cloned() else {
-            return Answer { endpoint: None, sent, ended: sent, error: Some("no endpoint was ready".to_owned()) };
-        };
+        let in_turn = ready.iter().cycle().skip(turn % ready.len()).take(ready.len());
+        let Some(endpoint) = self.take_place(in_turn) else { return };
         let error = generate(&endpoint.url(), &self.model).await.err().map(|error| format!("{error:#}"));
-        Answer { endpoint: Some(endpoint), sent, ended: Instant::now(), error }
+        let mut waited_for = lock(&self.waited_for);
+        let place = waited_for.iter().position(|other| *other == endpoint);
+        place.map(|place| waited_for.swap_remove(place));
+        lock(&self.answers).push(Answer { endpoint: Some(endpoint), sent, ended: Instant::now(), error });
+    }
+
+    fn take_place<'e>(&self, mut endpoints: impl Iterator<Item = &'e Endpoint>) -> Option<Endpoint> {
+        let mut waited_for = lock(&self.waited_for);
+        let is_free = |endpoint: &&Endpoint| waited_for.iter().filter(|other| other == endpoint).count() < MOST_WAITED_FOR;
+        let found = endpoints.find(is_free).cloned()?;
+        waited_for.push(found.clone());
+        Some(found)
     }
 }
 
@@ -135,14 +152,8 @@ async fn ask_on_and_on(shared: Arc<Shared>) {
     while !shared.ends.load(Ordering::Relaxed) {
         ticks.tick().await;
         while asked.try_join_next().is_some() {}
-        if asked.len() >= MOST_WAITED_FOR {
-            continue;
-        }
         let one = shared.clone();
-        asked.spawn(async move {
-            let answer = one.ask().await;
-            lock(&one.answers).push(answer);
-        });
+        asked.spawn(async move { one.ask().await });
     }
     asked.join_all().await;
 }

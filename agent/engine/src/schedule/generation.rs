@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 use crate::api::{EngineError, Finish, FinishReason, GenerateEvent, TokenLogprob};
 use crate::sample::{self, Sampler};
 use crate::schedule::held::Held;
+use crate::schedule::look_up::LookUp;
 use crate::schedule::queue::GenerateJob;
 use crate::schedule::slot::Resume;
 use crate::stop::{Shown, TextStream};
@@ -24,6 +25,7 @@ pub struct Generation {
     num_ctx: u32,
     sampler: Sampler,
     held: Option<Held>,
+    look_up: LookUp,
     text: TextStream,
     events: mpsc::Sender<GenerateEvent>,
     submitted: Instant,
@@ -49,6 +51,7 @@ impl Generation {
             num_ctx,
             sampler,
             held,
+            look_up: LookUp::new(),
             text: TextStream::new(&request.stop),
             events,
             submitted,
@@ -64,6 +67,21 @@ impl Generation {
     /// Whether so many cached tokens are just the prompt.
     pub fn is_prompt_read(&self, cached: usize) -> bool {
         cached == self.prompt_tokens as usize
+    }
+
+    /// What may come next, `most` tokens at most, and no more than leave room for one that is not guessed. Nothing before the answer's first token.
+    pub fn guess(&mut self, most: usize) -> Vec<u32> {
+        if self.generated == 0 {
+            return Vec::new();
+        }
+        let left = (self.num_ctx as usize).saturating_sub(self.tokens.len());
+        let left = self.max_tokens.map_or(left, |max| left.min(max.saturating_sub(self.generated) as usize));
+        self.look_up.guess(&self.tokens, most.min(left.saturating_sub(1))).to_vec()
+    }
+
+    /// Notes how many tokens of a guess held.
+    pub fn note_guess(&mut self, guessed: usize, held: usize) {
+        self.look_up.note(guessed, held);
     }
 
     pub fn is_abandoned(&self) -> bool {

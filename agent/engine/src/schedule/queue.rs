@@ -7,7 +7,7 @@ use std::time::Instant;
 use stowage_placement::Reason;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::api::{EngineError, GenerateEvent, GenerateRequest};
+use crate::api::{EngineError, GenerateEvent, GenerateRequest, MeasuredSpeed};
 
 pub struct GenerateJob {
     pub request: GenerateRequest,
@@ -23,7 +23,7 @@ pub struct EmbedJob {
 pub enum Job {
     Generate(GenerateJob),
     Embed(EmbedJob),
-    SelfTest(oneshot::Sender<Result<(), EngineError>>),
+    SelfTest(oneshot::Sender<Result<MeasuredSpeed, EngineError>>),
 }
 
 impl Job {

@@ -13,6 +13,7 @@ use crate::cache::Checkpoint;
 use crate::schedule::Model;
 use crate::schedule::embedding::Embedding;
 use crate::schedule::generation::Generation;
+use crate::schedule::look_up::Speculation;
 use crate::schedule::queue::{Job, Queue};
 use crate::schedule::slot::{Slot, Work, best_for};
 use crate::tokenizer::Tokenizer;
@@ -27,6 +28,7 @@ pub struct Rounds {
     batch: Batch,
     /// Whether there is anything that can't be gone back to.
     needs_copies: bool,
+    speculation: Speculation,
 }
 
 /// Tokens of one slot in a batch.
@@ -35,13 +37,21 @@ struct Share {
     count: usize,
     /// After the last of them comes the next token.
     wants_logits: bool,
+    /// What is guessed to come then, and is in the batch after them.
+    guess: Vec<u32>,
 }
 
 impl Rounds {
-    pub fn new(model: Box<dyn Model>, tokenizer: Arc<Tokenizer>, queue: Arc<Queue>, active: Arc<AtomicUsize>) -> Rounds {
+    pub fn new(
+        model: Box<dyn Model>,
+        tokenizer: Arc<Tokenizer>,
+        queue: Arc<Queue>,
+        active: Arc<AtomicUsize>,
+        speculation: Speculation,
+    ) -> Rounds {
         let slots = (0..model.slots()).map(|_| Slot::new()).collect();
         let needs_copies = !model.can_rewind(model.num_ctx() as usize, 1);
-        Rounds { model, tokenizer, queue, active, slots, round: 0, batch: Batch::default(), needs_copies }
+        Rounds { model, tokenizer, queue, active, slots, round: 0, batch: Batch::default(), needs_copies, speculation }
     }
 
     /// Until the queue is closed and all work is done.
@@ -83,7 +93,7 @@ impl Rounds {
                     let Some(index) = best_for(&self.slots, &job.request.prompt) else { return };
                     let slot = &mut self.slots[index];
                     let resume = slot.resume(&job.request.prompt, |from, to| self.model.can_rewind(from, to));
-                    slot.cached.truncate(resume.tokens);
+                    slot.take_up(&resume);
                     if let Some(copy) = resume.copy {
                         self.model.checkpoint(index as u32, copy, Checkpoint::PutBack);
                     }
@@ -127,23 +137,15 @@ impl Rounds {
             let slot = &mut self.slots[share.slot];
             let read = slot.unread()[..share.count].to_vec();
             slot.cached.extend(read);
+            slot.written = slot.written.max(slot.cached.len() + share.guess.len());
             if !share.wants_logits {
                 continue;
             }
-            let (Some(row), Some(Work::Generate(generation))) = (rows.next(), &mut slot.work) else { continue };
-            if generation.is_prompt_read(slot.cached.len()) {
+            if matches!(&slot.work, Some(Work::Generate(generation)) if generation.is_prompt_read(slot.cached.len())) {
                 read_prompts.push(share.slot);
             }
-            let result = generation.advance(row, &self.tokenizer).transpose();
-            if let Some(result) = result
-                && let Some(Work::Generate(generation)) = slot.work.take()
-            {
-                match result {
-                    Ok(reason) => generation.finish(reason),
-                    // What the slot has cached is good all the same.
-                    Err(error) => generation.fail(error),
-                }
-            }
+            let rows: Vec<&[f32]> = rows.by_ref().take(1 + share.guess.len()).collect();
+            slot.advance(&rows, &share.guess, &self.tokenizer);
         }
         self.keep(&read_prompts);
     }
@@ -162,7 +164,10 @@ impl Rounds {
         let mut order: Vec<usize> = (0..self.slots.len()).filter(|&i| !self.slots[i].unread().is_empty()).collect();
         order.sort_by_key(|&i| (self.slots[i].unread().len() > 1, self.slots[i].last_round));
         let mut shares = Vec::with_capacity(order.len());
-        for index in order {
+        // Each has a row before any has a guess.
+        let mut spare = self.model.max_wanted().min(self.model.num_batch() as usize).saturating_sub(order.len());
+        let count_of_all = order.len();
+        for (place, index) in order.into_iter().enumerate() {
             let room = self.model.num_batch() as usize - self.batch.tokens.len();
             let slot = &mut self.slots[index];
             let unread = slot.unread();
@@ -172,8 +177,16 @@ impl Rounds {
             }
             let wants_logits = count == unread.len();
             self.batch.push_run(&unread[..count], index as u32, slot.cached.len() as u32, wants_logits);
+            let guess = match self.speculation {
+                Speculation::PromptLookUp => slot.guess(spare.div_ceil(count_of_all - place), |from, to| self.model.can_rewind(from, to)),
+                Speculation::Off => Vec::new(),
+            };
+            for (token, position) in guess.iter().zip(slot.cached.len() + count..) {
+                self.batch.push_wanted(*token, index as u32, position as u32);
+            }
+            spare -= guess.len();
             slot.last_round = self.round;
-            shares.push(Share { slot: index, count, wants_logits });
+            shares.push(Share { slot: index, count, wants_logits, guess });
         }
         shares
     }
@@ -191,6 +204,7 @@ impl Rounds {
         self.batch.clear();
         self.batch.push_run(&unread[..count], index as u32, slot.cached.len() as u32, false);
         slot.cached.extend_from_slice(&embedding.input()[slot.cached.len()..][..count]);
+        slot.written = slot.cached.len();
         match self.model.embed_step(&self.batch) {
             Ok(hidden) => embedding.add(hidden, ended),
             Err(error) => return slot.fail(&error),

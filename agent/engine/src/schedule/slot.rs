@@ -2,20 +2,31 @@
 
 use stowage_placement::footprint::CHECKPOINTS;
 
-use crate::api::EngineError;
+use crate::api::{EngineError, FinishReason};
 use crate::schedule::embedding::Embedding;
 use crate::schedule::generation::Generation;
+use crate::tokenizer::Tokenizer;
 
 pub struct Slot {
     /// Tokens whose keys and values are in the cache, from place 0.
     pub cached: Vec<u32>,
-    /// What was in the cache when each copy of what can't be gone back to was kept; empty where none was.
-    kept: [Vec<u32>; CHECKPOINTS as usize],
+    /// Places that were written since place 0 was: beyond what is cached there may be guesses that did not hold, and what was there before the slot was
+    /// taken back. A ring's cells are lost to them all the same.
+    pub written: usize,
+    /// The copies of what can't be gone back to; empty where none was kept.
+    kept: [Kept; CHECKPOINTS as usize],
     /// The copy that is made next.
     next_copy: usize,
     pub work: Option<Work>,
     /// Number of the round in which the slot was last in a batch.
     pub last_round: u64,
+}
+
+/// What was in the cache when a copy was kept.
+#[derive(Default)]
+struct Kept {
+    cached: Vec<u32>,
+    written: usize,
 }
 
 /// Where a prompt is gone on with.
@@ -41,7 +52,7 @@ pub enum Work {
 
 impl Slot {
     pub fn new() -> Slot {
-        Slot { cached: Vec::new(), kept: Default::default(), next_copy: 0, work: None, last_round: 0 }
+        Slot { cached: Vec::new(), written: 0, kept: Default::default(), next_copy: 0, work: None, last_round: 0 }
     }
 
     pub fn is_free(&self) -> bool {
@@ -56,12 +67,12 @@ impl Slot {
     /// From where a prompt is gone on with. `can_rewind` says whether a sequence of so many tokens can be taken up again after its first so many.
     pub fn resume(&self, prompt: &[u32], can_rewind: impl Fn(usize, usize) -> bool) -> Resume {
         let cached = self.common_with(prompt);
-        if can_rewind(self.cached.len(), cached) {
+        if can_rewind(self.written, cached) {
             return Resume { tokens: cached, copy: None, lost: 0 };
         }
-        let from_copy = |(index, kept): (usize, &Vec<u32>)| {
-            let tokens = common(kept, prompt).min(cached);
-            (tokens > 0 && can_rewind(kept.len(), tokens)).then_some((tokens, index))
+        let from_copy = |(index, kept): (usize, &Kept)| {
+            let tokens = common(&kept.cached, prompt).min(cached);
+            (tokens > 0 && can_rewind(kept.written, tokens)).then_some((tokens, index))
         };
         match self.kept.iter().enumerate().filter_map(from_copy).max() {
             Some((tokens, index)) => Resume { tokens, copy: Some(index), lost: cached - tokens },
@@ -69,10 +80,22 @@ impl Slot {
         }
     }
 
+    /// Is at the place from which a prompt is gone on with.
+    pub fn take_up(&mut self, resume: &Resume) {
+        self.cached.truncate(resume.tokens);
+        self.written = match resume.copy {
+            Some(copy) => self.kept[copy].written,
+            None if resume.tokens == 0 => 0,
+            None => self.written,
+        };
+    }
+
     /// What is in the cache is being kept; the number of the copy.
     pub fn keep(&mut self) -> usize {
         let index = self.next_copy;
-        self.kept[index].clone_from(&self.cached);
+        let Kept { cached, written } = &mut self.kept[index];
+        cached.clone_from(&self.cached);
+        *written = self.written;
         self.next_copy = (index + 1) % self.kept.len();
         index
     }
@@ -82,6 +105,47 @@ impl Slot {
         match &self.work {
             Some(Work::Generate(generation)) => &generation.tokens()[self.cached.len()..],
             _ => &[],
+        }
+    }
+
+    /// What may come after the next token, `most` tokens at most; none while a prompt is read, and none that could not be taken back.
+    pub fn guess(&mut self, most: usize, can_rewind: impl Fn(usize, usize) -> bool) -> Vec<u32> {
+        let Some(Work::Generate(generation)) = &mut self.work else { return Vec::new() };
+        let read = self.cached.len() + 1;
+        if generation.tokens().len() > read || !can_rewind(self.written.max(read + most), read) {
+            return Vec::new();
+        }
+        generation.guess(most)
+    }
+
+    /// Takes the logits after the last token that was read, and after each of a guess as far as it holds. What is guessed right is in the cache.
+    pub fn advance(&mut self, rows: &[&[f32]], guess: &[u32], tokenizer: &Tokenizer) {
+        let mut held = 0;
+        for row in rows {
+            let Some(Work::Generate(generation)) = &mut self.work else { return };
+            if let Some(ended) = generation.advance(row, tokenizer).transpose() {
+                return self.end(ended);
+            }
+            let said = generation.tokens().last();
+            if said.is_none() || said != guess.get(held) {
+                break;
+            }
+            self.cached.extend(said);
+            held += 1;
+        }
+        if let Some(Work::Generate(generation)) = &mut self.work
+            && !guess.is_empty()
+        {
+            generation.note_guess(guess.len(), held);
+        }
+    }
+
+    fn end(&mut self, ended: Result<FinishReason, EngineError>) {
+        let Some(Work::Generate(generation)) = self.work.take() else { return };
+        match ended {
+            Ok(reason) => generation.finish(reason),
+            // What the slot has cached is good all the same.
+            Err(error) => generation.fail(error),
         }
     }
 

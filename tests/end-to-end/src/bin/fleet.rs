@@ -79,6 +79,7 @@ async fn start_agent(cluster: &Cluster, node: String, models: channel::Receiver<
         models,
         gate,
         routes: channel::Sender::default(),
+        figures: channel::Sender::default(),
         calibration: cluster.node_folder(&node).join("calibration.json"),
         node,
     });

@@ -1,0 +1,59 @@
+//! The first steps after loading: whether numbers come out, and how fast.
+
+use std::time::{Duration, Instant};
+
+use stowage_placement::Reason;
+
+use crate::api::{EngineError, MeasuredSpeed};
+use crate::batch::Batch;
+use crate::model::LoadedModel;
+
+/// Tokens that are generated to measure that, unless they take longer than [`ENOUGH`].
+const GENERATED: u32 = 8;
+/// After so long no further token is generated: a large model is not kept from serving for the sake of a figure.
+const ENOUGH: Duration = Duration::from_secs(1);
+
+impl LoadedModel {
+    /// Fills one whole batch in slot 0, checks that what comes out is finite, and generates a few tokens; how fast both were.
+    pub fn self_test(&mut self) -> Result<MeasuredSpeed, EngineError> {
+        let length = self.num_batch().min(self.num_ctx());
+        let tokens: Vec<u32> = (0..length).map(|i| (i as usize * 31 % self.vocabulary) as u32).collect();
+        let mut batch = Batch::default();
+        batch.push_run(&tokens, 0, 0, self.has_output);
+        let start = Instant::now();
+        let numbers = if self.has_output { self.step(&batch)? } else { self.embed_step(&batch)? };
+        let took = start.elapsed();
+        let (bad, all) = (numbers.iter().filter(|number| !number.is_finite()).count(), numbers.len());
+        if bad > 0 {
+            let message = format!("the self-test computed a batch of {length} tokens, and {bad} of {all} numbers are not finite");
+            return Err(EngineError::new(Reason::LoadFailed, message));
+        }
+        let decode = if self.has_output { Some(self.decode_speed()?) } else { None };
+        Ok(MeasuredSpeed { prefill: per_second(length, took), decode, threads: self.threads })
+    }
+
+    /// Tokens a second that are generated from an empty context in slot 0. The first, which finds what it needs in no cache of the CPU, is not counted.
+    fn decode_speed(&mut self) -> Result<f64, EngineError> {
+        let mut batch = Batch::default();
+        let mut start = Instant::now();
+        let mut counted = 0;
+        for position in 0..self.num_ctx().min(GENERATED + 1) {
+            batch.clear();
+            batch.push_wanted((position as usize * 31 % self.vocabulary) as u32, 0, position);
+            self.step(&batch)?;
+            if position == 0 {
+                start = Instant::now();
+                continue;
+            }
+            counted += 1;
+            if start.elapsed() > ENOUGH {
+                break;
+            }
+        }
+        Ok(per_second(counted, start.elapsed()))
+    }
+}
+
+fn per_second(tokens: u32, took: Duration) -> f64 {
+    f64::from(tokens) / took.as_secs_f64().max(1e-9)
+}
