@@ -168,7 +168,6 @@ fn is_settled(m: &ModelDeployment, replicas: usize, num_ctx: u64) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "not yet seen to hold: on a busy machine requests wait for longer than a drained replica has to finish them"]
 async fn no_request_fails_but_those_on_what_is_killed_or_paused() -> Result<()> {
     let mut scene = Scene::start().await?;
     scene.rolls_twice().await?;
