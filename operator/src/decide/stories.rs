@@ -50,6 +50,11 @@ fn a_new_revision_comes_before_the_old_one_goes_where_both_fit() {
     assert_eq!(world.fewest_ready, 1);
     assert_eq!((status.placements.len(), status.placements[0].num_ctx), (1, Tokens(2048)));
     assert!(!world.told(Reason::ReplacingForRoom));
+    let wrote = |kind: &str| world.wrote.iter().filter(|wrote| **wrote == kind).count();
+    // Promised, released, dropped; the status with each, and with each thing that the agent said: loading, ready, draining, gone.
+    assert_eq!((wrote("promises"), wrote("EndpointSlice"), wrote("remove EndpointSlice")), (3, 1, 1));
+    assert!(wrote("status") <= 6, "{:?}", world.wrote);
+    assert_eq!(world.wrote.len(), wrote("status") + 5, "{:?}", world.wrote);
 }
 
 #[test]

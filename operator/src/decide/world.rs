@@ -21,6 +21,8 @@ pub(super) struct World {
     pub(super) leader: Leader,
     pub(super) time: Timestamp,
     pub(super) told: Vec<Notice>,
+    /// Kinds of writes since this was reset.
+    pub(super) wrote: Vec<&'static str>,
     /// Fewest replicas that served since this was reset.
     pub(super) fewest_ready: u32,
 }
@@ -32,7 +34,7 @@ impl World {
         let mut leader = Leader::new(&mut cluster, |_| {});
         let names: Vec<String> = cluster.model_nodes.objects.keys().map(|key| key.name.clone()).collect();
         leader.state.hear(names.iter().map(|name| lease(name, 0)).collect(), now());
-        World { cluster, leader, time: now(), told: Vec::new(), fewest_ready: u32::MAX }
+        World { cluster, leader, time: now(), told: Vec::new(), wrote: Vec::new(), fewest_ready: u32::MAX }
     }
 
     /// Applies the change and waits until nothing moves any more.
@@ -45,6 +47,7 @@ impl World {
     /// Forgets what was told and counted so far.
     pub(super) fn begin(&mut self) {
         self.told.clear();
+        self.wrote.clear();
         self.fewest_ready = u32::MAX;
     }
 
@@ -101,6 +104,7 @@ impl World {
                 match step {
                     Step::Remember(remark) => self.leader.state.memory.remember(remark, self.time),
                     Step::Write(decision) => {
+                        self.wrote.push(decision.write.kind());
                         let answer = self.cluster.send(&decision.write).unwrap();
                         self.leader.state.assume(answer);
                         self.told.extend(decision.notices);
