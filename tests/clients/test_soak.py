@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import random
+import statistics
 import time
 
 import httpx
@@ -14,6 +15,10 @@ SECONDS = float(os.environ.get("STOWAGE_SOAK_SECONDS", "10"))
 AT_ONCE = 200
 # What a worker may have more at the end than after its first round: allocators keep some.
 MOST_MORE = 64 << 20
+# And in the last quarter of a long run more than in the second, when they have what they keep.
+MOST_GROWTH = 16 << 20
+# Rounds that make a run long enough to tell growth from noise.
+MANY = 40
 
 BAD = [
     ("/api/chat", {"messages": QUESTION, "options": {"temperature": "hot"}}, "options.temperature"),
@@ -102,13 +107,20 @@ async def soak(url):
         await mixed(client, rng, 20)
         await giant(client, rng)
         before, end = await resident(client), time.monotonic() + SECONDS
+        seen = []
         while time.monotonic() < end:
             await mixed(client, rng, 20)
+            seen.append(await resident(client))
         await asyncio.gather(*(rng.choice([good, bad])(client, random.Random(rng.random())) for _ in range(AT_ONCE)))
         assert await answer_of(client) == first
         after = await resident(client)
         print(f"{url}: {before / 2**20:.1f} MiB resident before {SECONDS} s of it, {after / 2**20:.1f} MiB after")
         assert after - before < MOST_MORE, f"{before} bytes became {after}"
+        if len(seen) >= MANY:
+            quarter = len(seen) // 4
+            medians = [statistics.median(seen[at : at + quarter]) for at in range(0, 4 * quarter, quarter)]
+            print("  by quarters:", ", ".join(f"{median / 2**20:.1f} MiB" for median in medians))
+            assert medians[3] - medians[1] < MOST_GROWTH, medians
 
 
 def test_requests_of_every_kind_at_once_leave_the_server_as_it_was(url):
