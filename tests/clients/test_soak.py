@@ -14,7 +14,7 @@ from servers import FEW, MODEL, QUESTION
 SECONDS = float(os.environ.get("STOWAGE_SOAK_SECONDS", "10"))
 AT_ONCE = 200
 # What a worker may have more at the end than after its first round: allocators keep some.
-MOST_MORE = 64 << 20
+MOST_MORE = 32 << 20
 # And in the last quarter of a long run more than in the second, when they have what they keep.
 MOST_GROWTH = 16 << 20
 # Rounds that make a run long enough to tell growth from noise.
@@ -82,6 +82,13 @@ async def slow(client, rng):
             await bad(client, rng)
 
 
+async def long(client):
+    """Fills nearly all of the context, so that its cache has been written to once: until then its pages are promised, not resident."""
+    asked = {"model": MODEL, "prompt": " a" * 1900, "raw": True, "stream": False, "options": {"num_predict": 1}}
+    answer = await client.post("/api/generate", json=asked)
+    assert answer.status_code == 200 and answer.json()["prompt_eval_count"] > 1800, answer.text
+
+
 KINDS = [good, bad, bad, malformed, too_long, cancelled, slow]
 
 
@@ -105,6 +112,7 @@ async def soak(url):
     async with httpx.AsyncClient(base_url=url, timeout=600, limits=limits) as client:
         first = await answer_of(client)
         await mixed(client, rng, 20)
+        await long(client)
         await giant(client, rng)
         before, end = await resident(client), time.monotonic() + SECONDS
         seen = []
