@@ -3,8 +3,10 @@
 //! Fuzzes the parsers of requests where there is no cargo-fuzz: puts odd values in the place of others, changes bytes, and keeps the inputs that bring out
 //! an answer not seen before. What it checks is what the cargo-fuzz target checks. An input that fails is written to `fuzz/artifacts/requests/`.
 
+#[path = "../../fuzz/stable.rs"]
+mod stable;
+
 use std::collections::HashSet;
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 use std::{env, fs, io, panic};
@@ -20,7 +22,7 @@ fn main() -> io::Result<ExitCode> {
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["--seconds", seconds, ref folders @ ..] if !folders.is_empty() => {
             let seconds = seconds.parse().map_err(io::Error::other)?;
-            fuzz(Duration::from_secs(seconds), read_corpus(folders)?)
+            fuzz(Duration::from_secs(seconds), stable::read_corpus(folders)?)
         }
         // What does not hold panics, and says where.
         [file] => {
@@ -29,19 +31,6 @@ fn main() -> io::Result<ExitCode> {
         }
         _ => Err(io::Error::other("usage: fuzz_requests --seconds N CORPUS... | FILE")),
     }
-}
-
-fn read_corpus(folders: &[&str]) -> io::Result<Vec<Vec<u8>>> {
-    let mut inputs = Vec::new();
-    for folder in folders {
-        for entry in fs::read_dir(folder)? {
-            inputs.push(fs::read(entry?.path())?);
-        }
-    }
-    if inputs.is_empty() {
-        return Err(io::Error::other("the corpus has no input"));
-    }
-    Ok(inputs)
 }
 
 fn fuzz(duration: Duration, mut pool: Vec<Vec<u8>>) -> io::Result<ExitCode> {
@@ -56,7 +45,7 @@ fn fuzz(duration: Duration, mut pool: Vec<Vec<u8>>) -> io::Result<ExitCode> {
         let input = changed(&mut rng, &pool[at]);
         runs += 1;
         let Ok(outcome) = outcome(&target, &input) else {
-            let path = keep(&input)?;
+            let path = stable::keep(ARTIFACTS, &input)?;
             println!("fuzz: a request fails after {runs} runs (seed {seed}): {}", path.display());
             println!("again: make fuzz INPUT={}", path.display());
             return Ok(ExitCode::FAILURE);
@@ -77,11 +66,4 @@ fn outcome(target: &Target, input: &[u8]) -> Result<String, ()> {
     let words = |text: &str| text.chars().filter(|letter| letter.is_ascii_alphabetic() || *letter == ' ').take(60).collect::<String>();
     let said = if status.is_success() { String::new() } else { words(&text) };
     Ok(format!("{} {status} {said}", String::from_utf8_lossy(&path)))
-}
-
-fn keep(input: &[u8]) -> io::Result<PathBuf> {
-    fs::create_dir_all(ARTIFACTS)?;
-    let path = Path::new(ARTIFACTS).join(format!("stable-{:016x}", rand::random::<u64>()));
-    fs::write(&path, input)?;
-    Ok(path)
 }

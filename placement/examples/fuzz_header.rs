@@ -4,8 +4,10 @@
 //! bring out a message not seen before. What it checks is what the cargo-fuzz target checks, and what the reader holds in memory besides. An input that
 //! fails is written to `fuzz/artifacts/header/`.
 
+#[path = "../../fuzz/stable.rs"]
+mod stable;
+
 use std::collections::HashSet;
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 use std::{env, fs, io, panic};
@@ -29,24 +31,11 @@ fn main() -> io::Result<ExitCode> {
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["--seconds", seconds, ref folders @ ..] if !folders.is_empty() => {
             let seconds = seconds.parse().map_err(io::Error::other)?;
-            fuzz(Duration::from_secs(seconds), read_corpus(folders)?)
+            fuzz(Duration::from_secs(seconds), stable::read_corpus(folders)?)
         }
         [file] => Ok(if holds(&fs::read(file)?) { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
         _ => Err(io::Error::other("usage: fuzz_header --seconds N CORPUS... | FILE")),
     }
-}
-
-fn read_corpus(folders: &[&str]) -> io::Result<Vec<Vec<u8>>> {
-    let mut inputs = Vec::new();
-    for folder in folders {
-        for entry in fs::read_dir(folder)? {
-            inputs.push(fs::read(entry?.path())?);
-        }
-    }
-    if inputs.is_empty() {
-        return Err(io::Error::other("the corpus has no input"));
-    }
-    Ok(inputs)
 }
 
 fn fuzz(duration: Duration, mut pool: Vec<Vec<u8>>) -> io::Result<ExitCode> {
@@ -61,7 +50,7 @@ fn fuzz(duration: Duration, mut pool: Vec<Vec<u8>>) -> io::Result<ExitCode> {
         let input = changed(&mut rng, &pool);
         runs += 1;
         if !holds(&input) {
-            let path = keep(&input)?;
+            let path = stable::keep(ARTIFACTS, &input)?;
             println!("fuzz: an input fails after {runs} runs (seed {seed}): {}", path.display());
             println!("again: make fuzz INPUT={}", path.display());
             return Ok(ExitCode::FAILURE);
@@ -101,13 +90,6 @@ fn outcome(input: &[u8]) -> String {
         Err(error) => format!("{error:?}").chars().take_while(|c| c.is_alphanumeric()).collect(),
     };
     format!("{said} in {}", input.len() / 64)
-}
-
-fn keep(input: &[u8]) -> io::Result<PathBuf> {
-    fs::create_dir_all(ARTIFACTS)?;
-    let path = Path::new(ARTIFACTS).join(format!("stable-{:016x}", rand::random::<u64>()));
-    fs::write(&path, input)?;
-    Ok(path)
 }
 
 fn changed(rng: &mut StdRng, pool: &[Vec<u8>]) -> Vec<u8> {
