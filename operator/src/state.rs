@@ -17,7 +17,7 @@ use crate::cache::{Cache, Key};
 use crate::clock::after;
 use crate::heartbeats::Heartbeats;
 use crate::model_deployment::status::progress;
-use crate::model_deployment::validate::Origin;
+use crate::model_deployment::validate::{Origin, Wanted};
 use crate::step::Item;
 
 /// What was read of a model file behind a URL, or why it could not be read.
@@ -115,6 +115,11 @@ impl State {
             }
             name => self.priority_classes.get(&Key::cluster(name)).and_then(|class| class.value),
         }
+    }
+
+    /// What agents refused of the revision that is wanted.
+    pub fn refused(&self, wanted: &Wanted) -> Option<&Refused> {
+        self.memory.refusals.get(&wanted.uid).filter(|refused| refused.revision == wanted.revision)
     }
 
     /// Until when the node's agent counts as alive; `None` where it never reported.

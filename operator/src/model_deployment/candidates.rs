@@ -89,8 +89,8 @@ pub fn candidate(
         devices = ledger.devices(&DeviceSelector::default());
     }
     // What a replica of this revision was seen to take beyond its plan is there for it, and promised to nobody.
-    let seen = state.memory.refusals.get(&wanted.uid).filter(|refused| refused.revision == wanted.revision);
-    devices.host.offered = devices.host.offered.saturating_sub(seen.map_or(Bytes::ZERO, |refused| refused.beyond_plan));
+    let beyond_plan = state.refused(wanted).map_or(Bytes::ZERO, |refused| refused.beyond_plan);
+    devices.host.offered = devices.host.offered.saturating_sub(beyond_plan);
     preemption::reserve(state, wanted, &name, &mut devices);
     Node {
         ready: state.is_ready(&name, now),

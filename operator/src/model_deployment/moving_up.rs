@@ -4,7 +4,7 @@
 //! old one where `maxSurge` allows it; else the old one goes first, where `maxUnavailable` allows that.
 
 use stowage_crds::ModelDeployment;
-use stowage_placement::{PlacementPolicy, Reason};
+use stowage_placement::{PlacementPolicy, Reason, Refusal};
 
 use crate::clock::after;
 use crate::model_deployment::candidates::Decided;
@@ -17,6 +17,11 @@ struct Move {
     to: Decided,
     /// The new place has its bytes beside the old one.
     beside: bool,
+}
+
+/// Why a replica leaves its place for one on this node.
+pub fn leaves_for(node: &str) -> Refusal {
+    Refusal { reason: Reason::MovingUp, message: format!("{node} has had room for all of it on GPU for a while") }
 }
 
 impl Situation<'_> {
@@ -42,8 +47,8 @@ impl Situation<'_> {
                 new.placement.replaces = leaves;
             }
         } else {
-            let message = format!("{} has had room for all of it on GPU for a while", to.node());
-            outcome.slots[slot].release(Reason::MovingUp, message);
+            let Refusal { reason, message } = leaves_for(to.node());
+            outcome.slots[slot].release(reason, message);
         }
     }
 

@@ -226,7 +226,7 @@ impl Situation<'_> {
 
     /// Memory ran out too often for this revision: what is asked has to change first.
     fn gives_up(&self) -> Option<Refusal> {
-        let refused = self.state.memory.refusals.get(&self.wanted.uid).filter(|refused| refused.revision == self.wanted.revision)?;
+        let refused = self.state.refused(self.wanted)?;
         let times = refused.out_of_memory;
         (times >= MOST_OUT_OF_MEMORY).then(|| {
             let message =
@@ -237,8 +237,7 @@ impl Situation<'_> {
 
     /// A refusal after which it is not yet time to try again.
     pub(super) fn just_refused(&self) -> Option<&RefusedBefore> {
-        let refused = self.state.memory.refusals.get(&self.wanted.uid);
-        refused.filter(|refused| refused.revision == self.wanted.revision && self.now < refused.until)
+        self.state.refused(self.wanted).filter(|refused| self.now < refused.until)
     }
 
     /// `later` is the best place once all that may go for it is gone.

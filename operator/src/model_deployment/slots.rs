@@ -9,6 +9,7 @@ use stowage_placement::{Bytes, DeviceKind, HOST, LayerCount, PlacementPolicy, Re
 
 use crate::cache::{Key, Revision};
 use crate::ledger;
+use crate::model_deployment::moving_up;
 use crate::model_deployment::validate::Wanted;
 use crate::model_node::promises;
 use crate::state::State;
@@ -89,9 +90,7 @@ impl Slots {
         let moves: Vec<(String, String)> = live.map(|slot| (slot.placement.replaces.clone(), slot.placement.node.clone())).collect();
         for slot in &mut self.slots {
             let to = moves.iter().find(|(uid, _)| *uid == slot.placement.assignment_uid).map(|(_, node)| node);
-            let why =
-                to.map(|to| Refusal { reason: Reason::MovingUp, message: format!("{to} has had room for all of it on GPU for a while") });
-            slot.leaving = slot.leaving.take().or(why);
+            slot.leaving = slot.leaving.take().or_else(|| to.map(|to| moving_up::leaves_for(to)));
         }
         let present: Vec<String> = self.slots.iter().map(|slot| slot.placement.assignment_uid.clone()).collect();
         for slot in self.slots.iter_mut().filter(|slot| !present.contains(&slot.placement.replaces)) {
