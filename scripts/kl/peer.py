@@ -53,7 +53,8 @@ def log_probability(port: int, before: list[int], token: int, among: list[int]) 
 
 
 def perplexity(port: int, text: str, count: int) -> float:
-    tokens = ask(port, "/tokenize", {"content": text, "add_special": False})["tokens"][:count]
+    # With the BOS that the model wants before every prompt.
+    tokens = ask(port, "/tokenize", {"content": text, "add_special": True})["tokens"][:count]
     vocabulary = ask(port, "/v1/models")["data"][0]["meta"]["n_vocab"]
     loss = 0.0
     for position in range(1, len(tokens)):

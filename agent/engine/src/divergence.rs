@@ -19,14 +19,20 @@ pub struct Divergence {
     pub perplexity: [f64; 2],
 }
 
-/// Compares models with a reference on a text, read in pieces of `num_ctx` tokens, each with an empty cache and in batches of `num_batch`. Of each, in
-/// their order.
-pub fn compare(reference: &mut LoadedModel, others: &mut [LoadedModel], text: &[u32]) -> Result<Vec<Divergence>, EngineError> {
+/// Compares models with a reference on a text, read in pieces of `num_ctx` tokens, each after `begin` (the tokens that the model wants before every prompt)
+/// with an empty cache and in batches of `num_batch`. Of each, in their order.
+pub fn compare(
+    reference: &mut LoadedModel,
+    others: &mut [LoadedModel],
+    begin: &[u32],
+    text: &[u32],
+) -> Result<Vec<Divergence>, EngineError> {
     let all = || others.iter().chain([&*reference]);
     let context = all().map(LoadedModel::num_ctx).min().unwrap_or_default() as usize;
     let step = all().map(LoadedModel::num_batch).min().unwrap_or_default() as usize;
     let mut sums: Vec<Sums> = others.iter().map(|_| Sums::default()).collect();
-    for piece in text.chunks(context) {
+    for piece in text.chunks(context.saturating_sub(begin.len()).max(1)) {
+        let piece = [begin, piece].concat();
         for (index, tokens) in piece.chunks(step).enumerate() {
             let first = index * step;
             let expected = log_probabilities(reference, tokens, first)?;

@@ -132,7 +132,7 @@ fn smollm2_on_the_cpu_stays_within_the_divergence_gates() {
     let tokens = crate::Tokenizer::from_header(reference.header()).unwrap().encode(text, false).unwrap();
     let floats = Computing { activations: Activations::Floats, ..Computing::default() };
     let mut others = [load(&load_request), LoadedModel::load_with(&load_request, floats, &mut |_| {}).unwrap()];
-    let found = divergence::compare(&mut reference, &mut others, &tokens[..256]).unwrap();
+    let found = divergence::compare(&mut reference, &mut others, &[], &tokens[..256]).unwrap();
     let [quantised, floats] = found.as_slice() else { panic!("{found:?}") };
     assert!(quantised.mean <= 0.006 && floats.mean <= 1e-5, "{found:?}");
     assert!(quantised.same_top > 0.9 && floats.same_top > 0.98, "{found:?}");
