@@ -20,6 +20,8 @@ pub struct Sampler {
     /// Tokens that penalties look at, the prompt's included.
     recent: Vec<u32>,
     num_ctx: u32,
+    /// Those at hand, penalised.
+    logits: Vec<f32>,
     candidates: Candidates,
 }
 
@@ -27,7 +29,8 @@ impl Sampler {
     /// `num_ctx` is what a `repeat_last_n` of -1 stands for.
     pub fn new(options: SamplingOptions, num_ctx: u32) -> Sampler {
         let seed = options.seed.unwrap_or_else(|| rand::rng().random());
-        Sampler { options, random: Xoshiro256PlusPlus::seed_from_u64(seed), recent: Vec::new(), num_ctx, candidates: Candidates::default() }
+        let random = Xoshiro256PlusPlus::seed_from_u64(seed);
+        Sampler { options, random, recent: Vec::new(), num_ctx, logits: Vec::new(), candidates: Candidates::default() }
     }
 
     /// Notes tokens of the prompt, or one that was generated.
@@ -45,20 +48,26 @@ impl Sampler {
 
     /// The next token. A temperature of 0 takes the likeliest, the lowest id of several.
     pub fn sample(&mut self, logits: &[f32]) -> u32 {
-        self.candidates.fill(logits);
+        self.penalise(logits);
+        let likeliest = if self.is_greedy() { 1 } else { self.options.top_k as usize };
+        self.candidates.fill_likeliest(&self.logits, likeliest);
         self.choose()
     }
 
     /// The next token of those that are allowed, of which there must be one. What is not allowed is left out before anything else is done.
     pub fn sample_allowed(&mut self, logits: &[f32], allowed: impl Fn(u32) -> bool) -> u32 {
-        self.candidates.fill_with(logits, allowed);
+        self.penalise(logits);
+        self.candidates.fill_with(&self.logits, allowed);
         self.choose()
+    }
+
+    fn is_greedy(&self) -> bool {
+        self.options.temperature <= 0.0
     }
 
     fn choose(&mut self) -> u32 {
         let SamplingOptions { temperature, top_k, top_p, min_p, typical_p, .. } = self.options;
-        self.penalise();
-        if temperature <= 0.0 {
+        if self.is_greedy() {
             return self.candidates.likeliest();
         }
         self.candidates.keep_top_k(top_k as usize);
@@ -68,8 +77,10 @@ impl Sampler {
         self.candidates.draw(temperature, self.random.random::<f64>())
     }
 
-    /// A token seen is made less likely, more so the more often it was seen.
-    fn penalise(&mut self) {
+    /// Takes logits in which tokens seen are less likely, more so the more often they were seen.
+    fn penalise(&mut self, logits: &[f32]) {
+        self.logits.clear();
+        self.logits.extend_from_slice(logits);
         let SamplingOptions { repeat_penalty, presence_penalty, frequency_penalty, .. } = self.options;
         if repeat_penalty == 1.0 && presence_penalty == 0.0 && frequency_penalty == 0.0 {
             return;
@@ -77,7 +88,7 @@ impl Sampler {
         let mut seen = self.recent.clone();
         seen.sort_unstable();
         for same in seen.chunk_by(|a, b| a == b) {
-            if let Some(logit) = self.candidates.logit_mut(same[0]) {
+            if let Some(logit) = self.logits.get_mut(same[0] as usize) {
                 *logit = if *logit <= 0.0 { *logit * repeat_penalty } else { *logit / repeat_penalty };
                 *logit -= same.len() as f32 * frequency_penalty + presence_penalty;
             }
@@ -129,7 +140,7 @@ pub fn log_probabilities(logits: &[f32], taken: u32, top: usize) -> (f32, Vec<(u
     let normaliser = largest + sum.ln() as f32;
     let of = |id: u32| logits.get(id as usize).map_or(f32::NEG_INFINITY, |logit| logit - normaliser);
     let mut candidates = Candidates::default();
-    candidates.fill(logits);
+    candidates.fill_likeliest(logits, top);
     let likeliest = if top == 0 { Vec::new() } else { candidates.top(top) };
     (of(taken), likeliest.into_iter().map(|id| (id, of(id))).collect())
 }

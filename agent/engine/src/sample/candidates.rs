@@ -14,6 +14,12 @@ impl Candidate {
     }
 }
 
+/// Tokens whose largest logit says whether any of them can be among the likeliest.
+const RUN: usize = 64;
+
+/// What of a run is looked at side by side.
+const LANES: usize = 16;
+
 /// Tokens with their logits, by id until they are `sorted`.
 #[derive(Default)]
 pub struct Candidates {
@@ -41,15 +47,26 @@ impl Candidates {
         self.sorted = false;
     }
 
-    /// The logit of a token that is there, before any were dropped.
-    pub fn logit_mut(&mut self, id: u32) -> Option<&mut f32> {
-        debug_assert!(!self.sorted, "entries stand by id only until they are sorted");
-        // With none left out, a token is found at its own id.
-        let at = match self.entries.get(id as usize) {
-            Some(entry) if entry.id == id => id as usize,
-            _ => self.entries.binary_search_by_key(&id, |entry| entry.id).ok()?,
-        };
-        Some(&mut self.entries[at].logit)
+    /// The `k` likeliest tokens, and few more. As `fill` where `k` is 0.
+    pub fn fill_likeliest(&mut self, logits: &[f32], k: usize) {
+        let (runs, rest) = logits.as_chunks::<RUN>();
+        if k == 0 || k > runs.len() {
+            return self.fill(logits);
+        }
+        let largest: Vec<f32> = runs.iter().map(largest).collect();
+        // As many runs as `k` have a logit of at least this: so has each of the `k` likeliest.
+        let least = *largest.clone().select_nth_unstable_by(k - 1, |a, b| b.total_cmp(a)).1;
+        if least == f32::NEG_INFINITY {
+            return self.fill(logits);
+        }
+        self.entries.clear();
+        self.sorted = false;
+        for (index, run) in runs.iter().enumerate().filter(|(index, _)| largest[*index] >= least) {
+            let ids = index * RUN..;
+            self.entries.extend(ids.zip(run).filter(|(_, logit)| **logit >= least).map(Candidate::new));
+        }
+        let ids = runs.len() * RUN..;
+        self.entries.extend(ids.zip(rest).filter(|(_, logit)| **logit >= least).map(Candidate::new));
     }
 
     pub fn likeliest(&self) -> u32 {
@@ -59,6 +76,7 @@ impl Candidates {
     /// The likeliest `count`, in order.
     pub fn top(&mut self, count: usize) -> Vec<u32> {
         self.keep_top_k(count);
+        self.sort();
         self.entries.iter().map(|entry| entry.id).collect()
     }
 
@@ -142,6 +160,18 @@ impl Candidates {
         weights.iter_mut().for_each(|weight| *weight /= sum);
         weights
     }
+}
+
+/// The largest of a run; what is not a number is passed over.
+fn largest(run: &[f32; RUN]) -> f32 {
+    let larger = |a: f32, b: f32| if b > a { b } else { a };
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    for some in run.as_chunks::<LANES>().0 {
+        for lane in 0..LANES {
+            lanes[lane] = larger(lanes[lane], some[lane]);
+        }
+    }
+    lanes.into_iter().fold(f32::NEG_INFINITY, larger)
 }
 
 /// How many of these together reach `p`; at least one.

@@ -191,10 +191,8 @@ fn penalties_follow_their_formulas() {
     let options = SamplingOptions { repeat_penalty: 2.0, presence_penalty: 0.5, frequency_penalty: 0.25, ..plain() };
     let mut sampler = Sampler::new(options, 4096);
     sampler.accept(&[0, 1, 1, 9]);
-    sampler.candidates.fill(&[3.0, -1.0, 2.0]);
-    sampler.penalise();
-    let logits = [0, 1, 2].map(|id| *sampler.candidates.logit_mut(id).unwrap());
-    assert_eq!(logits, [3.0 / 2.0 - 0.25 - 0.5, -2.0 - 0.5 - 0.5, 2.0]);
+    sampler.penalise(&[3.0, -1.0, 2.0]);
+    assert_eq!(sampler.logits, [3.0 / 2.0 - 0.25 - 0.5, -2.0 - 0.5 - 0.5, 2.0]);
 }
 
 #[test]
@@ -226,4 +224,32 @@ fn options_without_a_meaning_are_refused_by_name() {
     assert_eq!(refused(SamplingOptions { top_p: 1.5, ..plain() }), "top_p is 1.5; it must be from 0 to 1");
     assert!(refused(SamplingOptions { repeat_last_n: -2, ..plain() }).starts_with("repeat_last_n"));
     assert!(refused(SamplingOptions { repeat_penalty: 0.0, ..plain() }).starts_with("repeat_penalty"));
+}
+
+#[test]
+fn the_likeliest_of_many_are_the_same_as_of_a_sorted_list() {
+    let mut random = Xoshiro256PlusPlus::seed_from_u64(7);
+    for length in [3, 64, 65, 1000, 49_152 + 17] {
+        // Few values, so that there are many equals; some are no numbers, or impossible.
+        let mut logits: Vec<f32> = (0..length).map(|_| (random.random::<f32>() * 300.0).round() / 10.0).collect();
+        for i in (0..length).step_by(11) {
+            logits[i] = if i % 2 == 0 { f32::NAN } else { f32::NEG_INFINITY };
+        }
+        let mut sorted: Vec<(u32, f32)> = (0..).zip(logits.iter().map(|l| if l.is_nan() { f32::NEG_INFINITY } else { *l })).collect();
+        sorted.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+        for k in [1, 2, 40, 200, length] {
+            let mut candidates = Candidates::default();
+            candidates.fill_likeliest(&logits, k);
+            let expected: Vec<u32> = sorted.iter().take(k).map(|(id, _)| *id).collect();
+            assert_eq!(candidates.top(k), expected, "{k} of {length}");
+        }
+    }
+}
+
+#[test]
+fn where_nothing_is_possible_there_is_a_token_all_the_same() {
+    for logits in [vec![f32::NEG_INFINITY; 200], vec![f32::NAN; 200]] {
+        assert!(Sampler::new(SamplingOptions::default(), 64).sample(&logits) < 200);
+        assert_eq!(Sampler::new(SamplingOptions { temperature: 0.0, ..plain() }, 64).sample(&logits), 0);
+    }
 }
