@@ -1,15 +1,19 @@
 //! The threads of one loaded model. They run the same program over their shares of each step and meet at barriers between its phases.
 //!
 //! A barrier spins briefly, because the others are mostly a microsecond away, and then parks: where another process holds a core, threads
-//! that only spin wait for one that can't run.
+//! that only spin wait for one that can't run. Where such a process stays, fewer threads run, see `crowding`.
+
+mod crowding;
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::{JoinHandle, ThreadId};
+use std::time::{Duration, Instant};
 
 use stowage_placement::Reason;
 
+use self::crowding::{CoreWait, Crowding};
 use crate::api::EngineError;
 
 /// Rounds of spinning before a thread parks: some 20 microseconds.
@@ -105,19 +109,40 @@ impl Worker<'_> {
 
 type Program<'a> = dyn Fn(&Worker<'_>) + Sync + 'a;
 
-struct Shared {
-    count: u32,
+/// What threads other than the caller wait for, and what they are asked by.
+#[derive(Default)]
+struct Helper {
     start: Gate,
+    /// `None`: the kernel doesn't say.
+    core_wait: OnceLock<Option<CoreWait>>,
+}
+
+/// A program, and how many threads run it.
+#[derive(Clone, Copy)]
+struct Job {
+    program: &'static Program<'static>,
+    count: usize,
+}
+
+struct Shared {
+    helpers: Vec<Helper>,
     barrier: Barrier,
-    program: Mutex<Option<&'static Program<'static>>>,
+    job: Mutex<Option<Job>>,
     ended: AtomicBool,
+}
+
+/// What is between two programs.
+struct Between {
+    crowding: Crowding,
+    /// Of the thread that called last.
+    caller: Option<(ThreadId, Option<CoreWait>)>,
 }
 
 /// A fixed number of threads, the caller of [`Pool::run`] being one of them.
 pub struct Pool {
     shared: Arc<Shared>,
     /// One program at a time: parts of a model on several devices share the pool.
-    running: Mutex<()>,
+    between: Mutex<Between>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -125,13 +150,13 @@ impl Pool {
     pub fn new(count: u32) -> Result<Arc<Pool>, EngineError> {
         let count = count.max(1);
         let shared = Arc::new(Shared {
-            count,
-            start: Gate::default(),
+            helpers: (1..count).map(|_| Helper::default()).collect(),
             barrier: Barrier::default(),
-            program: Mutex::new(None),
+            job: Mutex::new(None),
             ended: AtomicBool::new(false),
         });
-        let mut pool = Pool { shared: Arc::clone(&shared), running: Mutex::new(()), threads: Vec::new() };
+        let between = Mutex::new(Between { crowding: Crowding::new(count), caller: None });
+        let mut pool = Pool { shared: Arc::clone(&shared), between, threads: Vec::new() };
         for index in 1..count as usize {
             let shared = Arc::clone(&shared);
             let thread = std::thread::Builder::new().name(format!("stowage-{index}")).spawn(move || serve(&shared, index));
@@ -143,21 +168,38 @@ impl Pool {
         Ok(Arc::new(pool))
     }
 
-    /// Runs `program` on every thread and returns when all have ended it. A panic in it ends the process: the others would wait forever.
+    /// Runs `program` on every thread, or on fewer where others hold some of the cores, and returns when all have ended it. A panic in it ends the process:
+    /// the others would wait forever.
     pub fn run(&self, program: &Program<'_>) {
-        let _alone = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut between = self.between.lock().unwrap_or_else(PoisonError::into_inner);
+        let started = Instant::now();
         // SAFETY: the reference lives in `shared` until the last barrier of this call, at which every thread has returned from the program.
         let program = unsafe { std::mem::transmute::<&Program<'_>, &'static Program<'static>>(program) };
-        *self.shared.program.lock().unwrap_or_else(PoisonError::into_inner) = Some(program);
-        self.shared.start.open();
-        work(&self.shared, 0, program);
+        let job = Job { program, count: between.crowding.threads() as usize };
+        *self.shared.job.lock().unwrap_or_else(PoisonError::into_inner) = Some(job);
+        self.shared.helpers[..job.count - 1].iter().for_each(|helper| helper.start.open());
+        work(&self.shared, 0, job);
+        let Between { crowding, caller } = &mut *between;
+        crowding.ran(started.elapsed(), || self.waited(caller));
+    }
+
+    /// What each thread has waited for a core, the caller of `run` first.
+    fn waited(&self, caller: &mut Option<(ThreadId, Option<CoreWait>)>) -> Vec<Option<Duration>> {
+        let this = std::thread::current().id();
+        // What another caller waited says nothing of this one: it is compared from the next window on.
+        let same = caller.as_ref().is_some_and(|(last, _)| *last == this);
+        let (_, wait) = caller.take().filter(|_| same).unwrap_or_else(|| (this, CoreWait::of_this_thread()));
+        let of_caller = wait.as_ref().filter(|_| same).and_then(CoreWait::read);
+        *caller = Some((this, wait));
+        let of_helpers = self.shared.helpers.iter().map(|helper| helper.core_wait.get()?.as_ref()?.read());
+        std::iter::once(of_caller).chain(of_helpers).collect()
     }
 }
 
 impl Drop for Pool {
     fn drop(&mut self) {
         self.shared.ended.store(true, Ordering::SeqCst);
-        self.shared.start.open();
+        self.shared.helpers.iter().for_each(|helper| helper.start.open());
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
@@ -165,21 +207,23 @@ impl Drop for Pool {
 }
 
 fn serve(shared: &Shared, index: usize) {
+    let helper = &shared.helpers[index - 1];
+    helper.core_wait.get_or_init(CoreWait::of_this_thread);
     let mut generation = 0;
     loop {
-        shared.start.wait_while(generation);
+        helper.start.wait_while(generation);
         generation = generation.wrapping_add(1);
         if shared.ended.load(Ordering::SeqCst) {
             return;
         }
-        let program = *shared.program.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(program) = program {
-            work(shared, index, program);
+        let job = *shared.job.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(job) = job {
+            work(shared, index, job);
         }
     }
 }
 
-fn work(shared: &Shared, index: usize, program: &Program<'_>) {
+fn work(shared: &Shared, index: usize, job: Job) {
     struct AbortOnPanic;
     impl Drop for AbortOnPanic {
         fn drop(&mut self) {
@@ -187,8 +231,9 @@ fn work(shared: &Shared, index: usize, program: &Program<'_>) {
         }
     }
     let guard = AbortOnPanic;
-    program(&Worker { index, count: shared.count as usize, barrier: &shared.barrier });
-    shared.barrier.meet(shared.count);
+    let worker = Worker { index, count: job.count, barrier: &shared.barrier };
+    (job.program)(&worker);
+    worker.meet();
     std::mem::forget(guard);
 }
 
