@@ -1,10 +1,10 @@
-//! The control plane's programs: found in the cache or in `KUBEBUILDER_ASSETS`, else built from their Go modules.
+//! The control plane's programs and helm: found in the cache or in `KUBEBUILDER_ASSETS`, else built from their Go modules.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -14,6 +14,8 @@ use crate::Error;
 
 pub const KUBERNETES_VERSION: &str = "1.37.2";
 pub const ETCD_VERSION: &str = "3.6.5";
+pub const HELM_VERSION: &str = "3.21.4";
+pub const PROMETHEUS_OPERATOR_VERSION: &str = "0.85.0";
 
 /// Where each program is.
 #[derive(Clone, Debug)]
@@ -31,28 +33,38 @@ struct Program {
     /// Folder of the Go module, below `tests/control-plane/go`.
     module: &'static str,
     version: &'static str,
+    /// The variable by which the program knows its version, where its source does not say it.
+    version_variable: Option<&'static str>,
     /// Seconds that its build took on two busy cores, after those before it.
     seconds: u32,
 }
 
-const PROGRAMS: [Program; 4] = [
-    Program { name: "etcd", package: "go.etcd.io/etcd/server/v3", module: "etcd", version: ETCD_VERSION, seconds: 60 },
+const PROGRAMS: [Program; 5] = [
     Program {
-        name: "kube-apiserver",
-        package: "k8s.io/kubernetes/cmd/kube-apiserver",
-        module: "kubernetes",
-        version: KUBERNETES_VERSION,
-        seconds: 580,
+        name: "etcd",
+        package: "go.etcd.io/etcd/server/v3",
+        module: "etcd",
+        version: ETCD_VERSION,
+        version_variable: None,
+        seconds: 60,
     },
+    kubernetes("kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver", 580),
+    kubernetes("kube-controller-manager", "k8s.io/kubernetes/cmd/kube-controller-manager", 260),
+    kubernetes("kubectl", "k8s.io/kubernetes/cmd/kubectl", 55),
     Program {
-        name: "kube-controller-manager",
-        package: "k8s.io/kubernetes/cmd/kube-controller-manager",
-        module: "kubernetes",
-        version: KUBERNETES_VERSION,
-        seconds: 260,
+        name: "helm",
+        package: "helm.sh/helm/v3/cmd/helm",
+        module: "helm",
+        version: HELM_VERSION,
+        version_variable: Some("helm.sh/helm/v3/internal/version.version"),
+        seconds: 270,
     },
-    Program { name: "kubectl", package: "k8s.io/kubernetes/cmd/kubectl", module: "kubernetes", version: KUBERNETES_VERSION, seconds: 55 },
 ];
+
+const fn kubernetes(name: &'static str, package: &'static str, seconds: u32) -> Program {
+    let version_variable = Some("k8s.io/component-base/version.gitVersion");
+    Program { name, package, module: "kubernetes", version: KUBERNETES_VERSION, version_variable, seconds }
+}
 
 /// `${XDG_CACHE_HOME:-~/.cache}/stowage`, where what takes long to make is kept between checkouts.
 pub fn cache_directory() -> PathBuf {
@@ -64,6 +76,54 @@ pub fn cache_directory() -> PathBuf {
 pub fn ensure() -> Result<Binaries, Error> {
     let [etcd, kube_apiserver, kube_controller_manager, kubectl] = [0, 1, 2, 3].map(|index| program(&PROGRAMS[index], index + 1));
     Ok(Binaries { etcd: etcd?, kube_apiserver: kube_apiserver?, kube_controller_manager: kube_controller_manager?, kubectl: kubectl? })
+}
+
+/// Finds helm, building it where it is missing.
+pub fn helm() -> Result<PathBuf, Error> {
+    program(&PROGRAMS[4], 5)
+}
+
+/// The CustomResourceDefinitions of PodMonitor and PrometheusRule as their project publishes them: a chart that has such objects is validated against them.
+pub fn monitoring_definitions() -> Result<[PathBuf; 2], Error> {
+    let kept = cache_directory().join("control-plane").join(format!("prometheus-operator-{PROMETHEUS_OPERATOR_VERSION}"));
+    let names = ["monitoring.coreos.com_podmonitors.yaml", "monitoring.coreos.com_prometheusrules.yaml"];
+    if !names.iter().all(|name| kept.join(name).is_file()) {
+        let module = download("prometheus-operator", "github.com/prometheus-operator/prometheus-operator")?;
+        fs::create_dir_all(&kept).map_err(Error::io(format!("making {}", kept.display())))?;
+        for name in names {
+            let (from, to) = (module.join("example/prometheus-operator-crd").join(name), kept.join(name));
+            let partial = kept.join(format!("{name}.{}", std::process::id()));
+            fs::copy(&from, &partial).map_err(Error::io(format!("copying {}", from.display())))?;
+            fs::rename(&partial, &to).map_err(Error::io(format!("renaming {} to {}", partial.display(), to.display())))?;
+        }
+    }
+    Ok(names.map(|name| kept.join(name)))
+}
+
+/// Where go keeps the source of `package`, at the version that `folder`'s go.mod asks for and with the sum that its go.sum has.
+fn download(folder: &str, package: &str) -> Result<PathBuf, Error> {
+    let module = Path::new(env!("CARGO_MANIFEST_DIR")).join("go").join(folder);
+    let mut command = Command::new("go");
+    command.current_dir(&module).args(["mod", "download", package]).stdin(Stdio::null());
+    let output = command.output().map_err(not_started)?;
+    let failed = |output: &Output| Error::Build {
+        binary: package.to_owned(),
+        status: output.status.to_string(),
+        output: String::from_utf8_lossy(&output.stderr).into_owned(),
+    };
+    if !output.status.success() {
+        return Err(failed(&output));
+    }
+    let listed = Command::new("go").current_dir(&module).args(["list", "-m", "-f", "{{.Dir}}", package]).output().map_err(not_started)?;
+    let directory = PathBuf::from(String::from_utf8_lossy(&listed.stdout).trim());
+    if directory.as_os_str().is_empty() { Err(failed(&listed)) } else { Ok(directory) }
+}
+
+fn not_started(error: std::io::Error) -> Error {
+    match error.kind() {
+        std::io::ErrorKind::NotFound => Error::NoGo,
+        _ => Error::Io { doing: "starting `go`".to_owned(), source: error },
+    }
 }
 
 fn program(program: &Program, number: usize) -> Result<PathBuf, Error> {
@@ -94,14 +154,12 @@ fn build(program: &Program, number: usize, path: &Path) -> Result<(), Error> {
     let module = Path::new(env!("CARGO_MANIFEST_DIR")).join("go").join(program.module);
     let mut command = Command::new("go");
     command.current_dir(&module).args(["build", "-trimpath", "-v", "-ldflags"]);
-    command.arg(format!("-s -w -X k8s.io/component-base/version.gitVersion=v{}", program.version));
+    let version = program.version_variable.map(|variable| format!(" -X {variable}=v{}", program.version)).unwrap_or_default();
+    command.arg(format!("-s -w{version}"));
     command.arg("-o").arg(&partial).arg(program.package).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     // SAFETY: between fork and exec the closure makes one system call and touches no memory of the parent. The thread that waits here outlives the child.
     unsafe { command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::TERM))?)) };
-    let mut child = command.spawn().map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => Error::NoGo,
-        _ => Error::Io { doing: "starting `go build`".to_owned(), source: error },
-    })?;
+    let mut child = command.spawn().map_err(not_started)?;
     let bar = progress(program, number);
     let mut tail = Vec::new();
     if let Some(stderr) = child.stderr.take() {

@@ -1,11 +1,18 @@
-//! Builds the control plane's programs into the cache, so that later runs find them there.
+//! Builds the control plane's programs and helm into the cache, so that later runs find them there. `control-plane helm` builds helm alone, and prints its path.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
+use stowage_control_plane::{Error, binaries};
+
 fn main() -> ExitCode {
-    match stowage_control_plane::binaries::ensure() {
-        Ok(binaries) => {
-            println!("control plane: {}", binaries.kube_apiserver.parent().unwrap_or(&binaries.kube_apiserver).display());
+    let made = match std::env::args().nth(1).as_deref() {
+        Some("helm") => binaries::helm().map(|path| path.display().to_string()),
+        _ => all().map(|directory| format!("control plane: {}", directory.display())),
+    };
+    match made {
+        Ok(line) => {
+            println!("{line}");
             ExitCode::SUCCESS
         }
         Err(error) => {
@@ -13,4 +20,11 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn all() -> Result<PathBuf, Error> {
+    let binaries = binaries::ensure()?;
+    binaries::helm()?;
+    binaries::monitoring_definitions()?;
+    Ok(binaries.kube_apiserver.parent().unwrap_or(&binaries.kube_apiserver).to_owned())
 }
