@@ -49,12 +49,31 @@ impl Leadership {
     }
 }
 
+/// Says whether the API server has answered this process lately, whoever leads. An operator for which that is not so could not take over.
+#[derive(Clone, Debug)]
+pub struct Contact {
+    heard: watch::Receiver<Option<Instant>>,
+    patience: Duration,
+}
+
+impl Contact {
+    /// How long it has been silent, where that is too long.
+    pub fn lost(&self) -> Option<String> {
+        match *self.heard.borrow() {
+            None => Some("the API server has not answered yet".to_owned()),
+            Some(at) if at.elapsed() > self.patience => Some(format!("the API server has not answered for {} s", at.elapsed().as_secs())),
+            Some(_) => None,
+        }
+    }
+}
+
 pub struct Election {
     api: Api<Lease>,
     identity: String,
     periods: Periods,
     clock: Arc<dyn Clock>,
     until: watch::Sender<Option<Instant>>,
+    heard: watch::Sender<Option<Instant>>,
     /// The Lease as last seen, and when it was first seen like that; another's clock is not relied on.
     seen: Option<(Lease, Instant)>,
 }
@@ -62,7 +81,13 @@ pub struct Election {
 impl Election {
     pub fn new(client: Client, namespace: &str, identity: String, periods: Periods, clock: Arc<dyn Clock>) -> Election {
         let (until, _) = watch::channel(None);
-        Election { api: Api::namespaced(client, namespace), identity, periods, clock, until, seen: None }
+        let (heard, _) = watch::channel(None);
+        Election { api: Api::namespaced(client, namespace), identity, periods, clock, until, heard, seen: None }
+    }
+
+    /// A leader that is out of contact for as long has been followed by another.
+    pub fn contact(&self) -> Contact {
+        Contact { heard: self.heard.subscribe(), patience: self.periods.lease + 2 * self.periods.retry }
     }
 
     pub fn leadership(&self) -> Leadership {
@@ -117,6 +142,9 @@ impl Election {
     async fn attempt(&mut self) -> Result<bool, kube::Error> {
         let begun = Instant::now();
         let answered = timeout(self.periods.renew_deadline / 2, self.write()).await;
+        if matches!(&answered, Ok(Ok(_))) || matches!(&answered, Ok(Err(kube::Error::Api(status))) if status.code == 409) {
+            self.heard.send_replace(Some(Instant::now()));
+        }
         match answered {
             Ok(Ok(Some(lease))) => {
                 self.seen = Some((lease, begun));
@@ -191,4 +219,39 @@ impl Election {
 /// Who holds it; nobody, where it was given up.
 fn holder(lease: &Lease) -> Option<&str> {
     lease.spec.as_ref()?.holder_identity.as_deref().filter(|holder| !holder.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use tower_test::mock;
+
+    use super::*;
+    use crate::clock::SystemClock;
+
+    const PERIODS: Periods =
+        Periods { lease: Duration::from_secs(10), renew_deadline: Duration::from_secs(8), retry: Duration::from_secs(2) };
+
+    #[tokio::test(start_paused = true)]
+    async fn contact_is_lost_where_the_api_server_refuses_or_is_silent_for_longer_than_a_lease_lasts() {
+        let (service, mut server) = mock::pair::<http::Request<kube::client::Body>, http::Response<kube::client::Body>>();
+        let mut election = Election::new(Client::new(service, "default"), "system", "me".to_owned(), PERIODS, Arc::new(SystemClock));
+        let contact = election.contact();
+        assert_eq!(contact.lost().unwrap(), "the API server has not answered yet");
+        let answers = tokio::spawn(async move {
+            for (code, body) in
+                [(403, "{\"code\": 403}"), (404, "{\"code\": 404}"), (201, "{\"metadata\": {\"name\": \"stowage-operator\"}}")]
+            {
+                let (_, reply) = server.next_request().await.unwrap();
+                reply.send_response(http::Response::builder().status(code).body(body.as_bytes().to_vec().into()).unwrap());
+            }
+            server
+        });
+        assert!(election.attempt().await.is_err());
+        assert!(contact.lost().is_some(), "what answers `forbidden` does not let this operator lead");
+        assert!(election.attempt().await.unwrap());
+        assert_eq!(contact.lost(), None);
+        let _server = answers.await.unwrap();
+        tokio::time::advance(Duration::from_secs(15)).await;
+        assert_eq!(contact.lost().unwrap(), "the API server has not answered for 15 s");
+    }
 }

@@ -25,18 +25,18 @@ async fn main() -> Result<()> {
     let client = kube::Client::try_from(config(&options).await?).context("making the client of the API server")?;
     let identity = options.identity.clone().unwrap_or_else(identity);
     let metrics = Arc::new(Metrics::default());
+    let (notices, told) = mpsc::unbounded_channel();
+    let telling = tokio::spawn(events::run(client.clone(), identity.clone(), told));
+    let clock = Arc::new(SystemClock);
+    let election = Election::new(client.clone(), &options.system_namespace, identity, periods, clock.clone());
     if let Some(address) = options.metrics_address {
-        let serving = metrics::serve(address, metrics.clone());
+        let serving = metrics::serve(address, metrics.clone(), election.contact());
         tokio::spawn(async move {
             if let Err(error) = serving.await {
                 tracing::error!("serving metrics on {address}: {error}");
             }
         });
     }
-    let (notices, told) = mpsc::unbounded_channel();
-    let telling = tokio::spawn(events::run(client.clone(), identity.clone(), told));
-    let clock = Arc::new(SystemClock);
-    let election = Election::new(client.clone(), &options.system_namespace, identity, periods, clock.clone());
     let (defaults, move_up_after, system_namespace) = (options.defaults(), options.move_up_after, options.system_namespace);
     let reader = Arc::new(FromSources { policy });
     let terms = term::Terms { client, clock, system_namespace, defaults, move_up_after, reader, notices, metrics };

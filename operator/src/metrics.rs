@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::http::header;
+use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use prometheus_client::encoding::text::encode;
@@ -16,6 +16,7 @@ use prometheus_client::registry::{Registry, Unit};
 use stowage_crds::conditions::ConditionType;
 use stowage_crds::model_deployment::DeviceSelector;
 
+use crate::leader::Contact;
 use crate::ledger::Ledger;
 use crate::state::State;
 use crate::step::Notice;
@@ -28,6 +29,7 @@ pub struct Metrics {
     writes: Family<Labels, Counter>,
     promised: Family<Labels, Gauge>,
     offered: Family<Labels, Gauge>,
+    conditions: Family<Labels, Gauge>,
     scheduled: Waited,
     ready: Waited,
     leads: Gauge,
@@ -61,12 +63,31 @@ impl Metrics {
 
     pub fn leads(&self, leads: bool) {
         self.leads.set(leads.into());
+        if !leads {
+            // What it knows grows old from here; the new leader has the ledger.
+            self.forget();
+        }
     }
 
-    /// The ledger as it stands.
-    pub fn account(&self, state: &State) {
+    fn forget(&self) {
         self.promised.clear();
         self.offered.clear();
+        self.conditions.clear();
+    }
+
+    /// The ledger as it stands, and what holds of the ModelDeployments.
+    pub fn account(&self, state: &State) {
+        self.forget();
+        for (key, deployment) in state.deployments.iter() {
+            for condition in deployment.status.iter().flat_map(|status| &status.conditions) {
+                let labels = vec![
+                    ("model", format!("{}/{}", key.namespace, key.name)),
+                    ("type", condition.type_.clone()),
+                    ("reason", condition.reason.clone()),
+                ];
+                self.conditions.get_or_create(&labels).set((condition.status == "True").into());
+            }
+        }
         for (key, node) in state.model_nodes.iter() {
             let ledger = Ledger::new(node, state.defaults);
             let devices = ledger.devices(&DeviceSelector::default());
@@ -95,6 +116,8 @@ impl Metrics {
         registry.register("writes", "Writes to the API server, by kind and result", self.writes.clone());
         registry.register("promised_bytes", "Bytes promised to replicas on a device", self.promised.clone());
         registry.register("offered_bytes", "Bytes that a device offers to another replica", self.offered.clone());
+        let help = "Whether a condition of a ModelDeployment is true, with its reason";
+        registry.register("condition", help, self.conditions.clone());
         let help = "From seeing a new generation of a ModelDeployment until every replica has a place";
         registry.register_with_unit("time_to_scheduled", help, Unit::Seconds, self.scheduled.0.clone());
         let help = "From seeing a new generation of a ModelDeployment until all replicas serve";
@@ -104,14 +127,20 @@ impl Metrics {
     }
 }
 
-/// Serves `/metrics`, `/healthz` and `/readyz`.
-pub async fn serve(address: SocketAddr, metrics: Arc<Metrics>) -> std::io::Result<()> {
+/// Serves `/metrics`, `/healthz` and `/readyz`; the last says no where the API server is out of reach.
+pub async fn serve(address: SocketAddr, metrics: Arc<Metrics>, contact: Contact) -> std::io::Result<()> {
+    let listener = tokio::net::TcpListener::bind(address).await?;
+    axum::serve(listener, router(metrics, contact)).await
+}
+
+fn router(metrics: Arc<Metrics>, contact: Contact) -> Router {
     let text = move || {
         let text = metrics.text();
         async move { ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text).into_response() }
     };
-    let router =
-        Router::new().route("/metrics", get(text)).route("/healthz", get(|| async { "ok" })).route("/readyz", get(|| async { "ok" }));
-    let listener = tokio::net::TcpListener::bind(address).await?;
-    axum::serve(listener, router).await
+    let ready = move || {
+        let lost = contact.lost();
+        async move { lost.map_or_else(|| "ok".into_response(), |why| (StatusCode::SERVICE_UNAVAILABLE, why).into_response()) }
+    };
+    Router::new().route("/metrics", get(text)).route("/healthz", get(|| async { "ok" })).route("/readyz", get(ready))
 }

@@ -33,7 +33,7 @@ pub struct Options {
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..))]
     pub retry_period: u64,
     /// Address to serve /metrics, /healthz and /readyz on, such as 0.0.0.0:9090. Without it they are not served.
-    #[arg(long)]
+    #[arg(long, env = "STOWAGE_METRICS_ADDRESS")]
     pub metrics_address: Option<SocketAddr>,
     /// Percent of each device that is left free.
     #[arg(long, value_name = "PERCENT", default_value_t = Defaults::default().margin_percent, value_parser = clap::value_parser!(u32).range(2..=90))]
