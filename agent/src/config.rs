@@ -8,6 +8,8 @@ use stowage_crds::names;
 
 use crate::bench::BenchArgs;
 use crate::plan::PlanArgs;
+use crate::prepare::PrepareArgs;
+use crate::smoke_test::SmokeTestArgs;
 use crate::worker::WorkerArguments;
 
 /// The node side of Stowage: runs large language models where the operator placed them.
@@ -29,6 +31,9 @@ pub enum Command {
     Worker(WorkerArguments),
     Plan(PlanArgs),
     Bench(BenchArgs),
+    SmokeTest(SmokeTestArgs),
+    #[command(hide = true)]
+    Prepare(PrepareArgs),
 }
 
 /// Flags of `agent run`.

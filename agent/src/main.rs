@@ -1,4 +1,4 @@
-//! `stowage-agent run | worker | plan | bench`.
+//! `stowage-agent run | worker | plan | bench | smoke-test | prepare`.
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use stowage_agent::config::{Cli, Command, NVML_LIBRARY};
 use stowage_agent::devices::{Devices, Reading, offers};
-use stowage_agent::{bench, plan, run, worker};
+use stowage_agent::{bench, plan, prepare, run, smoke_test, worker};
 use stowage_placement::layout::Backend;
 use tracing_subscriber::EnvFilter;
 
@@ -22,6 +22,8 @@ fn main() -> ExitCode {
             plan::run(&args, &machine).await
         }),
         Command::Bench(args) => bench::run(&args),
+        Command::SmokeTest(args) => served(smoke_test::run(args)),
+        Command::Prepare(args) => told(prepare::run(&args)),
     }
 }
 
@@ -40,7 +42,11 @@ fn served(service: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let colours = std::io::stderr().is_terminal();
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
-    match on_runtime(service) {
+    told(on_runtime(service))
+}
+
+fn told(result: anyhow::Result<()>) -> ExitCode {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");

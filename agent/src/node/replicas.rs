@@ -173,9 +173,9 @@ impl Replicas {
     /// The workers that listen, by the names of their models.
     pub fn routes(&self) -> Vec<Route> {
         let route = |(uid, view): (&String, &WorkerView)| {
-            let Assignment { model_deployment, aliases, .. } = self.assignment(uid)?;
+            let Assignment { replica, model_deployment, aliases, .. } = self.assignment(uid)?;
             let names = ModelNames::new(&model_deployment.namespace, &model_deployment.name, aliases.clone());
-            Some(Route { names, worker: view.http_address?, ready: view.is_ready() })
+            Some(Route { replica: replica.clone(), names, worker: view.http_address?, ready: view.is_ready() })
         };
         self.views.iter().filter_map(route).collect()
     }
@@ -225,7 +225,7 @@ mod tests {
         replicas.observe(&views(WorkerView { http_address: Some(worker), ..view(ReplicaState::Ready) }));
         assert_eq!(replicas.known().get("a"), Some(&Known::Held(Some(Box::new(assignment("a"))))));
         let names = ModelNames::new("default", "smol", Vec::new());
-        assert_eq!(replicas.routes(), [Route { names, worker, ready: true }]);
+        assert_eq!(replicas.routes(), [Route { replica: assignment("a").replica, names, worker, ready: true }]);
     }
 
     #[test]

@@ -159,8 +159,12 @@ impl Metrics {
     }
 
     pub fn response(&self) -> Response {
-        ([(header::CONTENT_TYPE, OPEN_METRICS)], self.text()).into_response()
+        open_metrics(self.text())
     }
+}
+
+pub fn open_metrics(text: String) -> Response {
+    ([(header::CONTENT_TYPE, OPEN_METRICS)], text).into_response()
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 mod list;
 mod proxy;
 mod routes;
+mod worker_metrics;
 
 use std::sync::Arc;
 
@@ -78,7 +79,8 @@ pub fn door_router(state: DoorState) -> Router {
         .route("/healthz", get(super::healthy))
         // A door without models is still open.
         .route("/readyz", get(|| async { "ready\n" }))
-        .route("/metrics", get(|State(state): State<DoorState>| async move { state.0.metrics.response() }));
+        .route("/metrics", get(|State(state): State<DoorState>| async move { state.0.metrics.response() }))
+        .route("/metrics/workers", get(worker_metrics::all));
     for path in CALLS.iter().map(|(path, _)| path) {
         router = router.route(path, post(call));
     }

@@ -10,6 +10,8 @@ use crate::serve::names::ModelNames;
 /// One replica on this node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
+    /// Its name, `NAME-REVISION-INDEX`.
+    pub replica: String,
     pub names: ModelNames,
     /// Where its worker serves.
     pub worker: SocketAddr,
@@ -98,7 +100,8 @@ mod tests {
 
     fn route(namespace: &str, name: &str, aliases: &[&str], port: u16, ready: bool) -> Route {
         let aliases = aliases.iter().map(|alias| (*alias).to_owned()).collect();
-        Route { names: ModelNames::new(namespace, name, aliases), worker: ([127, 0, 0, 1], port).into(), ready }
+        let (replica, names) = (format!("{name}-{port}"), ModelNames::new(namespace, name, aliases));
+        Route { replica, names, worker: ([127, 0, 0, 1], port).into(), ready }
     }
 
     fn ports(replicas: Result<Vec<Route>, Fault>) -> Vec<u16> {

@@ -18,7 +18,7 @@ fn names(namespace: &str, name: &str) -> ModelNames {
 }
 
 fn route(namespace: &str, name: &str, worker: SocketAddr) -> Route {
-    Route { names: names(namespace, name), worker, ready: true }
+    Route { replica: format!("{name}-0"), names: names(namespace, name), worker, ready: true }
 }
 
 /// A door to `a/parrot`, `b/parrot` and `b/owl`.
@@ -27,7 +27,7 @@ async fn door() -> (Router, watch::Sender<Vec<Route>>) {
     for (namespace, name) in [("a", "parrot"), ("b", "parrot"), ("b", "owl")] {
         let names = names(namespace, name);
         let (router, ..) = worker_with(Settings { names: names.clone(), defaults: RequestDefaults::default() });
-        routes.push(Route { names, worker: listen(router).await, ready: true });
+        routes.push(Route { replica: format!("{name}-of-{namespace}-0"), names, worker: listen(router).await, ready: true });
     }
     let (sender, receiver) = watch::channel(routes);
     (door_router(DoorState::new(receiver, 4096)), sender)
@@ -136,4 +136,23 @@ async fn the_trace_that_a_request_belongs_to_is_passed_on() {
     let request = Request::post("/api/show").header("traceparent", TRACE).body(Body::from(r#"{"model": "parrot"}"#)).unwrap();
     let body = door.oneshot(request).await.unwrap().into_body();
     assert_eq!(axum::body::to_bytes(body, usize::MAX).await.unwrap(), TRACE);
+}
+
+#[tokio::test]
+async fn the_metrics_of_all_workers_are_at_the_door_told_apart_by_replica() {
+    let (door, routes) = door().await;
+    post(&door, "/api/generate", json!({"model": "owl", "stream": false, "prompt": "hoo"})).await;
+    // One that is gone is left out.
+    routes.send_modify(|routes| routes.push(route("c", "gone", ([127, 0, 0, 1], 1).into())));
+    let text = fetch(&door, "/metrics/workers").await.text;
+    for line in [
+        "stowage_requests_total{replica=\"owl-of-b-0\",model=\"b/owl\",api=\"ollama.generate\",outcome=\"ok\"} 1",
+        "stowage_generations_running{replica=\"parrot-of-a-0\"} 0",
+        "stowage_generations_running{replica=\"parrot-of-b-0\"} 0",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
+    }
+    let types = text.lines().filter(|line| line.starts_with("# TYPE stowage_generations_running ")).count();
+    assert_eq!((types, text.lines().last()), (1, Some("# EOF")), "{text}");
+    assert!(!text.contains("gone-0"), "{text}");
 }
