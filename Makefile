@@ -40,7 +40,7 @@ models: ## the small model of the tests, into the cache
 	@$(STAGE) models scripts/models.sh $(CACHE)/models
 
 .PHONY: control-plane
-control-plane: ## etcd and Kubernetes, built into the cache (minutes, once)
+control-plane: ## etcd, Kubernetes and helm, built into the cache (minutes, once)
 	@$(STAGE) 'build of control-plane' cargo build --quiet --workspace $(SIMULATED) --bin control-plane
 	@$(STAGE) 'control plane' $(TARGET)/debug/control-plane
 
@@ -111,6 +111,8 @@ lint: ## formatting, clippy, generated files, dependencies
 	@$(STAGE) 'clippy, simulated GPU' cargo clippy --quiet --workspace --all-targets $(SIMULATED),stowage-agent/fuzzed -- -D warnings
 	@$(STAGE) 'build of crdgen' cargo build --quiet --workspace $(SIMULATED) --bin crdgen
 	@$(STAGE) 'generated files' $(TARGET)/debug/crdgen --check
+	@$(STAGE) 'build of control-plane' cargo build --quiet --workspace $(SIMULATED) --bin control-plane
+	@helm=$$($(STAGE) helm $(TARGET)/debug/control-plane helm); $(STAGE) chart scripts/chart-lint.sh $$helm
 	@$(STAGE) 'python syntax' scripts/python-syntax.sh
 	@$(STAGE) dependencies scripts/deny.sh
 
@@ -120,9 +122,13 @@ bench: ## prefill and decode beside llama.cpp, in turns (ROUNDS, MODELS="smollm2
 	@$(STAGE) bench scripts/bench.sh $(TARGET)/release/stowage-agent $(CACHE)
 
 .PHONY: crds
-crds: ## crds/generated/, from the Rust types
+crds: ## crds/generated/ and the chart's templates of it, from the Rust types
 	@$(STAGE) 'build of crdgen' cargo build --quiet --workspace $(SIMULATED) --bin crdgen
 	@$(STAGE) crds $(TARGET)/debug/crdgen
+
+.PHONY: chart
+chart: crds ## the chart's generated parts: its definitions and the table of its values
+	@$(STAGE) 'README of the chart' scripts/chart-readme.py
 
 .PHONY: golden
 golden: ## what is planned for real models, written again (placement/tests/golden/cases/*.output.yaml)
