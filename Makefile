@@ -135,6 +135,20 @@ golden: ## what is planned for real models, written again (placement/tests/golde
 	@GOLDEN_REWRITE=1 $(STAGE) golden cargo test --quiet --package stowage-placement --test golden every_case
 	@git diff --stat -- placement/tests/golden
 
+# PROFILE=debug: what `make build` made, simulated GPUs included, for tests; a release takes minutes to compile.
+PROFILE ?= release
+.PHONY: image
+image: ## an OCI archive each of operator and agent, with its SBOM, without a container runtime (PROFILE=debug for tests, TAG)
+ifeq ($(PROFILE),debug)
+	@$(STAGE) build cargo build --workspace $(SIMULATED)
+else
+	@$(STAGE) 'release build' cargo build --release --locked --package stowage-operator --package stowage-agent
+endif
+	@for program in stowage-operator stowage-agent; do \
+		$(STAGE) $$program scripts/image.py $$program $(TARGET)/$(PROFILE)/$$program $(TARGET)/images/$(PROFILE) $(if $(TAG),--tag $(TAG)) \
+			$(if $(filter debug,$(PROFILE)),--features stowage-agent/simulated-gpu); \
+	done
+
 .PHONY: clean
 clean: ## removes what was built; the cache stays
 	@cargo clean

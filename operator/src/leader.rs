@@ -238,9 +238,11 @@ mod tests {
         let contact = election.contact();
         assert_eq!(contact.lost().unwrap(), "the API server has not answered yet");
         let answers = tokio::spawn(async move {
-            for (code, body) in
-                [(403, "{\"code\": 403}"), (404, "{\"code\": 404}"), (201, "{\"metadata\": {\"name\": \"stowage-operator\"}}")]
-            {
+            for (code, body) in [
+                (403, "{\"code\": 403}"),
+                (404, "{\"code\": 404, \"reason\": \"NotFound\"}"),
+                (201, "{\"metadata\": {\"name\": \"stowage-operator\"}}"),
+            ] {
                 let (_, reply) = server.next_request().await.unwrap();
                 reply.send_response(http::Response::builder().status(code).body(body.as_bytes().to_vec().into()).unwrap());
             }
