@@ -1,6 +1,7 @@
 //! Operator and agents as processes against a control plane.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -20,6 +21,7 @@ use stowage_placement::Bytes;
 use tempfile::TempDir;
 
 use crate::api;
+use crate::installed::{self, Account};
 use crate::machine::{SimulatedGpu, SimulatedMachine};
 use crate::models;
 use crate::observer::Observer;
@@ -41,6 +43,10 @@ pub struct Settings {
     pub operator_flags: Vec<String>,
     /// Leaves out kube-controller-manager, which writes objects of its own now and then.
     pub without_controller_manager: bool,
+    /// The chart is applied, and operator and agents act by the accounts that it makes, each with the token of a Pod, instead of as administrators.
+    pub installed: bool,
+    /// Where the operator serves its metrics; none: at any port, which nobody learns.
+    pub metrics_address: Option<SocketAddr>,
 }
 
 pub struct Cluster {
@@ -128,7 +134,10 @@ impl Cluster {
                 (Some(control_plane), client, path)
             }
         };
-        prepare(&client).await?;
+        match &control_plane {
+            Some(control_plane) if settings.installed => installed::install(control_plane, folder.path()).await?,
+            _ => prepare(&client).await?,
+        }
         let observer = control_plane.as_ref().map(|_| Observer::start(&client, folder.path())).transpose()?;
         let mut cluster = Cluster {
             agents: Vec::new(),
@@ -142,8 +151,18 @@ impl Cluster {
             settings,
             folder,
         };
+        if cluster.settings.installed {
+            let token = installed::bound_token(&cluster.client, Account::Operator, None).await?;
+            let path = cluster.account_kubeconfig(Account::Operator.name());
+            installed::kubeconfig(&cluster.kubeconfig, &token, path)?;
+        }
         cluster.start_operator()?;
         Ok(cluster)
+    }
+
+    /// Where the kubeconfig of an account, or of a node's agent, lies if it is not the administrator's.
+    fn account_kubeconfig(&self, name: &str) -> PathBuf {
+        if self.settings.installed { self.folder.path().join(format!("{name}.kubeconfig")) } else { self.kubeconfig.clone() }
     }
 
     pub fn kubeconfig(&self) -> &Path {
@@ -193,7 +212,9 @@ impl Cluster {
         let name = format!("operator-{}", self.operators_started);
         self.operators_started += 1;
         let mut command = Command::new(program("stowage-operator")?);
-        command.arg("--kubeconfig").arg(&self.kubeconfig).args(["--identity", &name, "--metrics-address", "127.0.0.1:0"]);
+        let metrics = self.settings.metrics_address.unwrap_or_else(|| ([127, 0, 0, 1], 0).into()).to_string();
+        command.arg("--kubeconfig").arg(self.account_kubeconfig(Account::Operator.name()));
+        command.args(["--identity", &name, "--metrics-address", &metrics]);
         command.args(&self.settings.operator_flags);
         let log = self.folder.path().join(format!("{name}.log"));
         Process::start(&name, command, &log).context("starting the operator")
@@ -203,6 +224,10 @@ impl Cluster {
     pub async fn start_agent(&mut self, options: AgentOptions) -> Result<&Agent> {
         let node = Node { metadata: ObjectMeta { name: Some(options.node.clone()), ..Default::default() }, ..Default::default() };
         apply(&Api::all(self.client.clone()), &options.node, &node).await.with_context(|| format!("making Node {}", options.node))?;
+        if self.settings.installed {
+            let token = installed::bound_token(&self.client, Account::Agent, Some(&options.node)).await?;
+            installed::kubeconfig(&self.kubeconfig, &token, self.account_kubeconfig(&options.node))?;
+        }
         let folder = self.node_folder(&options.node);
         let machine = SimulatedMachine::create(&folder, &options.gpus)?;
         self.observer.iter().for_each(|observer| observer.look_at(&machine));
@@ -265,7 +290,7 @@ impl Cluster {
             "--worker-bind-address",
             "127.0.0.1",
         ]);
-        command.args(["--door-address", &format!("127.0.0.1:{door}")]).arg("--kubeconfig").arg(&self.kubeconfig);
+        command.args(["--door-address", &format!("127.0.0.1:{door}")]).arg("--kubeconfig").arg(self.account_kubeconfig(&options.node));
         command.arg("--model-dir").arg(&options.model_directory);
         command.arg("--cache-dir").arg(cache).arg("--run-dir").arg(folder.join("run"));
         if !options.gpus.is_empty() {

@@ -4,10 +4,12 @@
 
 pub mod api;
 pub mod chaos;
+pub mod chart;
 pub mod client;
 pub mod cluster;
 pub mod endpoints;
 pub mod file_server;
+pub mod installed;
 pub mod machine;
 pub mod manifest;
 pub mod metrics_api;

@@ -1,0 +1,238 @@
+//! The Helm chart: what it renders is what the API server takes, what can't be right it refuses by name, and an upgrade keeps what users made.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::Api;
+use kube::api::{Patch, PatchParams, PostParams};
+use kube::runtime::conditions::is_crd_established;
+use kube::runtime::wait::await_condition;
+use serde_json::{Value, json};
+use stowage_control_plane::{ControlPlane, Options, binaries};
+use stowage_crds::ModelDeployment;
+use stowage_end_to_end::{chart, manifest};
+use tempfile::TempDir;
+
+fn folder() -> TempDir {
+    tempfile::Builder::new().prefix("stowage-chart-").tempdir().unwrap()
+}
+
+async fn control_plane() -> Result<ControlPlane> {
+    Ok(ControlPlane::start(Options { controller_manager: false }).await?)
+}
+
+/// `kubectl apply --server-side` of objects, as text of what it did; an error holds what the API server said. `flags`: for instance to try it only.
+fn kubectl_apply(control_plane: &ControlPlane, folder: &Path, objects: &[Value], flags: &[&str]) -> Result<String> {
+    let path = folder.join("objects.json");
+    let list = json!({"apiVersion": "v1", "kind": "List", "items": objects});
+    fs::write(&path, serde_json::to_vec(&list)?)?;
+    // A warning of the API server is an error here: of a field that it does not know, or of one that is going away.
+    let mut command = control_plane.kubectl();
+    command.args(["apply", "--server-side", "--force-conflicts", "--field-manager=helm", "--warnings-as-errors"]).args(flags);
+    let output = command.arg("-f").arg(&path).output().context("running kubectl")?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr).trim());
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+fn is(object: &Value, kinds: &[&str]) -> bool {
+    kinds.iter().any(|kind| object["kind"] == *kind)
+}
+
+/// The Pod that a Deployment or a DaemonSet would make, or a Pod itself.
+fn pod_of(object: &Value, namespace: &str) -> Option<Value> {
+    let (name, component) = (object["metadata"]["name"].as_str()?, object["metadata"]["labels"]["app.kubernetes.io/component"].as_str());
+    let spec = match object["kind"].as_str()? {
+        "Deployment" | "DaemonSet" => &object["spec"]["template"]["spec"],
+        "Pod" => &object["spec"],
+        _ => return None,
+    };
+    let metadata = json!({"name": format!("try-{name}"), "namespace": namespace, "labels": {"component": component}});
+    Some(json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}))
+}
+
+/// A namespace that takes no Pods but those of the Pod Security Standard `restricted`, and one that takes all, with what Pods refer to.
+async fn namespaces_for(control_plane: &ControlPlane, folder: &Path, set: &str, objects: &[Value]) -> Result<[String; 2]> {
+    let made = [("restricted", "restricted"), ("any", "privileged")].map(|(suffix, level)| (format!("{set}-{suffix}"), level));
+    for (namespace, level) in &made {
+        // What makes Pods is not refused but warned of, which is not asked about here.
+        let labels = json!({"pod-security.kubernetes.io/enforce": level, "pod-security.kubernetes.io/warn": "privileged"});
+        let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace, "labels": labels}});
+        let api: Api<Namespace> = Api::all(control_plane.client.clone());
+        api.patch(namespace, &PatchParams::apply("test"), &Patch::Apply(object)).await?;
+        let pods = objects.iter().filter_map(|object| pod_of(object, namespace));
+        let accounts: BTreeSet<String> = pods.filter_map(|pod| Some(pod["spec"]["serviceAccountName"].as_str()?.to_owned())).collect();
+        let account = |name| json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name, "namespace": namespace}});
+        let mut referred: Vec<Value> = accounts.into_iter().map(account).collect();
+        referred.extend(objects.iter().filter(|object| is(object, &["PriorityClass"])).cloned());
+        let class = json!({"apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass", "metadata": {"name": "nvidia"}, "handler": "nvidia"});
+        referred.push(class);
+        kubectl_apply(control_plane, folder, &referred, &[])?;
+    }
+    Ok(made.map(|(namespace, _)| namespace))
+}
+
+/// Sets of values with which agents, too, run in a namespace that enforces `restricted`.
+const RESTRICTED: [&str; 3] = ["restricted", "shared-storage", "uninstalled-whole"];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_api_server_takes_every_set_of_values_and_pod_security_what_it_should() -> Result<()> {
+    let (control_plane, folder) = (control_plane().await?, folder());
+    let folder = folder.path();
+    for path in binaries::monitoring_definitions()? {
+        let output = control_plane.kubectl().args(["apply", "--server-side", "-f"]).arg(&path).output()?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    let kinds: Api<CustomResourceDefinition> = Api::all(control_plane.client.clone());
+    for name in ["podmonitors.monitoring.coreos.com", "prometheusrules.monitoring.coreos.com"] {
+        await_condition(kinds.clone(), name, is_crd_established()).await?;
+    }
+    let sets = chart::sets("ci")?;
+    ensure!(sets.len() >= 8, "there are only {} sets of values", sets.len());
+    for values in sets {
+        let set = values.file_name().unwrap().to_str().unwrap().trim_end_matches("-values.yaml").to_owned();
+        let values = values.display().to_string();
+        let restricted = format!("{set}-restricted");
+        let objects = chart::objects(&chart::render(folder, &restricted, &["--values", &values])?)?;
+        let [_, any] = namespaces_for(&control_plane, folder, &set, &objects).await?;
+        let applied = kubectl_apply(&control_plane, folder, &objects, &["--dry-run=server"]).with_context(|| set.clone())?;
+        let count = applied.lines().count();
+        ensure!(count == objects.len() && count >= 5, "{set}: {count} of {} objects were tried:\n{applied}", objects.len());
+        for object in &objects {
+            let Some(pod) = pod_of(object, &restricted) else { continue };
+            let component = pod["metadata"]["labels"]["component"].as_str().unwrap_or_default().to_owned();
+            let taken = kubectl_apply(&control_plane, folder, &[pod], &["--dry-run=server"]);
+            if component != "agent" || RESTRICTED.contains(&set.as_str()) {
+                taken.with_context(|| format!("{set}: the Pod of {component} is to be taken where `restricted` is enforced"))?;
+                continue;
+            }
+            let refusal = taken.err().with_context(|| format!("{set}: an agent with folders of the node is not restricted"))?.to_string();
+            ensure!(refusal.contains("restricted volume types") && !refusal.contains("privileged"), "{set}: {refusal}");
+            let pod = pod_of(object, &any).unwrap();
+            kubectl_apply(&control_plane, folder, &[pod], &["--dry-run=server"])
+                .with_context(|| format!("{set}: the Pod of {component}"))?;
+        }
+        println!("{set}: {count} objects");
+    }
+    control_plane.stop();
+    Ok(())
+}
+
+#[test]
+fn what_can_not_be_right_is_refused_with_the_name_of_the_field() -> Result<()> {
+    let folder = folder();
+    let mut refused = 0;
+    for values in chart::sets("ci-refused")? {
+        let text = fs::read_to_string(&values)?;
+        let expected = text.lines().next().and_then(|line| line.strip_prefix("# ")).context("the first line says what helm says")?;
+        let rendered = chart::render(folder.path(), "stowage-system", &["--values", &values.display().to_string()]);
+        let Err(error) = rendered else { bail!("{} is taken", values.display()) };
+        ensure!(error.to_string().contains(expected), "{}: {error}", values.display());
+        refused += 1;
+    }
+    ensure!(refused >= 8, "only {refused} sets of values were refused");
+    Ok(())
+}
+
+/// Every field of the values is in the schema, and what the schema allows nobody has to guess: an unknown field is refused wherever it stands.
+#[test]
+fn the_schema_refuses_unknown_fields_throughout() -> Result<()> {
+    fn open(schema: &Value, path: &str, found: &mut Vec<String>) {
+        if schema.get("properties").is_some() && schema["additionalProperties"] != false {
+            found.push(path.to_owned());
+        }
+        match schema {
+            Value::Object(members) => members.iter().for_each(|(name, inner)| open(inner, &format!("{path}/{name}"), found)),
+            Value::Array(items) => items.iter().for_each(|inner| open(inner, path, found)),
+            _ => {}
+        }
+    }
+    let schema: Value = serde_json::from_str(&fs::read_to_string(chart::directory().join("values.schema.json"))?)?;
+    let mut found = Vec::new();
+    open(&schema, "", &mut found);
+    ensure!(found.is_empty(), "these take unknown fields: {found:?}");
+    Ok(())
+}
+
+fn helm(control_plane: &ControlPlane, folder: &Path) -> Result<Command> {
+    let mut helm = chart::helm(folder)?;
+    helm.env("KUBECONFIG", control_plane.kubeconfig()).args(["--namespace", "stowage-system"]);
+    Ok(helm)
+}
+
+fn columns(definition: &CustomResourceDefinition) -> usize {
+    definition.spec.versions[0].additional_printer_columns.as_ref().map_or(0, Vec::len)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upgrade_brings_the_kinds_up_to_date_and_uninstalling_keeps_what_users_made() -> Result<()> {
+    let (control_plane, folder) = (control_plane().await?, folder());
+    let chart_folder = chart::directory();
+    let run = |arguments: &[&str]| -> Result<String> {
+        chart::output(helm(&control_plane, folder.path())?.args(arguments)).with_context(|| format!("helm {}", arguments.join(" ")))
+    };
+    let at = chart_folder.to_str().context("a path of UTF-8")?;
+    let notes = run(&["install", "stowage", at, "--create-namespace"])?;
+    let last = notes.trim().lines().last().unwrap_or_default().trim();
+    ensure!(last == "helm test stowage --namespace stowage-system --logs", "the notes end in a command that works: {notes}");
+
+    let kinds: Api<CustomResourceDefinition> = Api::all(control_plane.client.clone());
+    let kind = "modeldeployments.stowage.dev";
+    await_condition(kinds.clone(), kind, is_crd_established()).await?;
+    let deployments: Api<ModelDeployment> = Api::namespaced(control_plane.client.clone(), "default");
+    let made = deployments.create(&PostParams::default(), &manifest::on_gpu("kept")).await?;
+
+    // An earlier version of the kind knew less.
+    let now = columns(&kinds.get(kind).await?);
+    let less = json!([{"op": "remove", "path": "/spec/versions/0/additionalPrinterColumns/0"}]);
+    let patch: Patch<()> = Patch::Json(serde_json::from_value(less)?);
+    kinds.patch(kind, &PatchParams::default(), &patch).await?;
+    ensure!(columns(&kinds.get(kind).await?) == now - 1, "a column fewer");
+    // Helm changes what differs between what it had rendered and what it renders; the version is a label of all that it makes.
+    let newer = folder.path().join("newer");
+    let copied = Command::new("cp").arg("-r").arg(&chart_folder).arg(&newer).status()?;
+    ensure!(copied.success(), "copying the chart");
+    let of_chart = fs::read_to_string(newer.join("Chart.yaml"))?;
+    fs::write(newer.join("Chart.yaml"), of_chart.replace("ersion: 0.1.0", "ersion: 0.2.0"))?;
+    run(&["upgrade", "stowage", newer.to_str().context("a path of UTF-8")?, "--set", "operator.replicas=3"])?;
+    let upgraded = kinds.get(kind).await?;
+    ensure!(columns(&upgraded) == now, "the upgrade brought {} of {now} columns back", columns(&upgraded));
+    ensure!(upgraded.metadata.labels.unwrap_or_default()["app.kubernetes.io/version"] == "0.2.0", "the label is the new version's");
+
+    run(&["uninstall", "stowage"])?;
+    let uid = |object: &ModelDeployment| object.metadata.uid.clone();
+    ensure!(uid(&deployments.get("kept").await?) == uid(&made), "the ModelDeployment is there, the same one");
+    run(&["install", "stowage", at])?;
+    ensure!(uid(&deployments.get("kept").await?) == uid(&made), "and after another install");
+    run(&["upgrade", "stowage", at, "--set", "crds.keep=false"])?;
+    run(&["uninstall", "stowage"])?;
+    await_condition(kinds.clone(), kind, |found: Option<&CustomResourceDefinition>| found.is_none()).await?;
+    control_plane.stop();
+    Ok(())
+}
+
+#[test]
+fn every_alert_is_explained_on_the_page_that_it_links_to() -> Result<()> {
+    let folder = folder();
+    let objects = chart::objects(&chart::render(folder.path(), "stowage-system", &["--set", "monitoring.prometheusRule.enabled=true"])?)?;
+    let rule = objects.iter().find(|object| is(object, &["PrometheusRule"])).context("a PrometheusRule")?;
+    let rules = rule["spec"]["groups"].as_array().into_iter().flatten().flat_map(|group| group["rules"].as_array().into_iter().flatten());
+    let page = fs::read_to_string(chart::directory().join("../../docs/alerts.md"))?;
+    let explained: BTreeSet<&str> = page.lines().filter_map(|line| line.strip_prefix("## ")).collect();
+    let mut alerts = BTreeSet::new();
+    for rule in rules {
+        let name = rule["alert"].as_str().context("a rule is an alert")?;
+        for text in [&rule["annotations"]["summary"], &rule["annotations"]["description"], &rule["labels"]["severity"]] {
+            ensure!(text.as_str().is_some_and(|text| !text.is_empty()), "{name} lacks a text: {rule}");
+        }
+        ensure!(rule["annotations"]["runbook_url"].as_str().is_some_and(|url| url.ends_with(&format!("docs/alerts.md#{name}"))), "{rule}");
+        alerts.insert(name);
+    }
+    ensure!(alerts == explained, "alerts: {alerts:?}; the page has {explained:?}");
+    Ok(())
+}
