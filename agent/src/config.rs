@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use stowage_crds::names;
 
 use crate::bench::BenchArgs;
@@ -74,6 +74,18 @@ pub struct RunArgs {
     /// End the workers when the agent is told to end. Without it they serve on, and the next agent takes them over.
     #[arg(long, env = "STOWAGE_STOP_WORKERS_ON_EXIT")]
     pub stop_workers_on_exit: bool,
+    /// Where workers' output goes.
+    #[arg(long, env = "STOWAGE_WORKER_LOG", value_enum, value_name = "WHERE", default_value_t)]
+    pub worker_log: WorkerLogArg,
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WorkerLogArg {
+    /// To a file each in the run directory, also when they outlive this agent.
+    #[default]
+    Files,
+    /// To the agent's own, each line with its replica's name.
+    Forward,
 }
 
 /// Which devices are looked for.
@@ -107,5 +119,6 @@ mod tests {
         assert_eq!(run.door_address.to_string(), "0.0.0.0:11434");
         assert_eq!(run.cache_dir, None);
         assert!(!run.stop_workers_on_exit);
+        assert_eq!(run.worker_log, WorkerLogArg::Files);
     }
 }

@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::config::RunArgs;
+use crate::config::{RunArgs, WorkerLogArg};
 use crate::devices::Devices;
 use crate::node::controller::{Controller, Parts, ReadDevices};
 use crate::node::figures::{NodeCollector, NodeFigures};
@@ -22,7 +22,7 @@ use crate::node::lease;
 use crate::node::workers::GateRequest;
 use crate::serve::{self, DEFAULT_BODY_LIMIT, DoorState, Patience, door_router};
 use crate::store::{Store, StoreConfig};
-use crate::worker::{Refusal, Supervisor, SupervisorConfig, WorkerLog};
+use crate::worker::{LastLines, Refusal, Supervisor, SupervisorConfig, WorkerLog};
 use stowage_placement::Reason;
 
 /// How often the model directory is looked at.
@@ -118,7 +118,10 @@ fn supervisor(args: &RunArgs, gate: mpsc::Sender<GateRequest>, store: Arc<Store>
     let run_dir: PathBuf = std::path::absolute(&args.run_dir).with_context(|| format!("finding {}", args.run_dir.display()))?;
     let config = SupervisorConfig {
         advertise_address: args.advertise_address.to_string(),
-        worker_log: WorkerLog::Directory(run_dir.join("logs")),
+        worker_log: match args.worker_log {
+            WorkerLogArg::Files => WorkerLog::Directory(run_dir.join("logs")),
+            WorkerLogArg::Forward => WorkerLog::Forwarded(LastLines::default()),
+        },
         ..SupervisorConfig::new(run_dir, executable, args.worker_bind_address)
     };
     let ask = move |assignment: stowage_crds::model_node::Assignment| {

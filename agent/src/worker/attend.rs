@@ -241,6 +241,9 @@ impl Replica {
             self.hear(worker, message);
         }
         worker.gate = None;
+        // A process of the worker's own may hold its output open.
+        let read = self.shared.program.log.read_to_its_end(self.uid());
+        let _ = tokio::time::timeout(LAST_WORDS, read).await;
     }
 
     async fn welcome(&self, worker: &mut Worker) {

@@ -23,6 +23,6 @@ mod speed;
 pub mod view;
 
 pub use control::{Gate, Supervisor, SupervisorConfig, SupervisorError};
-pub use launch::WorkerLog;
+pub use launch::{LastLines, WorkerLog};
 pub use run::{WorkerArguments, WorkerError, run};
 pub use view::{Refusal, WorkerView};

@@ -141,8 +141,9 @@ impl Replica {
         let config = &self.shared.config;
         let file = LoadedFile::now(&model).ok();
         let order = Order { assignment: self.assignment.clone(), model, file: file.clone(), bind: config.worker_bind };
-        let started =
-            self.shared.records.write_order(&order).and_then(|path| self.shared.program.start(self.uid(), &config.socket(), &path));
+        let (uid, replica) = (self.uid(), self.assignment.replica.as_str());
+        let written = self.shared.records.write_order(&order);
+        let started = written.and_then(|path| self.shared.program.start(uid, replica, &config.socket(), &path));
         let child = match started {
             Ok(child) => child,
             Err(error) => {

@@ -12,7 +12,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use stowage_agent::store::{Store, StoreConfig};
 use stowage_agent::worker::process::{Process, ProcessId};
-use stowage_agent::worker::{Refusal, Supervisor, SupervisorConfig, SupervisorError, WorkerLog, WorkerView};
+use stowage_agent::worker::{LastLines, Refusal, Supervisor, SupervisorConfig, SupervisorError, WorkerLog, WorkerView};
 use stowage_crds::model_deployment::{ModelSource, ReplicaState};
 use stowage_crds::model_node::{AssignedSource, Assignment, AssignmentState, ModelDeploymentReference};
 use stowage_placement::gguf::write::HeaderWriter;
@@ -144,18 +144,20 @@ async fn a_replica_comes_up_is_shown_with_what_it_took_and_goes_when_released() 
 #[tokio::test]
 async fn a_worker_that_dies_is_started_again_after_growing_pauses_and_its_last_words_are_shown() {
     let node = Node::new("crash");
-    let supervisor = node.supervise();
-    supervisor.start(&assignment());
-    for least in [0, 2] {
-        let failed = view(&supervisor, |view| view.status.state == ReplicaState::Failed && view.status.restarts >= least).await.status;
-        assert_eq!(failed.reason, Some(Reason::WorkerCrashed));
-        assert!(failed.message.contains("ended with exit status 7"), "{}", failed.message);
-        assert!(failed.message.contains("its log ends with: no more"), "{}", failed.message);
-        let delay = Duration::from_millis(20 << failed.restarts);
-        assert!(failed.message.ends_with(&format!("tried again after {delay:?}")), "{}", failed.message);
+    for worker_log in [node.config().worker_log, WorkerLog::Forwarded(LastLines::default())] {
+        let supervisor = node.supervise_as(SupervisorConfig { worker_log, ..node.config() }, |_| std::future::ready(Ok(())));
+        supervisor.start(&assignment());
+        for least in [0, 2] {
+            let failed = view(&supervisor, |view| view.status.state == ReplicaState::Failed && view.status.restarts >= least).await.status;
+            assert_eq!(failed.reason, Some(Reason::WorkerCrashed));
+            assert!(failed.message.contains("ended with exit status 7"), "{}", failed.message);
+            assert!(failed.message.contains("its log ends with: no more"), "{}", failed.message);
+            let delay = Duration::from_millis(20 << failed.restarts);
+            assert!(failed.message.ends_with(&format!("tried again after {delay:?}")), "{}", failed.message);
+        }
+        supervisor.release(UID, None);
+        in_state(&supervisor, ReplicaState::Gone).await;
     }
-    supervisor.release(UID, None);
-    in_state(&supervisor, ReplicaState::Gone).await;
 }
 
 #[tokio::test]

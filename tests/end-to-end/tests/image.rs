@@ -14,6 +14,8 @@ fn make(name: &str, folder: &Path, environment: &[(&str, &str)]) -> Result<PathB
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/image.py");
     let mut command = Command::new("python3");
     command.arg(script).arg(name).arg(program(name)?).arg(folder).envs(environment.iter().copied());
+    // What was compiled is here.
+    command.env("CARGO_NET_OFFLINE", "true");
     let output = command.stdin(Stdio::null()).output().context("running image.py")?;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     Ok(folder.join(format!("{name}.tar")))

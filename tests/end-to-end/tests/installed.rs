@@ -3,16 +3,17 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::process::{Command, Stdio};
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::events::v1::Event;
 use kube::Api;
-use serde_json::Value;
+use serde_json::{Value, json};
 use stowage_control_plane::processes::free_port;
 use stowage_end_to_end::cluster::program;
 use stowage_end_to_end::installed::{self, Account};
-use stowage_end_to_end::{AgentOptions, Cluster, Settings, SimulatedGpu, api, chart, manifest, models, watch};
+use stowage_end_to_end::{AgentOptions, Cluster, Settings, SimulatedGpu, api, chart, client, manifest, models, watch};
 use stowage_placement::Bytes;
 
 const GPU: Bytes = Bytes::gib(2);
@@ -56,12 +57,10 @@ fn expressions(cluster: &Cluster) -> Result<Vec<String>> {
     Ok(found)
 }
 
-/// The smoke test as `helm test` runs it, but for the address: no proxy serves a Service here, so the node's door is asked instead.
-async fn smoke_test(cluster: &Cluster, door: &str) -> Result<String> {
-    let token = installed::bound_token(&cluster.client, Account::SmokeTest, None).await?;
-    let kubeconfig = installed::kubeconfig(cluster.kubeconfig(), &token, cluster.folder().join("smoke-test.kubeconfig"))?;
-    let of_test = ["--set-json", &format!(r#"test.model={{"path": "{}"}}"#, models::SMOLLM2)].map(str::to_owned);
-    let rendered = chart::objects(&chart::render(cluster.folder(), "stowage-system", &of_test)?)?;
+/// The smoke test as `helm test` runs it with these values, but for the address: no proxy serves a Service here, so the node's door is asked instead.
+async fn smoke_test(cluster: &Cluster, door: &str, kubeconfig: &Path, values: Value) -> Result<Output> {
+    let rendered = chart::render(cluster.folder(), "stowage-system", &["--set-json".to_owned(), format!("test={values}")])?;
+    let rendered = chart::objects(&rendered)?;
     let named = |object: &&Value, kind: &str| object["kind"] == kind && object["metadata"]["name"] == "stowage-smoke-test";
     let map = rendered.iter().find(|object| named(object, "ConfigMap")).context("a ConfigMap with the ModelDeployment")?;
     let path = cluster.folder().join("model-deployment.yaml");
@@ -76,10 +75,24 @@ async fn smoke_test(cluster: &Cluster, door: &str) -> Result<String> {
         };
     }
     command.args(["--url", door]).env("STOWAGE_NAMESPACE", "stowage-system").env("KUBECONFIG", kubeconfig).stdin(Stdio::null());
-    let output = tokio::task::spawn_blocking(move || command.output()).await?.context("running the smoke test")?;
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    ensure!(output.status.success(), "the smoke test failed: {said}\n{}", String::from_utf8_lossy(&output.stderr));
-    Ok(said)
+    tokio::task::spawn_blocking(move || command.output()).await?.context("running the smoke test")
+}
+
+async fn smoke_tests(cluster: &Cluster, door: &str) -> Result<()> {
+    let token = installed::bound_token(&cluster.client, Account::SmokeTest, None).await?;
+    let kubeconfig = installed::kubeconfig(cluster.kubeconfig(), &token, cluster.folder().join("smoke-test.kubeconfig"))?;
+    let passed = smoke_test(cluster, door, &kubeconfig, json!({"model": {"path": models::SMOLLM2}})).await?;
+    let said = String::from_utf8_lossy(&passed.stdout);
+    ensure!(passed.status.success(), "the smoke test failed: {said}\n{}", String::from_utf8_lossy(&passed.stderr));
+    for line in ["applied ModelDeployment stowage-system/stowage-smoke-test", "it says: ", "removed ModelDeployment stowage-smoke-test"] {
+        ensure!(said.contains(line), "{line} is not in {said}");
+    }
+    let failed = smoke_test(cluster, door, &kubeconfig, json!({"model": {"path": "nowhere.gguf"}, "deadlineSeconds": 2})).await?;
+    let (said, why) = (String::from_utf8_lossy(&failed.stdout), String::from_utf8_lossy(&failed.stderr));
+    ensure!(!failed.status.success(), "a model that is nowhere answered: {said}");
+    ensure!(why.contains("did not become ready in time") && why.contains("nowhere.gguf"), "it should say why: {why}");
+    ensure!(said.contains("removed ModelDeployment stowage-smoke-test"), "it should leave nothing behind: {said}");
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -94,16 +107,15 @@ async fn by_the_charts_own_accounts_a_model_is_placed_served_and_removed_and_the
     cluster.create(&manifest::on_gpu("m")).await?;
     cluster.until("m", watch::is_ready).await?;
 
-    let said = smoke_test(&cluster, &door).await.with_context(|| cluster.logs())?;
-    for line in ["applied ModelDeployment stowage-system/stowage-smoke-test", "it says: ", "removed ModelDeployment stowage-smoke-test"] {
-        ensure!(said.contains(line), "{line} is not in {said}");
-    }
+    smoke_tests(&cluster, &door).await.with_context(|| cluster.logs())?;
 
     let events: Api<Event> = Api::namespaced(cluster.client.clone(), "default");
     let by_agent =
         |event: &Event| event.reporting_controller.as_deref() == Some("stowage-agent") && event.reason.as_deref() == Some("Loaded");
     watch::first(events, by_agent).await.context("waiting for an Event of the agent")?;
 
+    // What was never counted is not told.
+    client::Stream::start(&door, "m", "The capital of Japan is", 4).await?.rest().await?;
     let ready = text(&format!("http://127.0.0.1:{metrics}/readyz")).await?;
     ensure!(ready == "ok", "{ready}");
     let pages = [format!("http://127.0.0.1:{metrics}/metrics"), format!("{door}/metrics"), format!("{door}/metrics/workers")];

@@ -120,6 +120,9 @@ spec:
             # They are in this Pod, and end with it; so they are told to.
             - name: STOWAGE_STOP_WORKERS_ON_EXIT
               value: "true"
+            # And what they print is in this container's log, which the kubelet keeps from growing.
+            - name: STOWAGE_WORKER_LOG
+              value: forward
             - name: RUST_LOG
               value: {{ $agent.log.level | quote }}
             {{- if .gpu }}
