@@ -15,6 +15,7 @@ use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 use stowage_crds::ModelDeployment;
 use stowage_crds::conditions::{self, ConditionType};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep, timeout_at};
 
 /// Server-side apply's field manager.
@@ -51,7 +52,11 @@ pub async fn run(args: SmokeTestArgs) -> Result<()> {
     let name = deployment.name_any();
     let api: Api<ModelDeployment> = Api::namespaced(client.clone(), &args.namespace);
     let until = Instant::now() + Duration::from_secs(args.deadline);
-    let outcome = deploy_and_ask(&client, &api, &deployment, &args, until).await;
+    let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
+    let outcome = tokio::select! {
+        outcome = deploy_and_ask(&client, &api, &deployment, &args, until) => outcome,
+        _ = terminate.recv() => Err(anyhow::anyhow!("told to end before ModelDeployment {name} had answered")),
+    };
     let removed = remove(&api, &name).await;
     outcome.and(removed)
 }

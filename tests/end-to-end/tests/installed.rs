@@ -5,12 +5,14 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::events::v1::Event;
 use kube::Api;
 use serde_json::{Value, json};
-use stowage_control_plane::processes::free_port;
+use stowage_control_plane::processes::{Process, free_port};
+use stowage_crds::ModelDeployment;
 use stowage_end_to_end::cluster::program;
 use stowage_end_to_end::installed::{self, Account};
 use stowage_end_to_end::{AgentOptions, Cluster, Settings, SimulatedGpu, api, chart, client, manifest, models, watch};
@@ -58,7 +60,7 @@ fn expressions(cluster: &Cluster) -> Result<Vec<String>> {
 }
 
 /// The smoke test as `helm test` runs it with these values, but for the address: no proxy serves a Service here, so the node's door is asked instead.
-async fn smoke_test(cluster: &Cluster, door: &str, kubeconfig: &Path, values: Value) -> Result<Output> {
+fn smoke_test(cluster: &Cluster, door: &str, kubeconfig: &Path, values: Value) -> Result<Command> {
     let rendered = chart::render(cluster.folder(), "stowage-system", &["--set-json".to_owned(), format!("test={values}")])?;
     let rendered = chart::objects(&rendered)?;
     let named = |object: &&Value, kind: &str| object["kind"] == kind && object["metadata"]["name"] == "stowage-smoke-test";
@@ -75,23 +77,38 @@ async fn smoke_test(cluster: &Cluster, door: &str, kubeconfig: &Path, values: Va
         };
     }
     command.args(["--url", door]).env("STOWAGE_NAMESPACE", "stowage-system").env("KUBECONFIG", kubeconfig).stdin(Stdio::null());
+    Ok(command)
+}
+
+async fn output(mut command: Command) -> Result<Output> {
     tokio::task::spawn_blocking(move || command.output()).await?.context("running the smoke test")
 }
 
 async fn smoke_tests(cluster: &Cluster, door: &str) -> Result<()> {
     let token = installed::bound_token(&cluster.client, Account::SmokeTest, None).await?;
     let kubeconfig = installed::kubeconfig(cluster.kubeconfig(), &token, cluster.folder().join("smoke-test.kubeconfig"))?;
-    let passed = smoke_test(cluster, door, &kubeconfig, json!({"model": {"path": models::SMOLLM2}})).await?;
+    let passed = output(smoke_test(cluster, door, &kubeconfig, json!({"model": {"path": models::SMOLLM2}}))?).await?;
     let said = String::from_utf8_lossy(&passed.stdout);
     ensure!(passed.status.success(), "the smoke test failed: {said}\n{}", String::from_utf8_lossy(&passed.stderr));
     for line in ["applied ModelDeployment stowage-system/stowage-smoke-test", "it says: ", "removed ModelDeployment stowage-smoke-test"] {
         ensure!(said.contains(line), "{line} is not in {said}");
     }
-    let failed = smoke_test(cluster, door, &kubeconfig, json!({"model": {"path": "nowhere.gguf"}, "deadlineSeconds": 2})).await?;
+    let nowhere = |deadline: u32| json!({"model": {"path": "nowhere.gguf"}, "deadlineSeconds": deadline});
+    let failed = output(smoke_test(cluster, door, &kubeconfig, nowhere(2))?).await?;
     let (said, why) = (String::from_utf8_lossy(&failed.stdout), String::from_utf8_lossy(&failed.stderr));
     ensure!(!failed.status.success(), "a model that is nowhere answered: {said}");
     ensure!(why.contains("did not become ready in time") && why.contains("nowhere.gguf"), "it should say why: {why}");
     ensure!(said.contains("removed ModelDeployment stowage-smoke-test"), "it should leave nothing behind: {said}");
+
+    // Helm ends the Pod of a test that takes too long for it.
+    let deployments: Api<ModelDeployment> = Api::namespaced(cluster.client.clone(), "stowage-system");
+    let log = cluster.folder().join("smoke-test.log");
+    let mut process = Process::start("smoke-test", smoke_test(cluster, door, &kubeconfig, nowhere(600))?, &log)?;
+    watch::first(deployments.clone(), |deployment| deployment.metadata.name.as_deref() == Some("stowage-smoke-test")).await?;
+    tokio::task::spawn_blocking(move || process.stop(Duration::from_secs(60))).await?;
+    let said = fs::read_to_string(&log)?;
+    ensure!(said.contains("told to end before ModelDeployment stowage-smoke-test had answered"), "{said}");
+    ensure!(deployments.get_opt("stowage-smoke-test").await?.is_none(), "it left its ModelDeployment behind: {said}");
     Ok(())
 }
 

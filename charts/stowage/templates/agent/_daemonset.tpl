@@ -21,9 +21,9 @@ spec:
     {{- toYaml $agent.updateStrategy | nindent 4 }}
   template:
     metadata:
+      # Nothing here follows the chart's version: agents are replaced, and models loaded anew, only where something changes that they are made of.
       labels:
-        {{- include "stowage.labels" $root | nindent 8 }}
-        app.kubernetes.io/component: agent
+        {{- include "stowage.selectorLabels" (list $root "agent") | nindent 8 }}
         stowage.dev/gpu: {{ .gpu | quote }}
         {{- with $agent.podLabels }}
         {{- toYaml . | nindent 8 }}
