@@ -27,7 +27,7 @@ use crate::units::{Bytes, LayerCount};
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct DevicePlan {
-    /// As a person reads it: `100% GPU`, `100% CPU`, `38%/62% CPU/GPU` (shares of bytes, input embeddings left out). Where the host holds experts, it is
+    /// As a person reads it: `100% GPU`, `100% CPU`, `38%/62% CPU/GPU` (shares of bytes, without input embeddings and the process). Where the host holds experts, it is
     /// such a share even if all layers are on GPU.
     pub processor: String,
     pub gpu_layers: LayerCount,

@@ -18,6 +18,7 @@ pub mod layout;
 pub mod model_summary;
 pub mod node_choice;
 pub mod offer;
+pub mod process;
 pub mod reason;
 pub mod request;
 #[doc(hidden)]

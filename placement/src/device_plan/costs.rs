@@ -5,6 +5,7 @@ use crate::device_plan::Split;
 use crate::footprint::{FootprintError, LayerSizes, Span, compute_bytes, input_weights};
 use crate::layout::Backend;
 use crate::model_summary::ModelSummary;
+use crate::process::process_bytes;
 use crate::request::Request;
 use crate::units::Bytes;
 
@@ -61,6 +62,8 @@ pub(crate) struct HostCosts {
     sizes: LayerSizes,
     /// The input layer's weights.
     pub input: Bytes,
+    /// What the worker's process takes, wherever the layers are.
+    pub process: Bytes,
     /// Scratch memory of a host that holds no layer, blocks alone, or blocks and the output layer.
     compute: [Bytes; 3],
 }
@@ -71,6 +74,7 @@ impl HostCosts {
         Ok(HostCosts {
             sizes: LayerSizes::new(summary, request, backend, false)?,
             input: input_weights(summary, request, backend)?,
+            process: process_bytes(summary.shape.vocabulary),
             compute: [scratch(false, false)?, scratch(true, false)?, scratch(true, true)?],
         })
     }
@@ -94,6 +98,11 @@ impl HostCosts {
         }
     }
 
+    /// The input layer's weights and the worker's process, which the host has wherever the layers are.
+    pub fn without_layers(&self) -> Bytes {
+        self.input.saturating_add(self.process)
+    }
+
     /// Experts of layers that are on GPU.
     pub fn experts(&self, split: Split) -> Bytes {
         let layers = split.experts_on_host(self.total_layers());
@@ -105,10 +114,10 @@ impl HostCosts {
         self.sizes.experts(layer, layer + 1) > Bytes::ZERO
     }
 
-    /// What it needs without an overhead of its own; with more whole layers on GPU it is never more.
+    /// What it needs, the worker's process included; with more whole layers on GPU it is never more.
     pub fn needs(&self, split: impl Into<Split>) -> Bytes {
         let split = split.into();
         let layers = self.span(split.host_layers(self.total_layers())).total();
-        layers.saturating_add(self.experts(split)).saturating_add(self.compute(split))
+        layers.saturating_add(self.experts(split)).saturating_add(self.compute(split)).saturating_add(self.process)
     }
 }

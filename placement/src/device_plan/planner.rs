@@ -160,7 +160,7 @@ impl SizedPlanner<'_> {
         let runs = self.runs(split)?;
         let mut devices: Vec<DeviceAllocation> = runs.iter().map(|run| self.gpu_allocation(run, split)).collect();
         devices.push(self.host_allocation(split));
-        let processor = processor(&devices, split, self.total_layers(), self.host.input);
+        let processor = processor(&devices, split, self.total_layers(), self.host.without_layers());
         let (gpu_layers, total_layers) = (LayerCount(split.gpu_layers), LayerCount(self.total_layers()));
         Some(DevicePlan { processor, gpu_layers, total_layers, devices })
     }
@@ -222,7 +222,8 @@ impl SizedPlanner<'_> {
         let host = self.planner.host;
         let mut span = self.host.span(end);
         span.weights = span.weights.saturating_add(self.host.experts(split));
-        let on_host = allocation(host, DeviceKind::Host, layer_ranges, span, self.host.compute(split), host.overhead);
+        let overhead = host.overhead.saturating_add(self.host.process);
+        let on_host = allocation(host, DeviceKind::Host, layer_ranges, span, self.host.compute(split), overhead);
         DeviceAllocation { expert_layer_ranges: self.expert_layer_ranges(split), ..on_host }
     }
 }
@@ -337,8 +338,8 @@ fn sets(groups: &[Group]) -> usize {
     groups.iter().fold(1usize, |sets, group| sets.saturating_mul(group.3.len() + 1))
 }
 
-/// Shares of bytes, the input layer's weights left out; a part is never shown as 0 % or 100 %.
-fn processor(devices: &[DeviceAllocation], split: Split, total_layers: u32, host_input: Bytes) -> String {
+/// Shares of bytes, those left out that the host has wherever the layers are; a part is never shown as 0 % or 100 %.
+fn processor(devices: &[DeviceAllocation], split: Split, total_layers: u32, on_any_host: Bytes) -> String {
     if split.gpu_layers == 0 {
         return "100% CPU".into();
     }
@@ -346,7 +347,7 @@ fn processor(devices: &[DeviceAllocation], split: Split, total_layers: u32, host
         return "100% GPU".into();
     }
     let sum = |kind: DeviceKind| -> u128 { devices.iter().filter(|d| d.kind == kind).map(|d| u128::from(d.total_bytes.0)).sum() };
-    let (gpu, host) = (sum(DeviceKind::Gpu), sum(DeviceKind::Host).saturating_sub(u128::from(host_input.0)));
+    let (gpu, host) = (sum(DeviceKind::Gpu), sum(DeviceKind::Host).saturating_sub(u128::from(on_any_host.0)));
     let cpu_percent = ((100 * host + (gpu + host) / 2) / (gpu + host).max(1)).clamp(1, 99);
     format!("{cpu_percent}%/{}% CPU/GPU", 100 - cpu_percent)
 }
