@@ -14,7 +14,7 @@ fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Run(args) => served(run::run(args)),
         Command::Worker(args) => {
-            keep_few_arenas();
+            worker::memory::keep_few_arenas();
             served(async { Ok(worker::run::run(args).await?) })
         }
         Command::Plan(args) => on_runtime(async {
@@ -24,16 +24,6 @@ fn main() -> ExitCode {
         Command::Bench(args) => bench::run(&args),
         Command::SmokeTest(args) => served(smoke_test::run(args)),
         Command::Prepare(args) => told(prepare::run(&args)),
-    }
-}
-
-/// A worker allocates what is large once, and its memory is promised to the byte. Each arena of glibc's keeps what requests have let go of: with as many as it
-/// makes for itself, a worker of 215 MiB kept 60 MiB more under mixed requests; with two, 8.
-fn keep_few_arenas() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: it sets a limit, before there is a second thread.
-    unsafe {
-        libc::mallopt(libc::M_ARENA_MAX, 2);
     }
 }
 

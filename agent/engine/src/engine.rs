@@ -35,12 +35,13 @@ struct Inner {
 impl Engine {
     /// Loads a model. Blocks for as long as reading the file takes: call it on a thread of its own (`spawn_blocking`).
     pub fn load(request: LoadRequest, mut progress: impl FnMut(LoadProgress)) -> Result<Engine, EngineError> {
-        let model = LoadedModel::load(&request, &mut progress)?;
-        let header = model.header();
-        let tokenizer = Arc::new(Tokenizer::from_header(header)?);
+        let mut model = LoadedModel::load(&request, &mut progress)?;
+        let header = model.take_header();
+        let tokenizer = Arc::new(Tokenizer::from_header(&header)?);
         let from_file = header.string("tokenizer.chat_template")?;
         let template = ChatTemplate::new(from_file, &request.template, tokenizer.bos_text(), tokenizer.eos_text())?;
-        let info = info::describe(header, &request, template.exists(), &model)?;
+        let info = info::describe(&header, &request, template.exists(), &model)?;
+        drop(header);
         let measured = model.measured().to_vec();
         Engine::start(Box::new(model), tokenizer, template, info, measured)
     }

@@ -2,9 +2,10 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
+use std::ops::Range;
 use std::path::Path;
 
-use memmap2::{Advice, Mmap};
+use memmap2::{Advice, Mmap, UncheckedAdvice};
 use stowage_placement::gguf::split::{Joined, Joining};
 use stowage_placement::gguf::{Feed, GgmlType, Header, HeaderReader, Keep};
 use stowage_placement::{Bytes, Reason};
@@ -26,6 +27,19 @@ pub struct TensorView<'a> {
     pub rows: usize,
     pub columns: usize,
     pub data: &'a [u8],
+    /// The mapping that the data lie in, where they do.
+    pub map: Option<&'a Mmap>,
+}
+
+impl TensorView<'_> {
+    /// Lets go of some of the data, which are read no more: as pages of the file they stay in the page cache, but they count as this process's memory no more.
+    /// Who reads them all the same gets them from the file again.
+    pub fn let_go(&self, bytes: Range<usize>) {
+        let Some(map) = self.map else { return };
+        let start = self.data.as_ptr() as usize - map.as_ptr() as usize + bytes.start;
+        // SAFETY: the mapping is of a file and read-only, so a page that is dropped comes back as it was. Only advice: where it fails, nothing is lost.
+        let _ = unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, start, bytes.len()) };
+    }
 }
 
 impl ModelFile {
@@ -67,8 +81,10 @@ impl ModelFile {
         let info = self.joined.header.tensor(name).ok_or_else(missing)?;
         let (part, start) = self.joined.locate(info);
         let end = start.checked_add(info.bytes().0).ok_or_else(missing)?;
-        let data = self.maps[part].get(start as usize..end as usize).ok_or_else(missing)?;
-        Ok(TensorView { name: &info.name, ggml_type: info.ggml_type, rows: info.rows() as usize, columns: info.columns() as usize, data })
+        let map = &self.maps[part];
+        let data = map.get(start as usize..end as usize).ok_or_else(missing)?;
+        let (rows, columns) = (info.rows() as usize, info.columns() as usize);
+        Ok(TensorView { name: &info.name, ggml_type: info.ggml_type, rows, columns, data, map: Some(map) })
     }
 }
 

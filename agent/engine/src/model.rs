@@ -240,9 +240,14 @@ impl LoadedModel {
         &self.measured
     }
 
-    /// The file's header, its arrays included.
+    /// The file's header, its arrays included, until it is taken.
     pub fn header(&self) -> &Header {
         &self.header
+    }
+
+    /// Gives the header away, whose arrays take more than a tokenizer made of them; what is left is empty.
+    pub fn take_header(&mut self) -> Header {
+        std::mem::take(&mut self.header)
     }
 }
 

@@ -12,6 +12,7 @@ pub mod launch;
 mod link;
 mod listen;
 pub mod loaded_file;
+pub mod memory;
 pub mod process;
 pub mod protocol;
 pub mod record;

@@ -15,6 +15,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
 use super::link::Link;
+use super::memory;
 use super::process::ProcessId;
 use super::protocol::{FromAgent, Phase, WorkerState};
 use super::record::{self, Order};
@@ -101,6 +102,7 @@ impl Running {
             return Ok(());
         }
         let Some(engine) = self.load().await? else { return Ok(()) };
+        memory::give_back();
         let bind = self.order.bind;
         let bound = async { TcpListener::bind((bind, 0)).await.and_then(|listener| Ok((listener.local_addr()?, listener))) }.await;
         let (address, listener) = bound.map_err(|error| Refusal::new(Reason::LoadFailed, format!("listening on {bind}: {error}")))?;

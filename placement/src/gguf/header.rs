@@ -6,7 +6,7 @@ use crate::gguf::{Array, GgmlType, GgufError, Value};
 use crate::units::Bytes;
 
 /// A GGUF header: what the file says of itself, and where its tensors are.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Header {
     pub version: u32,
     pub metadata: BTreeMap<String, Value>,

@@ -23,6 +23,9 @@ type Panels = Option<[Panel; PANELS]>;
 /// Activations that a pass over a matrix goes through at once, so that they stay in the second-level cache.
 const PASS_BYTES: usize = 512 << 10;
 
+/// Bytes of a tensor that are packed before the file's pages with them are let go of.
+const LOADED_AT_ONCE: usize = 16 << 20;
+
 /// `rows` outputs by `columns` inputs.
 pub struct Matrix {
     weights: Weights,
@@ -108,20 +111,28 @@ impl Matrix {
             );
             return Err(EngineError::new(Reason::LoadFailed, message));
         }
-        pool.run(&|worker: &Worker<'_>| {
-            for tile in worker.share(matrix.tiles(), 1) {
-                let rows = tile * ROWS..rows.min((tile + 1) * ROWS);
-                let from = &view.data[rows.start * row_bytes..rows.end * row_bytes];
-                let length = if matrix.is_tiled() { ROWS * row_bytes } else { from.len() };
-                // SAFETY: the region has room for all tiles, as was just checked, and each is written by one thread.
-                let to = unsafe { std::slice::from_raw_parts_mut(matrix.region.as_ptr().add(tile * ROWS * row_bytes), length) };
-                match weights {
-                    Weights::Tiled(format) => tile::pack(format, from, row_bytes, to),
-                    Weights::Plain(_) => to.copy_from_slice(from),
-                }
-            }
-        });
+        let at_once = (LOADED_AT_ONCE / (ROWS * row_bytes)).max(1);
+        for first in (0..matrix.tiles()).step_by(at_once) {
+            let last = matrix.tiles().min(first + at_once);
+            pool.run(&|worker: &Worker<'_>| {
+                worker.share(last - first, 1).for_each(|tile| matrix.load_tile(view, first + tile));
+            });
+            view.let_go(first * ROWS * row_bytes..view.data.len().min(last * ROWS * row_bytes));
+        }
         Ok(matrix)
+    }
+
+    fn load_tile(&self, view: &TensorView<'_>, tile: usize) {
+        let row_bytes = self.row_bytes;
+        let rows = tile * ROWS..self.rows.min((tile + 1) * ROWS);
+        let from = &view.data[rows.start * row_bytes..rows.end * row_bytes];
+        let length = if self.is_tiled() { ROWS * row_bytes } else { from.len() };
+        // SAFETY: the region has room for all tiles, as was checked, and each is written by one thread.
+        let to = unsafe { std::slice::from_raw_parts_mut(self.region.as_ptr().add(tile * ROWS * row_bytes), length) };
+        match self.weights {
+            Weights::Tiled(format) => tile::pack(format, from, row_bytes, to),
+            Weights::Plain(_) => to.copy_from_slice(from),
+        }
     }
 
     /// A matrix whose region is packed already. `None`: its type has no kernels.

@@ -64,7 +64,7 @@ fn weights(ty: GgmlType, dtype: Option<GgmlDType>, rows: usize, columns: usize, 
         }
         None => random_blocks(ty, rows * columns, numbers),
     };
-    let view = TensorView { name: "test", ggml_type: ty, rows, columns, data: &data };
+    let view = TensorView { name: "test", ggml_type: ty, rows, columns, data: &data, map: None };
     let read = reference::dequantised(&view).unwrap().flatten_all().unwrap().to_vec1().unwrap();
     (data, read)
 }
@@ -87,7 +87,7 @@ fn matrix(ggml_type: GgmlType, data: &[u8], rows: usize, columns: usize) -> Matr
     let bytes =
         stowage_placement::layout::weight_bytes(ggml_type, rows as u64, columns as u64, stowage_placement::layout::Backend::Cpu).unwrap();
     let region = Arena::new(bytes).unwrap().take(Purpose::Weights, bytes).unwrap();
-    let view = TensorView { name: "test", ggml_type, rows, columns, data };
+    let view = TensorView { name: "test", ggml_type, rows, columns, data, map: None };
     Matrix::load(&view, Activations::Quantised, region, &Pool::new(2).unwrap()).unwrap()
 }
 
