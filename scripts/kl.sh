@@ -52,8 +52,7 @@ check "$model"
 beside_llama_cpp "$model" 256
 # Gemma has one head of keys and values for all heads of queries: what 4 bits lose there, all of them lose.
 check "$gemma" --gate-q4-0 0.2
-# Fewer: with a vocabulary of a quarter of a million, some probabilities take its server seconds.
-beside_llama_cpp "$gemma" 128
+beside_llama_cpp "$gemma" 256
 "$python" "$here/kl/pad.py" "$model" "$work/padded.gguf"
 mv "$work/padded.gguf" "$llama/root/models/"
 for type in "${types[@]}"; do
