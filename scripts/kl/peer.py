@@ -53,8 +53,9 @@ def log_probability(port: int, before: list[int], token: int, among: list[int]) 
 
 
 def perplexity(port: int, text: str, count: int) -> float:
-    # With the BOS that the model wants before every prompt.
-    tokens = ask(port, "/tokenize", {"content": text, "add_special": True})["tokens"][:count]
+    plain, whole = (ask(port, "/tokenize", {"content": text, "add_special": special})["tokens"] for special in (False, True))
+    # After the BOS that the model wants before every prompt.
+    tokens = whole[: len(whole) - len(plain)] + plain[:count]
     vocabulary = ask(port, "/v1/models")["data"][0]["meta"]["n_vocab"]
     loss = 0.0
     for position in range(1, len(tokens)):
