@@ -1,4 +1,4 @@
-//! The control plane's programs and helm: found in the cache or in `KUBEBUILDER_ASSETS`, else built from their Go modules.
+//! The control plane's programs, a node's, and helm: found in the cache or in `KUBEBUILDER_ASSETS`, else built from their Go modules.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
@@ -26,6 +26,14 @@ pub struct Binaries {
     pub kubectl: PathBuf,
 }
 
+/// Where the programs are that a node needs besides a control plane's, and the scheduler that finds it.
+#[derive(Clone, Debug)]
+pub struct NodeBinaries {
+    pub kubelet: PathBuf,
+    pub kube_proxy: PathBuf,
+    pub kube_scheduler: PathBuf,
+}
+
 /// A program that can be built.
 struct Program {
     name: &'static str,
@@ -39,7 +47,7 @@ struct Program {
     seconds: u32,
 }
 
-const PROGRAMS: [Program; 5] = [
+const PROGRAMS: [Program; 8] = [
     Program {
         name: "etcd",
         package: "go.etcd.io/etcd/server/v3",
@@ -59,6 +67,9 @@ const PROGRAMS: [Program; 5] = [
         version_variable: Some("helm.sh/helm/v3/internal/version.version"),
         seconds: 270,
     },
+    kubernetes("kubelet", "k8s.io/kubernetes/cmd/kubelet", 60),
+    kubernetes("kube-proxy", "k8s.io/kubernetes/cmd/kube-proxy", 35),
+    kubernetes("kube-scheduler", "k8s.io/kubernetes/cmd/kube-scheduler", 25),
 ];
 
 const fn kubernetes(name: &'static str, package: &'static str, seconds: u32) -> Program {
@@ -81,6 +92,12 @@ pub fn ensure() -> Result<Binaries, Error> {
 /// Finds helm, building it where it is missing.
 pub fn helm() -> Result<PathBuf, Error> {
     program(&PROGRAMS[4], 5)
+}
+
+/// Finds what a node needs, building what is missing. No test needs it.
+pub fn node() -> Result<NodeBinaries, Error> {
+    let [kubelet, kube_proxy, kube_scheduler] = [5, 6, 7].map(|index| program(&PROGRAMS[index], index + 1));
+    Ok(NodeBinaries { kubelet: kubelet?, kube_proxy: kube_proxy?, kube_scheduler: kube_scheduler? })
 }
 
 /// The CustomResourceDefinitions of PodMonitor and PrometheusRule as their project publishes them: a chart that has such objects is validated against them.
