@@ -84,6 +84,22 @@ chaos: build control-plane models ## kills, pauses and changes of everything at 
 fleet: build control-plane models ## how long from apply to Scheduled, with 50 nodes and 200 ModelDeployments
 	@$(STAGE) fleet $(TARGET)/debug/fleet
 
+# Where a node can't be raised, `e2e` says what is missing and ends with 77, which is a failure; with OPTIONAL=1 it is said as loudly and no failure.
+E2E := $(TARGET)/debug/e2e
+.PHONY: e2e
+e2e: build ## a real node, as root: the chart installed, used, upgraded and uninstalled, with containers (OPTIONAL=1: skipped where it can't run)
+	@status=0; $(STAGE) 'can a node be raised here' $(E2E) check || status=$$?; \
+	if [ $$status -eq 0 ]; then $(MAKE) --no-print-directory e2e-here; \
+	elif [ $$status -eq 77 ] && [ -n "$(OPTIONAL)" ]; then echo '==> SKIPPED: the end-to-end test on a real node, for the reason above' >&2; \
+	else exit $$status; fi
+
+.PHONY: e2e-here
+e2e-here: models control-plane
+	@$(STAGE) 'programs of a node' $(TARGET)/debug/control-plane node
+	@$(MAKE) --no-print-directory image PROFILE=debug
+	@$(STAGE) 'image of the test' scripts/image.py in-pod $(TARGET)/debug/in-pod $(TARGET)/images/debug --tag e2e --without-sbom
+	@$(STAGE) e2e $(E2E) run --model $(MODEL) --images $(TARGET)/images/debug
+
 .PHONY: verify
 verify: test ## the tests, those that take long, divergences, Ollama's client, the soak, chaos and fuzzing
 	@$(STAGE) 'long tests' scripts/rust-tests.sh --workspace $(SIMULATED) --no-fail-fast -- --ignored

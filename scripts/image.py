@@ -189,7 +189,9 @@ def crates(name, features):
     metadata = json.loads(output("cargo", "metadata", "--locked", "--format-version=1", f"--filter-platform={host}", *flags))
     packages = {package["id"]: package for package in metadata["packages"]}
     nodes = {node["id"]: node for node in metadata["resolve"]["nodes"]}
-    root = next(id for id, package in packages.items() if package["name"] == name)
+    root = next((id for id, package in packages.items() if package["name"] == name), None)
+    if root is None:
+        raise SystemExit(f"image.py: the workspace has no package {name} whose parts could be listed: --without-sbom makes an image without that")
     needed, open_ones = {}, [root]
     while open_ones:
         id = open_ones.pop()
@@ -280,11 +282,12 @@ def commit(of):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("name", choices=["stowage-operator", "stowage-agent"])
+    parser.add_argument("name", help="of the package whose program it is; with --without-sbom, of any program")
     parser.add_argument("binary", type=Path)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--tag", help="of the image; the workspace's version where it is missing")
     parser.add_argument("--features", default="", help="of the workspace, that the program was built with")
+    parser.add_argument("--without-sbom", action="store_true", help="for an image that nobody is given, such as one of tests")
     arguments = parser.parse_args()
     version = re.search(r'^\[workspace\.package\]\nversion = "(.*)"', (ROOT / "Cargo.toml").read_text(), re.M)[1]
     time = int(os.environ.get("SOURCE_DATE_EPOCH") or commit("%ct") or 0)
@@ -293,13 +296,16 @@ def main():
     tar = layer(arguments.name, arguments.binary, libs, time)
     make_config = lambda digest: config(arguments.name, version, commit("%H"), created, digest)
     archive, digest, size = image(arguments.name, arguments.tag or version, tar, make_config, time)
-    parts = sbom(arguments.name, version, arguments.features, libs, digest, created)
+    parts = None if arguments.without_sbom else sbom(arguments.name, version, arguments.features, libs, digest, created)
     arguments.folder.mkdir(parents=True, exist_ok=True)
     path = arguments.folder / f"{arguments.name}.tar"
     archive.write(path)
     (arguments.folder / f"{arguments.name}.digest").write_text(digest + "\n")
-    (arguments.folder / f"{arguments.name}.spdx.json").write_text(json.dumps(parts, indent=1) + "\n")
-    print(f"{path}: {size / 2**20:.1f} MiB, {len(parts['packages'])} packages, {digest}")
+    listed = ""
+    if parts:
+        (arguments.folder / f"{arguments.name}.spdx.json").write_text(json.dumps(parts, indent=1) + "\n")
+        listed = f"{len(parts['packages'])} packages, "
+    print(f"{path}: {size / 2**20:.1f} MiB, {listed}{digest}")
 
 
 main()

@@ -1,6 +1,7 @@
 //! Starting, reaching and ending one control plane.
 
 use std::fs;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -22,13 +23,25 @@ const ADMIN_TOKEN: &str = "stowage-local-admin";
 
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Runs kube-controller-manager too, without the controllers that judge nodes: nothing here has a kubelet.
+    /// Runs kube-controller-manager too. Without a real node it has no controllers that judge nodes.
     pub controller_manager: bool,
+    /// The node whose kubelet and Pods are to reach the API server.
+    pub node: Option<ForNode>,
+}
+
+/// What a control plane has for a real node.
+#[derive(Clone, Debug)]
+pub struct ForNode {
+    pub name: String,
+    /// Where the API server listens, and nowhere else: an address that Pods reach.
+    pub address: Ipv4Addr,
+    /// By which the kubelet is known as this node's.
+    pub token: String,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { controller_manager: true }
+        Options { controller_manager: true, node: None }
     }
 }
 
@@ -68,12 +81,14 @@ impl ControlPlane {
         let at = directory.path();
         let (etcd_launch, etcd_url) = etcd(binaries, at)?;
         let etcd = etcd_launch.start(at)?;
-        let (api_server_launch, url) = api_server(binaries, at, &etcd_url)?;
+        let (api_server_launch, url) = api_server(binaries, at, &etcd_url, options.node.as_ref())?;
         let mut api_server = api_server_launch.start(at)?;
         let kubeconfig = at.join("kubeconfig");
-        write(&kubeconfig, &kubeconfig_text(&url, &at.join("certs/apiserver.crt")))?;
+        write(&kubeconfig, &kubeconfig_text(&url, &at.join("certs/apiserver.crt"), ADMIN_TOKEN))?;
         let client = wait_until_ready(&mut api_server, &kubeconfig).await?;
-        let controller_manager = if options.controller_manager { Some(start_controller_manager(binaries, at, &kubeconfig)?) } else { None };
+        let judge_nodes = options.node.is_some();
+        let controller_manager =
+            if options.controller_manager { Some(start_controller_manager(binaries, at, &kubeconfig, judge_nodes)?) } else { None };
         let (launches, binaries) = (Launches { etcd: etcd_launch, api_server: api_server_launch }, binaries.clone());
         Ok(ControlPlane { controller_manager, api_server, etcd, launches, url, client, kubeconfig, binaries, directory })
     }
@@ -81,6 +96,13 @@ impl ControlPlane {
     /// A kubeconfig of an administrator.
     pub fn kubeconfig(&self) -> &Path {
         &self.kubeconfig
+    }
+
+    /// The kubeconfig of whoever has this token, in a file of this name beside the administrator's.
+    pub fn write_kubeconfig(&self, name: &str, token: &str) -> Result<PathBuf, Error> {
+        let path = self.directory().join(name);
+        write(&path, &kubeconfig_text(&self.url, &self.directory().join("certs/apiserver.crt"), token))?;
+        Ok(path)
     }
 
     /// The folder that holds the logs and everything else; it goes with the control plane.
@@ -149,7 +171,7 @@ impl ControlPlane {
     }
 }
 
-fn write(path: &Path, text: &str) -> Result<(), Error> {
+pub(crate) fn write(path: &Path, text: &str) -> Result<(), Error> {
     fs::write(path, text).map_err(Error::io(format!("writing {}", path.display())))
 }
 
@@ -192,8 +214,12 @@ fn etcd(binaries: &Binaries, directory: &Path) -> Result<(Launch, String), Error
     Ok((Launch { name: "etcd", program: binaries.etcd.clone(), arguments }, client))
 }
 
-fn api_server(binaries: &Binaries, directory: &Path, etcd: &str) -> Result<(Launch, String), Error> {
-    write(&directory.join("tokens.csv"), &format!("{ADMIN_TOKEN},admin,admin,system:masters\n"))?;
+fn api_server(binaries: &Binaries, directory: &Path, etcd: &str, node: Option<&ForNode>) -> Result<(Launch, String), Error> {
+    let mut tokens = format!("{ADMIN_TOKEN},admin,admin,system:masters\n");
+    if let Some(ForNode { name, token, .. }) = node {
+        tokens += &format!("{token},system:node:{name},node,system:nodes\n");
+    }
+    write(&directory.join("tokens.csv"), &tokens)?;
     let key = rcgen::KeyPair::generate()?;
     write(&directory.join("service-accounts.key"), &key.serialize_pem())?;
     write(&directory.join("service-accounts.pub"), &key.public_key_pem())?;
@@ -207,20 +233,24 @@ fn api_server(binaries: &Binaries, directory: &Path, etcd: &str) -> Result<(Laun
         file("service-account-key-file", "service-accounts.pub"),
         file("service-account-signing-key-file", "service-accounts.key"),
     ];
+    // Without a node the one that is advertised is of a range kept for documentation: the `kubernetes` Service's EndpointSlice may not hold a loopback address.
+    let (listen, advertise) = match node {
+        Some(node) => (node.address, node.address),
+        None => (Ipv4Addr::LOCALHOST, Ipv4Addr::new(192, 0, 2, 1)),
+    };
+    arguments.extend([format!("--bind-address={listen}"), format!("--advertise-address={advertise}")]);
     let fixed = [
-        "--bind-address=127.0.0.1",
-        // Of a range kept for documentation: the `kubernetes` Service's EndpointSlice may not hold a loopback address.
-        "--advertise-address=192.0.2.1",
+        "--kubelet-preferred-address-types=InternalIP",
         "--service-account-issuer=https://kubernetes.default.svc",
         "--service-cluster-ip-range=10.96.0.0/16",
         "--authorization-mode=Node,RBAC",
         "--enable-admission-plugins=NodeRestriction",
     ];
     arguments.extend(fixed.map(str::to_owned));
-    Ok((Launch { name: "kube-apiserver", program: binaries.kube_apiserver.clone(), arguments }, format!("https://127.0.0.1:{port}")))
+    Ok((Launch { name: "kube-apiserver", program: binaries.kube_apiserver.clone(), arguments }, format!("https://{listen}:{port}")))
 }
 
-fn start_controller_manager(binaries: &Binaries, directory: &Path, kubeconfig: &Path) -> Result<Process, Error> {
+fn start_controller_manager(binaries: &Binaries, directory: &Path, kubeconfig: &Path, judge_nodes: bool) -> Result<Process, Error> {
     let mut arguments = vec![
         format!("--kubeconfig={}", kubeconfig.display()),
         format!("--root-ca-file={}", directory.join("certs/apiserver.crt").display()),
@@ -234,18 +264,20 @@ fn start_controller_manager(binaries: &Binaries, directory: &Path, kubeconfig: &
         "--leader-elect=false",
         // Of 15 s otherwise, which nobody wants to wait for.
         "--horizontal-pod-autoscaler-sync-period=2s",
-        // Nodes here have no kubelet that renews their Leases: these two would taint them and evict what runs there.
-        "--controllers=*,-node-lifecycle-controller,-taint-eviction-controller",
     ];
     arguments.extend(fixed.map(str::to_owned));
+    if !judge_nodes {
+        // Nodes made by hand have no kubelet that renews their Leases: these two would taint them and evict what runs there.
+        arguments.push("--controllers=*,-node-lifecycle-controller,-taint-eviction-controller".to_owned());
+    }
     Launch { name: "kube-controller-manager", program: binaries.kube_controller_manager.clone(), arguments }.start(directory)
 }
 
-fn kubeconfig_text(url: &str, certificate: &Path) -> String {
+fn kubeconfig_text(url: &str, certificate: &Path, token: &str) -> String {
     format!(
         "apiVersion: v1\nkind: Config\ncurrent-context: stowage\n\
          clusters: [{{name: stowage, cluster: {{server: '{url}', certificate-authority: '{}'}}}}]\n\
-         users: [{{name: admin, user: {{token: {ADMIN_TOKEN}}}}}]\n\
+         users: [{{name: admin, user: {{token: {token}}}}}]\n\
          contexts: [{{name: stowage, context: {{cluster: stowage, user: admin}}}}]\n",
         certificate.display()
     )
@@ -256,7 +288,7 @@ async fn client(kubeconfig: &Path) -> Result<kube::Client, Error> {
     Ok(kube::Client::try_from(config)?)
 }
 
-fn ended(process: &mut Process) -> Option<Error> {
+pub(crate) fn ended(process: &mut Process) -> Option<Error> {
     let status = process.exited().ok()??;
     Some(Error::Ended { name: process.name.clone(), status: status.to_string(), log: process.log_tail(15) })
 }

@@ -5,9 +5,11 @@
 
 pub mod binaries;
 pub mod control_plane;
+pub mod node;
 pub mod processes;
 
-pub use control_plane::{ControlPlane, Options};
+pub use control_plane::{ControlPlane, ForNode, Options};
+pub use node::Node;
 
 /// What went wrong, with what the part in question printed last.
 #[derive(Debug, thiserror::Error)]

@@ -14,7 +14,10 @@ fn alive(pid: u32) -> bool {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_control_planes_run_side_by_side_and_end_without_a_trace() {
-    let (one, two) = tokio::join!(ControlPlane::start(Options::default()), ControlPlane::start(Options { controller_manager: false }));
+    let (one, two) = tokio::join!(
+        ControlPlane::start(Options::default()),
+        ControlPlane::start(Options { controller_manager: false, ..Options::default() })
+    );
     let (one, two) = (one.unwrap(), two.unwrap());
     let map = ConfigMap { metadata: kube::api::ObjectMeta { name: Some("only-here".into()), ..Default::default() }, ..Default::default() };
     let maps = |plane: &ControlPlane| Api::<ConfigMap>::namespaced(plane.client.clone(), "default");

@@ -129,7 +129,8 @@ impl Cluster {
         let (control_plane, client, kubeconfig) = match &settings.kubeconfig {
             Some(path) => (None, client(path).await?, path.clone()),
             None => {
-                let control_plane = ControlPlane::start(Options { controller_manager: !settings.without_controller_manager }).await?;
+                let control_plane =
+                    ControlPlane::start(Options { controller_manager: !settings.without_controller_manager, ..Options::default() }).await?;
                 let (client, path) = (control_plane.client.clone(), control_plane.kubeconfig().to_owned());
                 (Some(control_plane), client, path)
             }

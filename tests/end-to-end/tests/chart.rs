@@ -24,7 +24,7 @@ fn folder() -> TempDir {
 }
 
 async fn control_plane() -> Result<ControlPlane> {
-    Ok(ControlPlane::start(Options { controller_manager: false }).await?)
+    Ok(ControlPlane::start(Options { controller_manager: false, ..Options::default() }).await?)
 }
 
 /// `kubectl apply --server-side` of objects, as text of what it did; an error holds what the API server said. `flags`: for instance to try it only.

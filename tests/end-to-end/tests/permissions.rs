@@ -25,7 +25,7 @@ struct Installed {
 
 impl Installed {
     async fn start() -> Result<Installed> {
-        let control_plane = ControlPlane::start(Options { controller_manager: false }).await?;
+        let control_plane = ControlPlane::start(Options { controller_manager: false, ..Options::default() }).await?;
         let folder = tempfile::Builder::new().prefix("stowage-permissions-").tempdir()?;
         installed::install(&control_plane, folder.path()).await?;
         for node in ["node-a", "node-b"] {

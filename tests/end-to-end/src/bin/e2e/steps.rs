@@ -1,0 +1,375 @@
+//! What is tried on the node, one step after another.
+
+use std::fs;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Args;
+use serde_json::json;
+use stowage_control_plane::node::{NodeOptions, system};
+use stowage_control_plane::processes::wait_for;
+use stowage_control_plane::{ControlPlane, ForNode, Node, Options};
+use stowage_crds::names;
+use stowage_end_to_end::{chart, watch};
+
+/// The interface with the node's address, and its other end.
+pub const LINK: &str = "stowage0";
+pub const OTHER_END: &str = "stowage1";
+pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 245, 0, 1);
+
+const NODE: &str = "this-machine";
+const NAMESPACE: &str = names::SYSTEM_NAMESPACE;
+/// Where the chart looks for models on a node by default.
+const MODELS: &str = "/var/lib/stowage/models";
+const MANIFEST: &str = include_str!("../../../../../examples/smollm2.yaml");
+const MODEL: &str = "smollm2";
+/// Of the Pod that asks all the while.
+const CLIENT: &str = "client";
+const IN_POD: &str = "ghcr.io/stowage-dev/in-pod:e2e";
+const ARCHIVES: [&str; 3] = ["stowage-operator.tar", "stowage-agent.tar", "in-pod.tar"];
+const DEADLINE: Duration = watch::DEADLINE;
+/// Answers that must have come between two changes.
+const SOME: usize = 10;
+
+/// What is made before.
+#[derive(Args, Clone, Debug)]
+pub struct Inputs {
+    /// The GGUF file of SmolLM2-135M-Instruct.
+    #[arg(long)]
+    model: PathBuf,
+    /// The folder with the archives of the images.
+    #[arg(long)]
+    images: PathBuf,
+}
+
+impl Inputs {
+    /// The flags that say the same.
+    pub fn arguments(&self) -> [PathBuf; 4] {
+        ["--model".into(), self.model.clone(), "--images".into(), self.images.clone()]
+    }
+}
+
+/// Of all containers of the node whose folder this is.
+pub fn control_group(folder: &Path) -> String {
+    format!("/{}", folder.file_name().unwrap_or_default().to_string_lossy())
+}
+
+/// Raises the node, tries everything, and ends the node.
+pub async fn run(folder: &Path, inputs: &Inputs) -> Result<()> {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let mut clock = Clock { started: Instant::now(), last: Instant::now() };
+    let for_node = ForNode { name: NODE.to_owned(), address: ADDRESS, token: "stowage-e2e-kubelet".to_owned() };
+    let control_plane = ControlPlane::start(Options { node: Some(for_node.clone()), ..Options::default() }).await?;
+    clock.step("the control plane answers");
+    let images = ARCHIVES.map(|name| inputs.images.join(name)).to_vec();
+    let options = NodeOptions { node: for_node, sandbox_image: IN_POD.to_owned(), images, cgroup: control_group(folder) };
+    let node = Node::start(&control_plane, &options, &folder.join("node")).await?;
+    clock.step("the node is ready: containerd with the images, kubelet, kube-proxy, scheduler");
+    let mut everything = Everything { control_plane, node, folder: folder.to_owned(), clock };
+    if let Err(error) = everything.try_all(inputs).await {
+        everything.tell();
+        return Err(error);
+    }
+    everything.stop()
+}
+
+struct Clock {
+    started: Instant,
+    last: Instant,
+}
+
+impl Clock {
+    fn step(&mut self, what: &str) {
+        eprintln!("[{:5.1} s, {:+5.1} s] {what}", self.started.elapsed().as_secs_f64(), self.last.elapsed().as_secs_f64());
+        self.last = Instant::now();
+    }
+}
+
+/// Answers of the client so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Asked {
+    answered: usize,
+    failed: usize,
+}
+
+struct Everything {
+    control_plane: ControlPlane,
+    node: Node,
+    folder: PathBuf,
+    clock: Clock,
+}
+
+impl Everything {
+    async fn try_all(&mut self, inputs: &Inputs) -> Result<()> {
+        self.install(&inputs.model).await?;
+        self.deploy().await?;
+        self.smoke_test()?;
+        self.upgrade_operator().await?;
+        self.restart_kubelet().await?;
+        self.upgrade_agent().await?;
+        self.nothing_was_restarted()?;
+        self.uninstall().await?;
+        self.nothing_is_left().await
+    }
+
+    async fn install(&mut self, model: &Path) -> Result<()> {
+        let name = model.file_name().context("a model is a file")?;
+        fs::create_dir_all(MODELS).with_context(|| format!("making {MODELS}"))?;
+        fs::copy(model, Path::new(MODELS).join(name)).with_context(|| format!("copying {}", model.display()))?;
+        let path = format!("test.model.path={}", name.to_string_lossy());
+        self.helm("install", &["--create-namespace", "--set", &path])?;
+        self.kubectl(&["-n", NAMESPACE, "rollout", "status", "daemonset/stowage-agent", "--timeout=180s"])?;
+        watch::model_node(&self.control_plane.client, NODE, |node| node.status.is_some()).await?;
+        self.clock.step("helm install: operator and agent are ready");
+        Ok(())
+    }
+
+    async fn deploy(&mut self) -> Result<()> {
+        self.apply(MANIFEST)?;
+        self.ready().await?;
+        self.clock.step("kubectl apply -f examples/smollm2.yaml: it is ready");
+        eprint!("{}", self.kubectl(&["get", "modeldeployments", MODEL])?);
+        let address = self.kubectl(&["get", "service", MODEL, "-o", "jsonpath={.spec.clusterIP}:{.spec.ports[0].port}"])?;
+        let pod = json!({
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": CLIENT, "namespace": "default"},
+            "spec": {
+                "restartPolicy": "Never",
+                "terminationGracePeriodSeconds": 1,
+                "containers": [{"name": CLIENT, "image": IN_POD, "imagePullPolicy": "Never", "args": ["ask", format!("http://{address}"), MODEL]}],
+            },
+        });
+        self.apply(&pod.to_string())?;
+        self.answers_since(Asked::default()).await?;
+        let said = self.client_log()?.lines().find(|line| line.starts_with("answered")).unwrap_or_default().to_owned();
+        self.clock.step(&format!("another Pod asks it at its Service's address, {address}: {said}"));
+        Ok(())
+    }
+
+    fn smoke_test(&mut self) -> Result<()> {
+        let printed = self.helm("test", &[])?;
+        self.clock.step("helm test");
+        eprint!("{printed}");
+        Ok(())
+    }
+
+    /// Of the operator's Pods alone: no request may fail.
+    async fn upgrade_operator(&mut self) -> Result<()> {
+        let (before, agent) = (self.asked()?, self.agent()?);
+        self.helm("upgrade", &["--reuse-values", "--set", "operator.log.level=debug"])?;
+        let asked = self.answers_since(before).await?;
+        self.clock.step(&format!("helm upgrade, of the operator: {}", asked.told()));
+        ensure!(asked.failed == 0, "{} requests failed while the operator was replaced: {}", asked.failed, self.failures()?);
+        ensure!(self.agent()? == agent, "the agent's Pod was replaced by an upgrade of the operator");
+        Ok(())
+    }
+
+    async fn restart_kubelet(&mut self) -> Result<()> {
+        let (before, agent) = (self.asked()?, self.agent()?);
+        self.node.restart_kubelet().await?;
+        let asked = self.answers_since(before).await?;
+        self.clock.step(&format!("the kubelet is restarted: {}", asked.told()));
+        ensure!(asked.failed == 0, "{} requests failed while the kubelet was restarted: {}", asked.failed, self.failures()?);
+        ensure!(self.agent()? == agent, "the agent's Pod was replaced by a restart of the kubelet");
+        Ok(())
+    }
+
+    /// The one node's agent is replaced, and its models loaded anew: until then requests fail.
+    async fn upgrade_agent(&mut self) -> Result<()> {
+        let (before, agent, since) = (self.asked()?, self.agent()?, Instant::now());
+        self.helm("upgrade", &["--reuse-values", "--set", "agent.log.level=debug"])?;
+        self.kubectl(&["-n", NAMESPACE, "rollout", "status", "daemonset/stowage-agent", "--timeout=180s"])?;
+        ensure!(self.agent()? != agent, "the agent's Pod was not replaced by an upgrade of the agent");
+        self.ready().await?;
+        let replaced = self.asked()?;
+        let asked = self.answers_since(replaced).await?;
+        let during = Asked {
+            answered: asked.answered + replaced.answered - before.answered,
+            failed: asked.failed + replaced.failed - before.failed,
+        };
+        let seconds = since.elapsed().as_secs_f64();
+        self.clock.step(&format!("helm upgrade, of the agent, which loads its models anew: {} in {seconds:.1} s", during.told()));
+        Ok(())
+    }
+
+    /// As probes would that are too strict.
+    fn nothing_was_restarted(&mut self) -> Result<()> {
+        let restarts = "jsonpath={range .items[*]}{.metadata.name} {.status.containerStatuses[*].restartCount}{\"\\n\"}{end}";
+        let restarts = self.kubectl(&["-n", NAMESPACE, "get", "pods", "-o", restarts])?;
+        let restarted: Vec<&str> = restarts.lines().filter(|line| !line.ends_with(" 0")).collect();
+        ensure!(restarted.is_empty(), "containers were restarted: {restarted:?}");
+        let reasons = "jsonpath={range .items[*]}{.involvedObject.name} {.reason}: {.message}{\"\\n\"}{end}";
+        let warnings = self.kubectl(&["-n", NAMESPACE, "get", "events", "--field-selector", "type=Warning", "-o", reasons])?;
+        self.clock.step(&format!("no container was restarted; {} warnings among the events", warnings.lines().count()));
+        eprint!("{warnings}");
+        Ok(())
+    }
+
+    async fn uninstall(&mut self) -> Result<()> {
+        self.kubectl(&["delete", "pod", CLIENT, "--timeout=60s"])?;
+        self.kubectl(&["delete", "modeldeployment", MODEL, "--timeout=60s"])?;
+        let mut command = chart::helm(&self.folder)?;
+        command.args(["uninstall", chart::RELEASE, "--namespace", NAMESPACE, "--wait", "--timeout=2m"]);
+        chart::output(command.env("KUBECONFIG", self.control_plane.kubeconfig())).context("helm uninstall")?;
+        let kept = self.kubectl(&["get", "crd", "-o", "name"])?;
+        ensure!(
+            kept.contains("modeldeployments.stowage.dev"),
+            "helm uninstall keeps the CustomResourceDefinitions, but these are there: {kept}"
+        );
+        let kinds: Vec<&str> = kept.lines().filter(|line| line.ends_with(".stowage.dev")).collect();
+        self.kubectl(&[&["delete", "--timeout=60s"], kinds.as_slice()].concat())?;
+        self.kubectl(&["delete", "namespace", NAMESPACE, "--timeout=60s"])?;
+        self.clock.step("helm uninstall; then the CustomResourceDefinitions, which it keeps, and the namespace are deleted");
+        Ok(())
+    }
+
+    async fn nothing_is_left(&mut self) -> Result<()> {
+        let mut left = Vec::new();
+        let gone = wait_for(DEADLINE, async || {
+            left = self.left().unwrap_or_else(|error| vec![format!("{error:#}")]);
+            left.is_empty().then_some(())
+        });
+        gone.await.with_context(|| format!("left after {} s: {left:#?}", DEADLINE.as_secs()))?;
+        self.clock.step("no Pod, object of ours, container, process, mount, network or rule is left on the node");
+        Ok(())
+    }
+
+    /// What there still is on the node, in words.
+    fn left(&self) -> Result<Vec<String>> {
+        let mut left = Vec::new();
+        let mut add = |what: &str, found: Vec<String>| left.extend(found.into_iter().map(|found| format!("{what} {found}")));
+        add("Pod", lines(&self.kubectl(&["get", "pods", "-A", "-o", "name"])?));
+        let ours = ["clusterroles", "clusterrolebindings", "validatingadmissionpolicies", "priorityclasses", "crds"].join(",");
+        let ours = lines(&self.kubectl(&["get", &ours, "-o", "name"])?);
+        add("object", ours.into_iter().filter(|name| name.contains("stowage")).collect());
+        add("container", self.node.containers()?);
+        add("process", processes()?);
+        let mounts = lines(&fs::read_to_string("/proc/self/mountinfo").context("reading mounts")?);
+        let of_pods = |mount: &String| ["/var/lib/kubelet/pods", "/run/netns/", "/run/containerd/"].iter().any(|part| mount.contains(part));
+        add("mount", mounts.into_iter().filter(of_pods).collect());
+        let interfaces = lines(&printed(system("ip").args(["-brief", "link"]))?);
+        let own = |line: &String| ["lo ", LINK, OTHER_END].iter().any(|name| line.starts_with(name));
+        add("interface", interfaces.into_iter().filter(|line| !own(line)).collect());
+        let rules = lines(&printed(&mut system("iptables-save"))?);
+        add("rule", rules.into_iter().filter(|rule| rule.contains(MODEL) || rule.contains("stowage-system")).collect());
+        Ok(left)
+    }
+
+    fn stop(self) -> Result<()> {
+        let Everything { control_plane, node, mut clock, .. } = self;
+        node.stop();
+        control_plane.stop();
+        clock.step("kubelet, kube-proxy, scheduler, containerd and the control plane are ended");
+        Ok(())
+    }
+
+    async fn ready(&self) -> Result<()> {
+        watch::model_deployment(&self.control_plane.client, "default", MODEL, watch::is_ready).await?;
+        Ok(())
+    }
+
+    /// What the client was answered since, once that is enough to tell.
+    async fn answers_since(&self, before: Asked) -> Result<Asked> {
+        let mut since = Asked::default();
+        let enough = wait_for(DEADLINE, async || {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            let now = self.asked().ok()?;
+            since = Asked { answered: now.answered - before.answered, failed: now.failed - before.failed };
+            (since.answered >= SOME).then_some(since)
+        });
+        let enough = enough.await;
+        match enough {
+            Some(asked) => Ok(asked),
+            None => bail!("after {} s the client had {}: {}", DEADLINE.as_secs(), since.told(), self.failures()?),
+        }
+    }
+
+    fn asked(&self) -> Result<Asked> {
+        let log = self.client_log()?;
+        let count = |word: &str| log.lines().filter(|line| line.starts_with(word)).count();
+        Ok(Asked { answered: count("answered"), failed: count("failed") })
+    }
+
+    fn failures(&self) -> Result<String> {
+        let log = self.client_log()?;
+        let failed: Vec<&str> = log.lines().filter(|line| line.starts_with("failed")).collect();
+        Ok(failed[failed.len().saturating_sub(5)..].join("; "))
+    }
+
+    fn client_log(&self) -> Result<String> {
+        self.kubectl(&["logs", CLIENT])
+    }
+
+    /// The agent's Pod, by its uid.
+    fn agent(&self) -> Result<String> {
+        let arguments =
+            ["-n", NAMESPACE, "get", "pods", "-l", "app.kubernetes.io/component=agent", "-o", "jsonpath={.items[*].metadata.uid}"];
+        self.kubectl(&arguments)
+    }
+
+    fn apply(&self, manifest: &str) -> Result<()> {
+        let path = self.folder.join("manifest.yaml");
+        fs::write(&path, manifest).with_context(|| format!("writing {}", path.display()))?;
+        self.kubectl(&["apply", "-f", &path.display().to_string()]).map(|_| ())
+    }
+
+    fn kubectl(&self, arguments: &[&str]) -> Result<String> {
+        printed(self.control_plane.kubectl().args(arguments)).with_context(|| format!("kubectl {}", arguments.join(" ")))
+    }
+
+    fn helm(&self, verb: &str, arguments: &[&str]) -> Result<String> {
+        let mut command = chart::helm(&self.folder)?;
+        command.args([verb, chart::RELEASE]);
+        if verb != "test" {
+            command.arg(chart::directory()).arg("--wait");
+        }
+        command.args(["--namespace", NAMESPACE, "--timeout=5m"]).args(arguments);
+        chart::output(command.env("KUBECONFIG", self.control_plane.kubeconfig())).with_context(|| format!("helm {verb}"))
+    }
+
+    /// All that helps to see why something failed.
+    fn tell(&self) {
+        let asked: [&[&str]; 5] = [
+            &["get", "pods,modeldeployments,modelnodes", "-A", "-o", "wide"],
+            &["get", "events", "-A", "--sort-by=.lastTimestamp"],
+            &["describe", "pods", "-n", NAMESPACE],
+            &["logs", "-n", NAMESPACE, "-l", "app.kubernetes.io/component=agent", "--tail=40", "--all-containers"],
+            &["logs", "-n", NAMESPACE, "-l", "app.kubernetes.io/component=operator", "--tail=40"],
+        ];
+        for arguments in asked {
+            let printed = self.kubectl(arguments).unwrap_or_else(|error| format!("{error:#}\n"));
+            eprintln!("--- kubectl {}\n{printed}", arguments.join(" "));
+        }
+        for process in self.node.processes() {
+            eprintln!("--- {}\n{}", process.name, process.log_tail(25));
+        }
+    }
+}
+
+impl Asked {
+    fn told(self) -> String {
+        format!("{} requests answered, {} failed", self.answered, self.failed)
+    }
+}
+
+fn lines(text: &str) -> Vec<String> {
+    text.lines().map(str::to_owned).collect()
+}
+
+/// What a command prints.
+fn printed(command: &mut Command) -> Result<String> {
+    let output = command.stdin(Stdio::null()).output().with_context(|| format!("running {:?}", command.get_program()))?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr).trim());
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Those of containers: the programs that hold them, and what ran in ours.
+fn processes() -> Result<Vec<String>> {
+    let entries = fs::read_dir("/proc").context("listing processes")?.flatten();
+    let names = entries.filter_map(|entry| fs::read_to_string(entry.path().join("comm")).ok()).map(|name| name.trim().to_owned());
+    Ok(names.filter(|name| ["containerd-shim", "stowage-", "in-pod"].iter().any(|start| name.starts_with(start))).collect())
+}
