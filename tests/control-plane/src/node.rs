@@ -296,22 +296,22 @@ fn kubelet_configuration(folder: &Path, options: &NodeOptions) -> String {
     // node's own: how full it is neither evicts Pods nor removes images, which could not be pulled again.
     format!(
         "apiVersion: kubelet.config.k8s.io/v1beta1
-         kind: KubeletConfiguration
-         address: {address}
-         authentication: {{anonymous: {{enabled: true}}, webhook: {{enabled: false}}}}
-         authorization: {{mode: AlwaysAllow}}
-         cgroupDriver: cgroupfs
-         cgroupRoot: {cgroup}
-         cgroupsPerQOS: false
-         enforceNodeAllocatable: []
-         failCgroupV1: false
-         failSwapOn: false
-         containerRuntimeEndpoint: unix:///run/containerd/containerd.sock
-         resolvConf: {folder}/resolv.conf
-         volumePluginDir: {folder}/volume-plugins
-         evictionHard: {{memory.available: 100Mi, nodefs.available: 1%, nodefs.inodesFree: 1%, imagefs.available: 1%, imagefs.inodesFree: 1%}}
-         imageGCHighThresholdPercent: 100
-         imageGCLowThresholdPercent: 99
+kind: KubeletConfiguration
+address: {address}
+authentication: {{anonymous: {{enabled: true}}, webhook: {{enabled: false}}}}
+authorization: {{mode: AlwaysAllow}}
+cgroupDriver: cgroupfs
+cgroupRoot: {cgroup}
+cgroupsPerQOS: false
+enforceNodeAllocatable: []
+failCgroupV1: false
+failSwapOn: false
+containerRuntimeEndpoint: unix:///run/containerd/containerd.sock
+resolvConf: {folder}/resolv.conf
+volumePluginDir: {folder}/volume-plugins
+evictionHard: {{memory.available: 100Mi, nodefs.available: 1%, nodefs.inodesFree: 1%, imagefs.available: 1%, imagefs.inodesFree: 1%}}
+imageGCHighThresholdPercent: 100
+imageGCLowThresholdPercent: 99
 ",
         address = node.address,
     )
