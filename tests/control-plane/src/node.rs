@@ -24,6 +24,8 @@ const STOP_DEADLINE: Duration = Duration::from_secs(15);
 const CONTAINERD_NAMESPACE: &str = "k8s.io";
 /// Of Pods. Not of Services, which are in the control plane's 10.96.0.0/16.
 pub const POD_RANGE: &str = "10.244.0.0/24";
+/// Where Pods are to look for names. Nobody answers there.
+const CLUSTER_DNS: &str = "10.96.0.10";
 /// Where Debian puts the plugins of its package.
 const CNI_PLUGINS: &str = "/usr/lib/cni";
 
@@ -90,6 +92,7 @@ impl Node {
         write(&folder.join("containerd.toml"), &containerd_configuration(folder, &options.sandbox_image))?;
         write(&folder.join("kubelet.yaml"), &kubelet_configuration(folder, options))?;
         write(&folder.join("resolv.conf"), "")?;
+        make_control_groups(&options.cgroup)?;
         let mut containerd = start_containerd(folder)?;
         wait_for_containerd(&mut containerd).await?;
         for archive in &options.images {
@@ -159,6 +162,19 @@ impl Node {
             process.stop(STOP_DEADLINE);
         }
     }
+}
+
+/// The kubelet wants its root to be there, below every controller that is mounted; where there is one hierarchy for all, in that.
+fn make_control_groups(name: &str) -> Result<(), Error> {
+    let mount = Path::new("/sys/fs/cgroup");
+    let unified = mount.join("cgroup.controllers").is_file();
+    let entries = fs::read_dir(mount).map_err(Error::io(format!("listing {}", mount.display())))?.flatten().map(|entry| entry.path());
+    let hierarchies = if unified { vec![mount.to_owned()] } else { entries.filter(|path| path.is_dir()).collect() };
+    for hierarchy in hierarchies {
+        let group = hierarchy.join(name.trim_start_matches('/'));
+        fs::create_dir_all(&group).map_err(Error::io(format!("making {}", group.display())))?;
+    }
+    Ok(())
 }
 
 async fn lease_renewed(client: &kube::Client, node: &str) -> Option<MicroTime> {
@@ -302,12 +318,13 @@ authentication: {{anonymous: {{enabled: true}}, webhook: {{enabled: false}}}}
 authorization: {{mode: AlwaysAllow}}
 cgroupDriver: cgroupfs
 cgroupRoot: {cgroup}
-cgroupsPerQOS: false
-enforceNodeAllocatable: []
+enforceNodeAllocatable: [pods]
 failCgroupV1: false
 failSwapOn: false
 containerRuntimeEndpoint: unix:///run/containerd/containerd.sock
 resolvConf: {folder}/resolv.conf
+clusterDNS: [{CLUSTER_DNS}]
+clusterDomain: cluster.local
 volumePluginDir: {folder}/volume-plugins
 evictionHard: {{memory.available: 100Mi, nodefs.available: 1%, nodefs.inodesFree: 1%, imagefs.available: 1%, imagefs.inodesFree: 1%}}
 imageGCHighThresholdPercent: 100

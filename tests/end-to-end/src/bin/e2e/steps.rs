@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::Ipv4Addr;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -24,6 +25,9 @@ const NODE: &str = "this-machine";
 const NAMESPACE: &str = names::SYSTEM_NAMESPACE;
 /// Where the chart looks for models on a node by default.
 const MODELS: &str = "/var/lib/stowage/models";
+/// And where it has agents keep what they download, as this user.
+const CACHE: &str = "/var/lib/stowage/cache";
+const AGENT_USER: u32 = 65532;
 const MANIFEST: &str = include_str!("../../../../../examples/smollm2.yaml");
 const MODEL: &str = "smollm2";
 /// Of the Pod that asks all the while.
@@ -123,6 +127,8 @@ impl Everything {
         self.helm("install", &["--create-namespace", "--set", &path])?;
         self.kubectl(&["-n", NAMESPACE, "rollout", "status", "daemonset/stowage-agent", "--timeout=180s"])?;
         watch::model_node(&self.control_plane.client, NODE, |node| node.status.is_some()).await?;
+        let owner = fs::metadata(CACHE).with_context(|| format!("looking at {CACHE}"))?.uid();
+        ensure!(owner == AGENT_USER, "{CACHE}, which the kubelet makes as root's, is to be the agent's, {AGENT_USER}, and is {owner}'s");
         self.clock.step("helm install: operator and agent are ready");
         Ok(())
     }
@@ -152,7 +158,7 @@ impl Everything {
 
     fn smoke_test(&mut self) -> Result<()> {
         let printed = self.helm("test", &[])?;
-        self.clock.step("helm test");
+        self.clock.step("helm test, whose Pod printed:");
         eprint!("{printed}");
         Ok(())
     }
@@ -193,6 +199,7 @@ impl Everything {
         };
         let seconds = since.elapsed().as_secs_f64();
         self.clock.step(&format!("helm upgrade, of the agent, which loads its models anew: {} in {seconds:.1} s", during.told()));
+        eprint!("{}", self.failures()?);
         Ok(())
     }
 
@@ -227,6 +234,7 @@ impl Everything {
         Ok(())
     }
 
+    /// Waits: the kubelet removes containers that have ended once a minute.
     async fn nothing_is_left(&mut self) -> Result<()> {
         let mut left = Vec::new();
         let gone = wait_for(DEADLINE, async || {
@@ -294,10 +302,10 @@ impl Everything {
         Ok(Asked { answered: count("answered"), failed: count("failed") })
     }
 
+    /// What the client says of all that failed, a line each.
     fn failures(&self) -> Result<String> {
         let log = self.client_log()?;
-        let failed: Vec<&str> = log.lines().filter(|line| line.starts_with("failed")).collect();
-        Ok(failed[failed.len().saturating_sub(5)..].join("; "))
+        Ok(log.lines().filter(|line| line.starts_with("failed")).map(|line| format!("{line}\n")).collect())
     }
 
     fn client_log(&self) -> Result<String> {
@@ -321,14 +329,18 @@ impl Everything {
         printed(self.control_plane.kubectl().args(arguments)).with_context(|| format!("kubectl {}", arguments.join(" ")))
     }
 
+    /// Gives what helm says beside its report: what the Pods of hooks printed.
     fn helm(&self, verb: &str, arguments: &[&str]) -> Result<String> {
         let mut command = chart::helm(&self.folder)?;
         command.args([verb, chart::RELEASE]);
         if verb != "test" {
             command.arg(chart::directory()).arg("--wait");
         }
-        command.args(["--namespace", NAMESPACE, "--timeout=5m"]).args(arguments);
-        chart::output(command.env("KUBECONFIG", self.control_plane.kubeconfig())).with_context(|| format!("helm {verb}"))
+        command.args(["--namespace", NAMESPACE, "--timeout=5m"]).args(arguments).env("KUBECONFIG", self.control_plane.kubeconfig());
+        let output = command.output().context("running helm")?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        ensure!(output.status.success(), "helm {verb}: {}{}", said, String::from_utf8_lossy(&output.stdout));
+        Ok(said)
     }
 
     /// All that helps to see why something failed.

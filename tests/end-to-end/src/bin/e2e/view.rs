@@ -117,30 +117,15 @@ pub fn inside(folder: &Path, inputs: &Inputs) -> Result<ExitCode> {
     mounts(folder)?;
     network()?;
     let runtime = tokio::runtime::Runtime::new().context("starting")?;
-    let code = runtime.block_on(async {
-        tokio::select! {
-            result = steps::run(folder, inputs) => match result {
-                Ok(()) => 0,
-                Err(error) => {
-                    eprintln!("e2e: {error:#}");
-                    1
-                }
-            },
-            () = told_to_end() => INTERRUPTED,
-        }
-    });
-    // Not a return: the runtime would wait for the thread that reads standard input.
-    std::process::exit(i32::from(code))
+    std::thread::spawn(end_when_told);
+    runtime.block_on(steps::run(folder, inputs))?;
+    Ok(ExitCode::SUCCESS)
 }
 
-/// The end of standard input, which `run` holds.
-async fn told_to_end() {
-    let (sender, receiver) = tokio::sync::oneshot::channel();
-    std::thread::spawn(move || {
-        let _ = std::io::stdin().read_to_end(&mut Vec::new());
-        let _ = sender.send(());
-    });
-    let _ = receiver.await;
+/// Standard input ends when `run` is told to end. Whatever goes on then, the kernel ends with the first process of the view.
+fn end_when_told() {
+    let _ = std::io::stdin().read_to_end(&mut Vec::new());
+    std::process::exit(i32::from(INTERRUPTED))
 }
 
 fn mounts(folder: &Path) -> Result<()> {
@@ -187,6 +172,8 @@ struct Machine {
     interfaces: BTreeSet<String>,
     rules: BTreeSet<String>,
     settings: Vec<Option<String>>,
+    /// At the top, of every controller.
+    control_groups: BTreeSet<String>,
 }
 
 impl Machine {
@@ -197,13 +184,16 @@ impl Machine {
         // Without comments, which have the time, and without how often each chain was passed.
         let rules = String::from_utf8_lossy(&rules).lines().filter(|line| !line.starts_with('#')).map(without_counters).collect();
         let settings = SETTINGS.iter().map(|path| fs::read_to_string(path).ok()).collect();
-        Machine { interfaces, rules, settings }
+        let top = subfolders(Path::new("/sys/fs/cgroup")).into_iter().flat_map(|hierarchy| subfolders(&hierarchy));
+        let control_groups = top.map(|path| path.display().to_string()).collect();
+        Machine { interfaces, rules, settings, control_groups }
     }
 
     /// What there is of the view in `folder` beyond what there was, in words.
     fn changes(&self, now: &Machine, folder: &Path) -> Vec<String> {
         let mut changes: Vec<String> = now.interfaces.difference(&self.interfaces).map(|name| format!("interface {name}")).collect();
         changes.extend(now.rules.difference(&self.rules).map(|rule| format!("iptables rule {rule}")));
+        changes.extend(now.control_groups.difference(&self.control_groups).map(|group| format!("control group {group}")));
         let settings = SETTINGS.iter().zip(self.settings.iter().zip(&now.settings)).filter(|(_, (before, after))| before != after);
         changes.extend(settings.map(|(path, (before, after))| format!("{path}: {after:?}, which was {before:?}")));
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
@@ -230,25 +220,26 @@ fn processes_of(folder: &Path) -> Vec<String> {
     found.filter(|(command, groups)| command.contains(&named) || groups.contains(&group)).map(|(command, _)| command).collect()
 }
 
-/// Removes the view's control groups, of every controller; gives those that were below its own, which their containers should have taken along.
+/// Removes the view's control groups, of every controller; gives those of Pods, which the kubelet should have removed.
 fn remove_control_groups(name: &str) -> Vec<String> {
-    let name = name.trim_start_matches('/');
-    let hierarchies = fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten().map(|entry| entry.path().join(name));
-    let roots: Vec<PathBuf> = hierarchies.chain([Path::new("/sys/fs/cgroup").join(name)]).filter(|path| path.is_dir()).collect();
-    let mut below = Vec::new();
-    for root in &roots {
-        groups_below(root, &mut below);
-        let _ = fs::remove_dir(root);
-    }
-    below
+    let (name, mount) = (name.trim_start_matches('/'), Path::new("/sys/fs/cgroup"));
+    let hierarchies = subfolders(mount).into_iter().chain([mount.to_owned()]);
+    let mut removed = Vec::new();
+    hierarchies.for_each(|hierarchy| remove_control_group(&hierarchy.join(name), &mut removed));
+    // The kubelet's own groups, one of each quality of service, stay for as long as the machine is a node.
+    removed.retain(|group| group.contains("/pod"));
+    removed
 }
 
 /// The deepest first, as they have to be removed.
-fn groups_below(group: &Path, found: &mut Vec<String>) {
-    let entries = fs::read_dir(group).into_iter().flatten().flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
-    for path in entries.map(|entry| entry.path()) {
-        groups_below(&path, found);
-        let _ = fs::remove_dir(&path);
-        found.push(path.display().to_string());
+fn remove_control_group(group: &Path, removed: &mut Vec<String>) {
+    subfolders(group).iter().for_each(|below| remove_control_group(below, removed));
+    if fs::remove_dir(group).is_ok() {
+        removed.push(group.display().to_string());
     }
+}
+
+fn subfolders(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()).collect()
 }
