@@ -62,7 +62,11 @@ pub fn run(inputs: &Inputs) -> Result<ExitCode> {
     }
     ensure!(left.is_empty(), "left on the machine: {left:#?}");
     eprintln!("e2e: the machine is as it was: no process, mount, interface, iptables rule, control group, setting or file is left");
-    let verdict = if code == 0 { "green" } else { "FAILED" };
+    let verdict = match code {
+        0 => "green",
+        INTERRUPTED => "interrupted",
+        _ => "FAILED",
+    };
     eprintln!("e2e: {verdict} after {:.0} s", started.elapsed().as_secs_f64());
     Ok(ExitCode::from(code))
 }
