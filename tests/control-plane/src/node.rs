@@ -165,7 +165,7 @@ impl Node {
 }
 
 /// The kubelet wants its root to be there, below every controller that is mounted; where there is one hierarchy for all, in that.
-fn make_control_groups(name: &str) -> Result<(), Error> {
+pub fn make_control_groups(name: &str) -> Result<(), Error> {
     let mount = Path::new("/sys/fs/cgroup");
     let unified = mount.join("cgroup.controllers").is_file();
     let entries = fs::read_dir(mount).map_err(Error::io(format!("listing {}", mount.display())))?.flatten().map(|entry| entry.path());

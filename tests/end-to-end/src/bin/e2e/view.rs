@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Signal, WaitOptions, set_parent_process_death_signal, wait};
-use stowage_control_plane::node::system;
+use stowage_control_plane::node::{self, system};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::steps::{self, Inputs};
@@ -36,14 +36,21 @@ const END_DEADLINE: Duration = Duration::from_secs(60);
 
 /// Why there can be no such view here, in words.
 pub fn lacking() -> Vec<String> {
-    let tried = system("unshare").args(NAMESPACES).arg("true").stdin(Stdio::null()).output();
-    match tried {
-        Ok(output) if output.status.success() => Vec::new(),
+    let mut lacking = Vec::new();
+    match system("unshare").args(NAMESPACES).arg("true").stdin(Stdio::null()).output() {
+        Ok(output) if output.status.success() => {}
         Ok(output) => {
-            vec![format!("namespaces of mounts, network and processes: unshare says {:?}", String::from_utf8_lossy(&output.stderr).trim())]
+            let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+            lacking.push(format!("namespaces of mounts, network and processes: {said}"));
         }
-        Err(error) => vec![format!("unshare (Debian's package util-linux): {error}")],
+        Err(error) => lacking.push(format!("unshare (Debian's package util-linux): {error}")),
     }
+    let group = format!("/stowage-e2e-check-{}", std::process::id());
+    if let Err(error) = node::make_control_groups(&group) {
+        lacking.push(format!("control groups: {error}"));
+    }
+    remove_control_groups(&group);
+    lacking
 }
 
 /// Tries everything, in a view of its own; an error where it fails or something of it is left on the machine.
@@ -83,12 +90,13 @@ async fn run_inside(folder: &Path, inputs: &Inputs) -> Result<u8> {
     command.stdin(Stdio::piped()).process_group(0);
     // SAFETY: between fork and exec the closure makes one system call and touches no memory of the parent. The thread that makes the child is the one that waits.
     unsafe { command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?)) };
+    let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
     let mut child = tokio::process::Command::from(command).spawn().context("starting unshare")?;
     let tether = child.stdin.take();
-    let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
     tokio::select! {
         status = child.wait() => return Ok(code(status.context("waiting for unshare")?)),
-        _ = tokio::signal::ctrl_c() => {}
+        _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
     }
     eprintln!("e2e: interrupted: ending everything");
