@@ -42,7 +42,7 @@ const SYSTEM_PROGRAMS: [(&str, &str); 7] = [
 const SYSTEM_PLUGINS: [&str; 4] = ["ptp", "host-local", "portmap", "loopback"];
 
 /// Debian's packages with all of that, but for what every system has.
-pub const DEBIAN_PACKAGES: &str = "containerd runc containernetworking-plugins iptables conntrack iproute2";
+pub const DEBIAN_PACKAGES: &str = "containerd runc containernetworking-plugins iptables conntrack iproute2 mount";
 
 /// How a node is to be.
 #[derive(Clone, Debug)]
