@@ -47,7 +47,7 @@ struct Program {
     seconds: u32,
 }
 
-const PROGRAMS: [Program; 8] = [
+const CONTROL_PLANE: [Program; 4] = [
     Program {
         name: "etcd",
         package: "go.etcd.io/etcd/server/v3",
@@ -59,14 +59,18 @@ const PROGRAMS: [Program; 8] = [
     kubernetes("kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver", 580),
     kubernetes("kube-controller-manager", "k8s.io/kubernetes/cmd/kube-controller-manager", 260),
     kubernetes("kubectl", "k8s.io/kubernetes/cmd/kubectl", 55),
-    Program {
-        name: "helm",
-        package: "helm.sh/helm/v3/cmd/helm",
-        module: "helm",
-        version: HELM_VERSION,
-        version_variable: Some("helm.sh/helm/v3/internal/version.version"),
-        seconds: 270,
-    },
+];
+
+const HELM: [Program; 1] = [Program {
+    name: "helm",
+    package: "helm.sh/helm/v3/cmd/helm",
+    module: "helm",
+    version: HELM_VERSION,
+    version_variable: Some("helm.sh/helm/v3/internal/version.version"),
+    seconds: 270,
+}];
+
+const NODE: [Program; 3] = [
     kubernetes("kubelet", "k8s.io/kubernetes/cmd/kubelet", 60),
     kubernetes("kube-proxy", "k8s.io/kubernetes/cmd/kube-proxy", 35),
     kubernetes("kube-scheduler", "k8s.io/kubernetes/cmd/kube-scheduler", 25),
@@ -85,18 +89,19 @@ pub fn cache_directory() -> PathBuf {
 
 /// Finds every program, building those that are missing. Two callers at once do not build twice: the second waits for the first.
 pub fn ensure() -> Result<Binaries, Error> {
-    let [etcd, kube_apiserver, kube_controller_manager, kubectl] = [0, 1, 2, 3].map(|index| program(&PROGRAMS[index], index + 1));
+    let [etcd, kube_apiserver, kube_controller_manager, kubectl] = programs(&CONTROL_PLANE);
     Ok(Binaries { etcd: etcd?, kube_apiserver: kube_apiserver?, kube_controller_manager: kube_controller_manager?, kubectl: kubectl? })
 }
 
 /// Finds helm, building it where it is missing.
 pub fn helm() -> Result<PathBuf, Error> {
-    program(&PROGRAMS[4], 5)
+    let [helm] = programs(&HELM);
+    helm
 }
 
 /// Finds what a node needs, building what is missing. No test needs it.
 pub fn node() -> Result<NodeBinaries, Error> {
-    let [kubelet, kube_proxy, kube_scheduler] = [5, 6, 7].map(|index| program(&PROGRAMS[index], index + 1));
+    let [kubelet, kube_proxy, kube_scheduler] = programs(&NODE);
     Ok(NodeBinaries { kubelet: kubelet?, kube_proxy: kube_proxy?, kube_scheduler: kube_scheduler? })
 }
 
@@ -143,7 +148,13 @@ fn not_started(error: std::io::Error) -> Error {
     }
 }
 
-fn program(program: &Program, number: usize) -> Result<PathBuf, Error> {
+/// Finds programs that are wanted together, building those that are missing.
+fn programs<const N: usize>(wanted: &[Program; N]) -> [Result<PathBuf, Error>; N] {
+    std::array::from_fn(|index| program(&wanted[index], [index + 1, N]))
+}
+
+/// `place`: which of how many.
+fn program(program: &Program, place: [usize; 2]) -> Result<PathBuf, Error> {
     if let Some(assets) = std::env::var_os("KUBEBUILDER_ASSETS") {
         let path = Path::new(&assets).join(program.name);
         if path.is_file() {
@@ -160,13 +171,13 @@ fn program(program: &Program, number: usize) -> Result<PathBuf, Error> {
     let lock = File::create(&lock_path).map_err(Error::io(format!("making {}", lock_path.display())))?;
     lock.lock().map_err(Error::io(format!("locking {}", lock_path.display())))?;
     if !path.is_file() {
-        build(program, number, &path)?;
+        build(program, place, &path)?;
     }
     Ok(path)
 }
 
 /// Builds beside the final name and renames, so that a build cut short leaves nothing that looks whole.
-fn build(program: &Program, number: usize, path: &Path) -> Result<(), Error> {
+fn build(program: &Program, place: [usize; 2], path: &Path) -> Result<(), Error> {
     let partial = path.with_extension("partial");
     let module = Path::new(env!("CARGO_MANIFEST_DIR")).join("go").join(program.module);
     let mut command = Command::new("go");
@@ -177,7 +188,7 @@ fn build(program: &Program, number: usize, path: &Path) -> Result<(), Error> {
     // SAFETY: between fork and exec the closure makes one system call and touches no memory of the parent. The thread that waits here outlives the child.
     unsafe { command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::TERM))?)) };
     let mut child = command.spawn().map_err(not_started)?;
-    let bar = progress(program, number);
+    let bar = progress(program, place);
     let mut tail = Vec::new();
     if let Some(stderr) = child.stderr.take() {
         for line in BufReader::new(stderr).lines().map_while(Result::ok) {
@@ -197,13 +208,10 @@ fn build(program: &Program, number: usize, path: &Path) -> Result<(), Error> {
     fs::rename(&partial, path).map_err(Error::io(format!("renaming {} to {}", partial.display(), path.display())))
 }
 
-fn progress(program: &Program, number: usize) -> ProgressBar {
+fn progress(program: &Program, [number, count]: [usize; 2]) -> ProgressBar {
     eprintln!(
         "building {} {} ({number} of {}, once; about {} s where nothing is cached)",
-        program.name,
-        program.version,
-        PROGRAMS.len(),
-        program.seconds
+        program.name, program.version, count, program.seconds
     );
     let bar = ProgressBar::new_spinner();
     if let Ok(style) = ProgressStyle::with_template("{spinner} {prefix} {elapsed} {wide_msg}") {

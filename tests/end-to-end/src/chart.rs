@@ -32,8 +32,11 @@ pub fn sets(folder: &str) -> Result<Vec<PathBuf>> {
 pub fn helm(folder: &Path) -> Result<Command> {
     static HELM: OnceLock<PathBuf> = OnceLock::new();
     let program = match HELM.get() {
-        Some(found) => found.clone(),
-        None => HELM.get_or_init(|| binaries::helm().unwrap_or_else(|error| panic!("{error}"))).clone(),
+        Some(found) => found,
+        None => {
+            let found = binaries::helm()?;
+            HELM.get_or_init(|| found)
+        }
     };
     let mut command = Command::new(program);
     for name in ["HELM_CACHE_HOME", "HELM_CONFIG_HOME", "HELM_DATA_HOME"] {

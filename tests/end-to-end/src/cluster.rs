@@ -371,9 +371,24 @@ async fn prepare(client: &Client) -> Result<()> {
     for definition in definitions::all()? {
         let name = definition.metadata.name.clone().context("a CustomResourceDefinition has a name")?;
         apply(&api, &name, &definition).await.with_context(|| format!("applying {name}"))?;
+    }
+    kinds_are_known(client).await?;
+    make_namespace(client).await
+}
+
+/// Waits until the API server knows our kinds, which somebody has applied.
+pub(crate) async fn kinds_are_known(client: &Client) -> Result<()> {
+    let api: Api<CustomResourceDefinition> = Api::all(client.clone());
+    for definition in definitions::all()? {
+        let name = definition.metadata.name.context("a CustomResourceDefinition has a name")?;
         let established = await_condition(api.clone(), &name, is_crd_established());
         tokio::time::timeout(ESTABLISHED_DEADLINE, established).await.with_context(|| format!("waiting for {name}"))??;
     }
+    Ok(())
+}
+
+/// Makes the system namespace.
+pub(crate) async fn make_namespace(client: &Client) -> Result<()> {
     let namespace = names::SYSTEM_NAMESPACE;
     let object = Namespace { metadata: ObjectMeta { name: Some(namespace.to_owned()), ..Default::default() }, ..Default::default() };
     apply(&Api::all(client.clone()), namespace, &object).await.with_context(|| format!("making namespace {namespace}"))?;

@@ -6,17 +6,15 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
-use k8s_openapi::api::core::v1::{Namespace, Pod, PodSpec, ServiceAccount};
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::api::{ObjectMeta, Patch, PatchParams, PostParams};
+use k8s_openapi::api::core::v1::{Pod, PodSpec, ServiceAccount};
+use kube::api::{ObjectMeta, PostParams};
 use kube::config::Kubeconfig;
-use kube::runtime::conditions::is_crd_established;
-use kube::runtime::wait::await_condition;
 use kube::{Api, Client};
 use stowage_control_plane::ControlPlane;
-use stowage_crds::{definitions, names, yaml};
+use stowage_crds::{names, yaml};
 
 use crate::chart;
+use crate::cluster::{kinds_are_known, make_namespace};
 
 /// Who acts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,17 +36,9 @@ impl Account {
 
 /// Applies the chart as it comes, and waits until the API server knows the kinds. `folder`: for what helm and kubectl write.
 pub async fn install(control_plane: &ControlPlane, folder: &Path) -> Result<()> {
-    let namespace = names::SYSTEM_NAMESPACE;
-    let object = Namespace { metadata: ObjectMeta { name: Some(namespace.to_owned()), ..Default::default() }, ..Default::default() };
-    let namespaces: Api<Namespace> = Api::all(control_plane.client.clone());
-    namespaces.patch(namespace, &PatchParams::apply("stowage-up").force(), &Patch::Apply(&object)).await.context("making a namespace")?;
+    make_namespace(&control_plane.client).await?;
     apply(control_plane, folder, &chart::as_it_comes(folder)?)?;
-    let kinds: Api<CustomResourceDefinition> = Api::all(control_plane.client.clone());
-    for definition in definitions::all()? {
-        let name = definition.metadata.name.context("a CustomResourceDefinition has a name")?;
-        await_condition(kinds.clone(), &name, is_crd_established()).await.with_context(|| format!("waiting for {name}"))?;
-    }
-    Ok(())
+    kinds_are_known(&control_plane.client).await
 }
 
 /// As kubectl applies it on the server's side.

@@ -163,24 +163,23 @@ impl Everything {
         Ok(())
     }
 
-    /// Of the operator's Pods alone: no request may fail.
     async fn upgrade_operator(&mut self) -> Result<()> {
-        let (before, agent) = (self.asked()?, self.agent()?);
-        self.helm("upgrade", &["--reuse-values", "--set", "operator.log.level=debug"])?;
-        let asked = self.answers_since(before).await?;
-        self.clock.step(&format!("helm upgrade, of the operator: {}", asked.told()));
-        ensure!(asked.failed == 0, "{} requests failed while the operator was replaced: {}", asked.failed, self.failures()?);
-        ensure!(self.agent()? == agent, "the agent's Pod was replaced by an upgrade of the operator");
-        Ok(())
+        let change = async |all: &mut Everything| all.helm("upgrade", &["--reuse-values", "--set", "operator.log.level=debug"]).map(drop);
+        self.undisturbed("helm upgrade, of the operator", change).await
     }
 
     async fn restart_kubelet(&mut self) -> Result<()> {
+        self.undisturbed("the kubelet is restarted", async |all: &mut Everything| Ok(all.node.restart_kubelet().await?)).await
+    }
+
+    /// Makes a change in which no request may fail and the agent's Pod stays.
+    async fn undisturbed(&mut self, what: &str, change: impl AsyncFnOnce(&mut Everything) -> Result<()>) -> Result<()> {
         let (before, agent) = (self.asked()?, self.agent()?);
-        self.node.restart_kubelet().await?;
+        change(self).await?;
         let asked = self.answers_since(before).await?;
-        self.clock.step(&format!("the kubelet is restarted: {}", asked.told()));
-        ensure!(asked.failed == 0, "{} requests failed while the kubelet was restarted: {}", asked.failed, self.failures()?);
-        ensure!(self.agent()? == agent, "the agent's Pod was replaced by a restart of the kubelet");
+        self.clock.step(&format!("{what}: {}", asked.told()));
+        ensure!(asked.failed == 0, "{what}: {} requests failed meanwhile: {}", asked.failed, self.failures()?);
+        ensure!(self.agent()? == agent, "{what}: the agent's Pod was replaced by that");
         Ok(())
     }
 
