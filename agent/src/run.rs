@@ -122,6 +122,7 @@ fn supervisor(args: &RunArgs, gate: mpsc::Sender<GateRequest>, store: Arc<Store>
             WorkerLogArg::Files => WorkerLog::Directory(run_dir.join("logs")),
             WorkerLogArg::Forward => WorkerLog::Forwarded(LastLines::default()),
         },
+        confine: args.confine,
         ..SupervisorConfig::new(run_dir, executable, args.worker_bind_address)
     };
     let ask = move |assignment: stowage_crds::model_node::Assignment| {
