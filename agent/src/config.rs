@@ -80,6 +80,9 @@ pub struct RunArgs {
     /// How much workers, which read model files and requests, insist on being confined to their own files and port (docs/security.md).
     #[arg(long, env = "STOWAGE_CONFINE", value_enum, value_name = "HOW", default_value_t)]
     pub confine: Confine,
+    /// A folder with a file for each API key, as Kubernetes mounts a Secret. With it, whoever asks the node's door or its workers needs one of the keys.
+    #[arg(long, env = "STOWAGE_API_KEYS_DIR", value_name = "PATH")]
+    pub api_keys_dir: Option<PathBuf>,
 }
 
 #[derive(ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq)]

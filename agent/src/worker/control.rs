@@ -24,6 +24,7 @@ use super::process::Process;
 use super::record::Records;
 use super::replica::{Command, Replica};
 use super::view::{Refusal, Views, WorkerView};
+use crate::serve::Keys;
 use crate::store::Store;
 
 /// Asked before a worker allocates anything: does the plan hold on the devices as they are now?
@@ -47,6 +48,8 @@ pub struct SupervisorConfig {
     pub worker_log: WorkerLog,
     /// How much workers insist on being confined.
     pub confine: Confine,
+    /// Which API keys workers ask for.
+    pub api_keys: watch::Receiver<Keys>,
     /// A worker that says nothing for this long counts as not ready until it goes on.
     pub silent_after: Duration,
     /// A worker that says nothing for this long is ended and started again.
@@ -72,6 +75,7 @@ impl SupervisorConfig {
             advertise_address: worker_bind.to_string(),
             worker_log: WorkerLog::Inherited,
             confine: Confine::default(),
+            api_keys: watch::channel(None).1,
             silent_after: Duration::from_secs(3),
             heartbeat_timeout: Duration::from_secs(30),
             restart_delay: Duration::from_secs(1),

@@ -15,7 +15,7 @@ use stowage_engine::{BackendChoice, Engine, EngineError, LoadProgress, LoadReque
 use stowage_placement::Reason;
 use tokio::net::TcpSocket;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use super::confine::{Confine, Confinement, NotConfined, Policy, confine};
 use super::link::Link;
@@ -26,6 +26,7 @@ use super::record::{self, Order};
 use super::serving::Serving;
 use super::speed::reported;
 use super::view::Refusal;
+use crate::serve::Keys;
 
 /// For SIGTERM, which brings no deadline: what Kubernetes gives a Pod unless told otherwise.
 const GRACE: Duration = Duration::from_secs(30);
@@ -107,7 +108,7 @@ impl Prepared {
         }
         let ends = Ends { terminate: signal(SignalKind::terminate()).map_err(WorkerError::Setup)? };
         let link = Link::start(self.socket, &self.order, self.process);
-        let mut running = Running { order: self.order, link, ends };
+        let mut running = Running { order: self.order, link, ends, api_keys: watch::Sender::new(None) };
         match running.carry_out(self.port, self.confinement).await {
             Ok(()) => Ok(()),
             Err(why) => {
@@ -133,6 +134,8 @@ struct Running {
     order: Order,
     link: Link,
     ends: Ends,
+    /// Which it asks for; its agent has said so before it says that it may load.
+    api_keys: watch::Sender<Keys>,
 }
 
 struct Ends {
@@ -166,7 +169,7 @@ impl Running {
         memory::give_back();
         let listening = port.listen(BACKLOG).and_then(|listener| Ok((listener.local_addr()?, listener)));
         let (address, listener) = listening.map_err(no_port)?;
-        let serving = Serving::start(engine.clone(), &self.order, listener);
+        let serving = Serving::start(engine.clone(), &self.order, self.api_keys.subscribe(), listener);
         self.link.state.send_replace(WorkerState {
             phase: Phase::Testing,
             measured: engine.measured(),
@@ -189,7 +192,10 @@ impl Running {
                 else => std::future::pending().await,
             };
             return match message {
-                FromAgent::Welcome { .. } => continue,
+                FromAgent::Welcome { version: _, api_keys } | FromAgent::ApiKeys { api_keys } => {
+                    self.api_keys.send_replace(api_keys);
+                    continue;
+                }
                 FromAgent::Go => Wish::Go,
                 FromAgent::No(_) => Wish::End(Timestamp::now()),
                 FromAgent::Drain { deadline } => Wish::Drain(deadline),
