@@ -133,9 +133,10 @@ lint: ## formatting, clippy, generated files, dependencies
 	@$(STAGE) dependencies scripts/deny.sh
 
 .PHONY: bench
-bench: ## prefill and decode beside llama.cpp, in turns (ROUNDS, MODELS="smollm2 gemma3 random")
+bench: ## beside llama.cpp, in turns: prefill, decode, start, memory; and requests together (ROUNDS, MODELS="smollm2 gemma3 random")
 	@$(STAGE) 'release build' cargo build --release --package stowage-agent
-	@$(STAGE) bench scripts/bench.sh $(TARGET)/release/stowage-agent $(CACHE)
+	@$(STAGE) 'release build of examples' cargo build --release --package stowage-engine --example first_token --example serving
+	@$(STAGE) bench scripts/bench.sh $(TARGET)/release/stowage-agent $(TARGET)/release/examples $(CACHE)
 
 .PHONY: crds
 crds: ## crds/generated/ and the chart's templates of it, from the Rust types

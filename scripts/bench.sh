@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# bench.sh AGENT CACHE: tokens a second beside llama.cpp's, in ROUNDS (5) turns. MODELS: smollm2, gemma3 and random (all).
+# bench.sh AGENT EXAMPLES CACHE: tokens a second, seconds to the first token and memory beside llama.cpp's, in ROUNDS (5) turns; then how requests share a
+# model. EXAMPLES: the folder of the engine's examples. MODELS: smollm2, gemma3 and random (all).
 set -euo pipefail
-agent=$1 cache=$2
+agent=$1 examples=$2 cache=$3
 here=$(dirname "$0")
 llama=$cache/llama-cpp
 python=$("$here/python-environment.sh" "$here/kl/requirements.txt" "$cache")
@@ -30,3 +31,5 @@ if wants random; then
     rm -f "$models/random.gguf"
 fi
 "$python" "$here/bench/compare.py" "$agent" "$here/llama-cpp.sh" "$llama" "${ROUNDS:-5}"
+"$python" "$here/bench/start.py" "$examples/first_token" "$here/llama-cpp.sh" "$llama" "${ROUNDS:-5}"
+"$examples/serving" "$smollm2" --threads 2 --rounds "${ROUNDS:-5}"

@@ -43,6 +43,13 @@ pub use status::{
     printcolumn(name = "Node", type_ = "string", json_path = ".status.summary.node"),
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.summary.reason", description = "Why it is as it is"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(
+        name = "Speed",
+        type_ = "string",
+        json_path = ".status.summary.speed",
+        description = "Measured when it was loaded, one sequence alone",
+        priority = 1
+    ),
     printcolumn(name = "Model", type_ = "string", json_path = ".status.model.name", priority = 1),
     printcolumn(name = "Quant", type_ = "string", json_path = ".status.model.quantization", priority = 1),
     printcolumn(name = "Predicted", type_ = "string", json_path = ".status.summary.predicted", priority = 1),

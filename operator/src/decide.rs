@@ -19,6 +19,7 @@ use crate::model_deployment::apply::{self, ApplyError, Remedy};
 use crate::model_deployment::validate::Origin;
 use crate::model_deployment::{controller, endpoints, preemption};
 use crate::model_node::{membership, promises};
+use crate::roll_call::{self, Questions};
 use crate::state::{State, is_live};
 use crate::step::{Decision, Item, Notice, Step, Write};
 use crate::waits::Waits;
@@ -74,6 +75,7 @@ pub struct DecisionTask {
     pub state: State,
     pub notices: mpsc::UnboundedSender<Notice>,
     pub headers: watch::Sender<BTreeSet<Origin>>,
+    pub questions: watch::Sender<Questions>,
     pub metrics: Arc<Metrics>,
     pub waits: Waits,
 }
@@ -128,7 +130,9 @@ impl DecisionTask {
 
     /// Goes through everything until nothing is left to do.
     pub async fn round(&mut self) -> Result<(), Interrupted> {
+        self.state.forget_the_gone();
         self.ask_for_headers();
+        self.call_the_roll();
         self.waits.begin(&self.state, self.clock.now());
         for _ in 0..MOST_PASSES {
             let mut wrote = false;
@@ -220,6 +224,13 @@ impl DecisionTask {
         self.tell(Notice { key: key.clone(), uid, warning: true, reason: Reason::InvalidRequest, message: error.to_string() });
     }
 
+    /// Says which replicas are to be asked whether they serve, and forgets answers of those that need not be asked any more.
+    fn call_the_roll(&mut self) {
+        let questions = roll_call::questions(&self.state, self.clock.now());
+        self.state.unanswering.retain(|uid| questions.contains_key(uid));
+        send_if_new(&self.questions, questions);
+    }
+
     /// Says which models have still to be read from elsewhere, and forgets those that nobody needs any more.
     /// A branch is asked for by its commit as soon as that is written down, so what was read of it is kept by both.
     fn ask_for_headers(&mut self) {
@@ -231,12 +242,16 @@ impl DecisionTask {
         let soon_wanted: BTreeSet<Origin> = wanted.iter().filter_map(at_its_commit).collect();
         headers.retain(|origin, _| wanted.contains(origin) || soon_wanted.contains(origin));
         wanted.retain(|origin| !matches!(self.state.headers.get(origin), Some(Ok(_))));
-        self.headers.send_if_modified(|asked| {
-            let changed = *asked != wanted;
-            *asked = wanted;
-            changed
-        });
+        send_if_new(&self.headers, wanted);
     }
+}
+
+fn send_if_new<T: PartialEq>(sender: &watch::Sender<T>, value: T) {
+    sender.send_if_modified(|known| {
+        let changed = *known != value;
+        *known = value;
+        changed
+    });
 }
 
 /// Nodes on which this write claims a place; their promises are due at once.

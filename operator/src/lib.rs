@@ -19,6 +19,7 @@ pub mod metrics;
 pub mod model_deployment;
 pub mod model_node;
 pub mod options;
+pub mod roll_call;
 pub mod state;
 pub mod step;
 pub mod term;

@@ -5,12 +5,15 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use clap::Parser;
+use http::HeaderValue;
+use http::header::USER_AGENT;
 use kube::config::{Config, KubeConfigOptions, Kubeconfig};
 use stowage_operator::clock::SystemClock;
 use stowage_operator::leader::Election;
 use stowage_operator::metrics::{self, Metrics};
 use stowage_operator::model_deployment::fetch::FromSources;
 use stowage_operator::options::Options;
+use stowage_operator::roll_call::OverHttp;
 use stowage_operator::{events, term};
 use stowage_sources::AddressPolicy;
 use tokio::signal::unix::{SignalKind, signal};
@@ -22,8 +25,10 @@ async fn main() -> Result<()> {
     log(&options);
     let periods = options.periods().map_err(anyhow::Error::msg)?;
     let policy = AddressPolicy::parse(&options.allow_source_addresses)?;
-    let client = kube::Client::try_from(config(&options).await?).context("making the client of the API server")?;
     let identity = options.identity.clone().unwrap_or_else(identity);
+    let mut config = config(&options).await?;
+    config.headers.push((USER_AGENT, user_agent(&identity)?));
+    let client = kube::Client::try_from(config).context("making the client of the API server")?;
     let metrics = Arc::new(Metrics::default());
     let (notices, told) = mpsc::unbounded_channel();
     let telling = tokio::spawn(events::run(client.clone(), identity.clone(), told));
@@ -38,8 +43,8 @@ async fn main() -> Result<()> {
         });
     }
     let (defaults, move_up_after, system_namespace) = (options.defaults(), options.move_up_after, options.system_namespace);
-    let reader = Arc::new(FromSources { policy });
-    let terms = term::Terms { client, clock, system_namespace, defaults, move_up_after, reader, notices, metrics };
+    let (reader, asker) = (Arc::new(FromSources { policy }), Arc::new(OverHttp::new(options.replica_host)));
+    let terms = term::Terms { client, clock, system_namespace, defaults, move_up_after, reader, asker, notices, metrics };
     terms.serve(election, told_to_end()?).await;
     // The last Events are on their way.
     drop(terms);
@@ -57,6 +62,12 @@ async fn config(options: &Options) -> Result<Config> {
     let kubeconfig = Kubeconfig::read_from(path).with_context(|| format!("reading the kubeconfig {}", path.display()))?;
     let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;
     config.with_context(|| format!("using the kubeconfig {}", path.display()))
+}
+
+/// By which the API server's audit log tells one operator's writes from another's.
+fn user_agent(identity: &str) -> Result<HeaderValue> {
+    let text = format!("stowage-operator/{} ({identity})", env!("CARGO_PKG_VERSION"));
+    HeaderValue::from_str(&text).with_context(|| format!("the identity {identity:?} can't stand in an HTTP header"))
 }
 
 /// Host name and process id: no two processes have both in common at the same time.

@@ -1,7 +1,7 @@
 //! What the operator counts, for Prometheus.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::Router;
 use axum::http::{StatusCode, header};
@@ -13,9 +13,11 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
+use stowage_crds::ModelDeployment;
 use stowage_crds::conditions::ConditionType;
 use stowage_crds::model_deployment::DeviceSelector;
 
+use crate::cache::Key;
 use crate::leader::Contact;
 use crate::ledger::Ledger;
 use crate::state::State;
@@ -27,12 +29,48 @@ type Labels = Vec<(&'static str, String)>;
 pub struct Metrics {
     decisions: Family<Labels, Counter>,
     writes: Family<Labels, Counter>,
-    promised: Family<Labels, Gauge>,
-    offered: Family<Labels, Gauge>,
-    conditions: Family<Labels, Gauge>,
+    account: Mutex<Account>,
     scheduled: Waited,
     ready: Waited,
     leads: Gauge,
+}
+
+/// How everything stood after a round. It is replaced as a whole, so that no scrape meets half of one.
+#[derive(Clone, Debug, Default)]
+struct Account {
+    promised: Family<Labels, Gauge>,
+    offered: Family<Labels, Gauge>,
+    conditions: Family<Labels, Gauge>,
+}
+
+impl Account {
+    fn of(state: &State) -> Account {
+        let account = Account::default();
+        state.deployments.iter().for_each(|(key, deployment)| account.take_in_deployment(key, deployment));
+        state.model_nodes.iter().for_each(|(key, node)| account.take_in_node(key, &Ledger::new(node, state.defaults)));
+        account
+    }
+
+    fn take_in_deployment(&self, key: &Key, deployment: &ModelDeployment) {
+        for condition in deployment.status.iter().flat_map(|status| &status.conditions) {
+            let labels = vec![
+                ("model", format!("{}/{}", key.namespace, key.name)),
+                ("type", condition.type_.clone()),
+                ("reason", condition.reason.clone()),
+            ];
+            self.conditions.get_or_create(&labels).set((condition.status == "True").into());
+        }
+    }
+
+    fn take_in_node(&self, key: &Key, ledger: &Ledger<'_>) {
+        let devices = ledger.devices(&DeviceSelector::default());
+        for device in devices.gpus.iter().chain([&devices.host]) {
+            let labels = vec![("node", key.name.clone()), ("device", device.id.clone())];
+            let promised: u64 = ledger.holdings(&device.id).iter().map(|(promised, _)| promised.0).sum();
+            self.promised.get_or_create(&labels).set(promised.try_into().unwrap_or(i64::MAX));
+            self.offered.get_or_create(&labels).set(device.offered.0.try_into().unwrap_or(i64::MAX));
+        }
+    }
 }
 
 /// From 10 ms to about three quarters of an hour.
@@ -65,39 +103,17 @@ impl Metrics {
         self.leads.set(leads.into());
         if !leads {
             // What it knows grows old from here; the new leader has the ledger.
-            self.forget();
+            self.replace_account(Account::default());
         }
-    }
-
-    fn forget(&self) {
-        self.promised.clear();
-        self.offered.clear();
-        self.conditions.clear();
     }
 
     /// The ledger as it stands, and what holds of the ModelDeployments.
     pub fn account(&self, state: &State) {
-        self.forget();
-        for (key, deployment) in state.deployments.iter() {
-            for condition in deployment.status.iter().flat_map(|status| &status.conditions) {
-                let labels = vec![
-                    ("model", format!("{}/{}", key.namespace, key.name)),
-                    ("type", condition.type_.clone()),
-                    ("reason", condition.reason.clone()),
-                ];
-                self.conditions.get_or_create(&labels).set((condition.status == "True").into());
-            }
-        }
-        for (key, node) in state.model_nodes.iter() {
-            let ledger = Ledger::new(node, state.defaults);
-            let devices = ledger.devices(&DeviceSelector::default());
-            for device in devices.gpus.iter().chain([&devices.host]) {
-                let labels = vec![("node", key.name.clone()), ("device", device.id.clone())];
-                let promised: u64 = ledger.holdings(&device.id).iter().map(|(promised, _)| promised.0).sum();
-                self.promised.get_or_create(&labels).set(promised.try_into().unwrap_or(i64::MAX));
-                self.offered.get_or_create(&labels).set(device.offered.0.try_into().unwrap_or(i64::MAX));
-            }
-        }
+        self.replace_account(Account::of(state));
+    }
+
+    fn replace_account(&self, account: Account) {
+        *self.account.lock().unwrap_or_else(PoisonError::into_inner) = account;
     }
 
     /// All of it as OpenMetrics text.
@@ -114,10 +130,11 @@ impl Metrics {
         let mut registry = Registry::with_prefix("stowage_operator");
         registry.register("decisions", "Transitions told to users, by reason", self.decisions.clone());
         registry.register("writes", "Writes to the API server, by kind and result", self.writes.clone());
-        registry.register("promised_bytes", "Bytes promised to replicas on a device", self.promised.clone());
-        registry.register("offered_bytes", "Bytes that a device offers to another replica", self.offered.clone());
+        let Account { promised, offered, conditions } = self.account.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        registry.register("promised_bytes", "Bytes promised to replicas on a device", promised);
+        registry.register("offered_bytes", "Bytes that a device offers to another replica", offered);
         let help = "Whether a condition of a ModelDeployment is true, with its reason";
-        registry.register("condition", help, self.conditions.clone());
+        registry.register("condition", help, conditions);
         let help = "From seeing a new generation of a ModelDeployment until every replica has a place";
         registry.register_with_unit("time_to_scheduled", help, Unit::Seconds, self.scheduled.0.clone());
         let help = "From seeing a new generation of a ModelDeployment until all replicas serve";

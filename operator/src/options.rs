@@ -50,6 +50,10 @@ pub struct Options {
     /// A range of addresses (10.0.0.0/8, 127.0.0.1/32) that models may be read from although it is not public; may be given more than once.
     #[arg(long = "allow-source-address", value_name = "CIDR")]
     pub allow_source_addresses: Vec<String>,
+    /// Host at which replicas are reached, instead of the addresses that they advertise; for a cluster on one machine. An operator asks only those of nodes
+    /// whose agents are silent.
+    #[arg(long, value_name = "HOST")]
+    pub replica_host: Option<String>,
     /// Log as JSON, one object a line.
     #[arg(long)]
     pub log_json: bool,

@@ -30,6 +30,9 @@ pub struct RemoteModel {
     pub source: ResolvedSource,
 }
 
+/// A refusal this long ago no longer counts towards those in a row.
+const REMEMBERED_SECONDS: i64 = 600;
+
 #[derive(Default)]
 pub struct State {
     pub deployments: Cache<ModelDeployment>,
@@ -44,6 +47,8 @@ pub struct State {
     pub priority_classes: Cache<PriorityClass>,
     /// Of models that are read from elsewhere than a node's disk.
     pub headers: BTreeMap<Origin, HeaderRead>,
+    /// Assignments, by uid, of replicas that were asked whether they serve, since their agents are silent, and did not answer.
+    pub unanswering: BTreeSet<String>,
     pub system_namespace: String,
     /// What is assumed of devices of which neither admin nor agent says otherwise.
     pub defaults: Defaults,
@@ -74,6 +79,13 @@ pub struct Refused {
     pub out_of_memory: u32,
     /// Host memory that one was seen to take beyond what was planned.
     pub beyond_plan: Bytes,
+}
+
+impl Refused {
+    /// Until when this refusal makes the next one the next in a row.
+    pub fn remembered_until(&self) -> Timestamp {
+        after(self.until, REMEMBERED_SECONDS)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,6 +134,18 @@ impl State {
         self.memory.refusals.get(&wanted.uid).filter(|refused| refused.revision == wanted.revision)
     }
 
+    /// Forgets what was remembered of ModelDeployments that are gone.
+    pub fn forget_the_gone(&mut self) {
+        let State { deployments, memory, .. } = self;
+        let present: BTreeSet<&str> = deployments.iter().filter_map(|(_, deployment)| deployment.metadata.uid.as_deref()).collect();
+        memory.refusals.retain(|uid, _| present.contains(uid.as_str()));
+        memory.room_above.retain(|uid, _| present.contains(uid.as_str()));
+        memory.rejected.retain(|item, _| match item {
+            Item::Deployment(key) | Item::Endpoints(key) => deployments.get(key).is_some(),
+            Item::NodeMembership(_) | Item::Promises(_) => true,
+        });
+    }
+
     /// Until when the node's agent counts as alive; `None` where it never reported.
     pub fn ready_until(&self, name: &str) -> Option<Timestamp> {
         let key = Key::new(&self.system_namespace, &names::node_lease(name));
@@ -146,7 +170,7 @@ impl State {
     /// When time alone changes something that decisions depend on, if nothing else happens before.
     pub fn next_deadline(&self, now: Timestamp) -> Option<Timestamp> {
         let leases = self.model_nodes.iter().filter_map(|(key, _)| self.ready_until(&key.name));
-        let refusals = self.memory.refusals.values().map(|refused| refused.until);
+        let refusals = self.memory.refusals.values().flat_map(|refused| [refused.until, refused.remembered_until()]);
         let rejected = self.memory.rejected.values().map(|rejected| rejected.until);
         let releases = self.model_nodes.iter().flat_map(|(_, node)| &node.spec.assignments).filter_map(crate::ledger::freed_by);
         let moves = self.memory.room_above.values().map(|since| after(*since, self.move_up_after));

@@ -136,9 +136,6 @@ pub struct RefusalSeen {
     pub beyond_plan: Bytes,
 }
 
-/// A refusal this long ago no longer counts towards the delay of the next one.
-const FORGIVEN_AFTER_SECONDS: i64 = 600;
-
 impl Memory {
     pub fn remember(&mut self, remark: Remark, now: Timestamp) {
         match remark {
@@ -151,7 +148,7 @@ impl Memory {
     pub fn refused(&mut self, seen: RefusalSeen, now: Timestamp) {
         let RefusalSeen { uid, revision, refusal, beyond_plan } = seen;
         let previous = self.refusals.get(&uid).filter(|previous| previous.revision == revision);
-        let recent = previous.filter(|previous| crate::clock::after(previous.until, FORGIVEN_AFTER_SECONDS) > now);
+        let recent = previous.filter(|previous| previous.remembered_until() > now);
         let times = recent.map_or(1, |previous| previous.times.saturating_add(1));
         let until = crate::clock::after(now, delay(times));
         let out_of_memory = previous.map_or(0, |previous| previous.out_of_memory) + u32::from(refusal.reason == Reason::OutOfMemory);

@@ -12,6 +12,7 @@ use crate::decide::DecisionTask;
 use crate::leader::Election;
 use crate::metrics::Metrics;
 use crate::model_deployment::fetch::{self, ReadHeader};
+use crate::roll_call::{self, AskReplica, Questions};
 use crate::state::State;
 use crate::step::Notice;
 use crate::waits::Waits;
@@ -28,6 +29,7 @@ pub struct Terms {
     /// Seconds for which a GPU must have had room before a replica moves there.
     pub move_up_after: u32,
     pub reader: Arc<dyn ReadHeader>,
+    pub asker: Arc<dyn AskReplica>,
     pub notices: mpsc::UnboundedSender<Notice>,
     pub metrics: Arc<Metrics>,
 }
@@ -62,6 +64,7 @@ impl Terms {
         let (changes, mut coming) = mpsc::channel(WAITING);
         let _watches = crate::watch::start(&self.client, &self.system_namespace, &changes);
         let (headers, wanted) = watch::channel(BTreeSet::new());
+        let (questions, asked) = watch::channel(Questions::new());
         let mut task = DecisionTask {
             client: self.client.clone(),
             clock: self.clock.clone(),
@@ -74,12 +77,14 @@ impl Terms {
             },
             notices: self.notices.clone(),
             headers,
+            questions,
             metrics: self.metrics.clone(),
             waits: Waits::default(),
         };
         tokio::select! {
             () = task.run(&mut coming) => {}
-            () = fetch::run(self.reader.clone(), wanted, changes) => {}
+            () = fetch::run(self.reader.clone(), wanted, changes.clone()) => {}
+            () = roll_call::run(self.asker.clone(), asked, changes) => {}
         }
     }
 }

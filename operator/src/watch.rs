@@ -30,6 +30,11 @@ pub enum Change {
     Slice(Event<EndpointSlice>),
     PriorityClass(Event<PriorityClass>),
     Header(Origin, HeaderRead),
+    /// Of a replica whose agent is silent, by its assignment's uid.
+    Answer {
+        uid: String,
+        serves: bool,
+    },
 }
 
 impl State {
@@ -43,6 +48,8 @@ impl State {
             Change::Service(event) => self.services.take_in(event),
             Change::Slice(event) => self.slices.take_in(event),
             Change::PriorityClass(event) => self.priority_classes.take_in(event),
+            Change::Answer { uid, serves: true } => self.unanswering.remove(&uid),
+            Change::Answer { uid, serves: false } => self.unanswering.insert(uid),
             Change::Header(origin, read) => {
                 let news = self.headers.get(&origin) != Some(&read);
                 // From the moment at which its commit is written down, it is asked for by that.

@@ -124,6 +124,9 @@ pub struct Summary {
     pub predicted: String,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub measured: String,
+    /// See `placements[].speed`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub speed: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_num_ctx_on_gpu: Option<Tokens>,
 }
@@ -162,6 +165,9 @@ pub struct PlacementStatus {
     pub uncertainty_bytes: Bytes,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub measured_bytes: Option<Bytes>,
+    /// `282 tokens/s`: what one sequence alone was generated with when the replica was loaded; of a model that generates no text, what it was read with.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub speed: String,
     /// Percent of the present step (download or load) that is done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub percent: Option<u32>,

@@ -6,6 +6,7 @@ use stowage_placement::{Bytes, PlacementPolicy, Reason};
 
 use super::world::{SMALL_GPU, World, context, reason};
 use crate::clock::after;
+use crate::watch::Change;
 
 const SILENCE: i64 = 41;
 
@@ -77,6 +78,25 @@ fn what_ran_on_a_silent_node_is_placed_elsewhere_and_not_doubled_when_it_comes_b
     let back = world.settled();
     assert_eq!((back.placements.len(), ready(&back).len()), (1, 1));
     assert_eq!(world.cluster.promised(), 1);
+}
+
+#[test]
+fn a_replica_that_answers_serves_on_while_its_agent_is_silent_and_is_placed_elsewhere_once_it_does_not() {
+    let mut world = World::new(&[Bytes::gib(4), Bytes::gib(4)]);
+    let before = world.apply(replicas(1));
+    let node = nodes(&before)[0].to_owned();
+    world.agent_falls_silent(&node, SILENCE);
+    let served = world.settled();
+    assert_eq!((nodes(&served), served.ready.as_str(), reason(&served)), (nodes(&before), "1/1", "NodeNotReady"));
+    assert_eq!(served.placements[0].endpoint, before.placements[0].endpoint, "its endpoint stays");
+    let degraded = find(&served.conditions, ConditionType::Degraded).unwrap();
+    assert_eq!((degraded.status.as_str(), degraded.reason.as_str()), ("True", "NodeNotReady"));
+    assert!(degraded.message.contains("the replica answers, and serves on"), "{}", degraded.message);
+    let unanswered = before.placements[0].assignment_uid.clone();
+    assert!(world.leader.state.take_in(Change::Answer { uid: unanswered, serves: false }));
+    let elsewhere = world.settled();
+    assert_eq!(elsewhere.ready, "1/1");
+    assert!(nodes(&elsewhere).iter().any(|other| *other != node), "{:?}", nodes(&elsewhere));
 }
 
 #[test]

@@ -21,6 +21,7 @@ use crate::clock::{Clock, after};
 use crate::leader::Leadership;
 use crate::metrics::Metrics;
 use crate::model_deployment::validate::Origin;
+use crate::roll_call::Questions;
 use crate::state::State;
 use crate::step::Notice;
 use crate::testing::{deployment, gpu_node, now, remote_model, replica_status, state_with};
@@ -101,6 +102,7 @@ impl Scenario {
         tokio::spawn(serve(handle, Arc::clone(&asked), objects));
         let (notices, told) = mpsc::unbounded_channel();
         let (headers, wanted) = watch::channel(BTreeSet::new());
+        let (questions, _) = watch::channel(Questions::new());
         let task = DecisionTask {
             client: Client::new(service, "default"),
             clock: Arc::new(Fixed),
@@ -108,6 +110,7 @@ impl Scenario {
             state: state_with(vec![node], vec![deployment]),
             notices,
             headers,
+            questions,
             metrics: Arc::new(Metrics::default()),
             waits: Waits::default(),
         };

@@ -57,8 +57,15 @@ impl World {
         self.status()
     }
 
-    /// The node's agent does nothing any more, and so many seconds go by in which the others are heard.
+    /// The node does nothing any more, and so many seconds go by in which the others are heard.
     pub(super) fn falls_silent(&mut self, node: &str, seconds: i64) {
+        self.agent_falls_silent(node, seconds);
+        let promised = &self.cluster.model_nodes.objects[&Key::cluster(node)].spec.assignments;
+        self.leader.state.unanswering.extend(promised.iter().map(|assignment| assignment.uid.clone()));
+    }
+
+    /// The same of the node's agent alone: its replicas answer.
+    pub(super) fn agent_falls_silent(&mut self, node: &str, seconds: i64) {
         self.begin();
         self.cluster.agent(node).alive = false;
         self.time = after(self.time, seconds);
@@ -67,6 +74,7 @@ impl World {
 
     pub(super) fn comes_back(&mut self, node: &str) {
         self.cluster.agent(node).alive = true;
+        self.leader.state.unanswering.clear();
         self.listen();
     }
 

@@ -9,6 +9,7 @@ use stowage_placement::{PlacementPolicy, Reason, Refusal};
 use crate::clock::after;
 use crate::model_deployment::candidates::Decided;
 use crate::model_deployment::rollout::{Outcome, Situation};
+use crate::model_deployment::slots::Slot;
 use crate::step::Remark;
 
 /// How the replica with this index among the slots gets to a better place.
@@ -56,7 +57,8 @@ impl Situation<'_> {
     fn possible_move(&self, outcome: &Outcome) -> Option<Move> {
         let asked = self.wanted.asked(outcome.num_ctx);
         let prefers_gpu = asked.policy == PlacementPolicy::PreferGPU && asked.num_gpu < 0;
-        let at_rest = outcome.obstacle.is_none() && outcome.slots.iter().all(|slot| slot.stays() && slot.is_ready());
+        let rests = |slot: &Slot| slot.stays() && slot.is_ready() && slot.placement.reason != Reason::NodeNotReady;
+        let at_rest = outcome.obstacle.is_none() && outcome.slots.iter().all(rests);
         if !prefers_gpu || !at_rest || outcome.staying() != self.wanted.replicas || self.just_refused().is_some() {
             return None;
         }

@@ -19,7 +19,7 @@ use crate::model_deployment::rollout::{Outcome, Situation};
 use crate::model_deployment::validate::Wanted;
 use crate::state::{State, is_live};
 
-/// After so many refusals in a row by agents nobody is made to leave any more.
+/// After so many refusals of one revision in a row by agents nobody is made to leave until they are forgotten.
 const MOST_REFUSALS: u32 = 3;
 
 /// All ModelDeployments, in the order in which they are decided on: the highest priority first, then the oldest.
@@ -85,8 +85,8 @@ impl Situation<'_> {
     /// Where this ModelDeployment has a place only if replicas of lower priority leave, has them leave; says whether it does.
     pub(super) fn preempt(&self, outcome: &mut Outcome, found: &Found, asked: &Asked) -> bool {
         let Some(priority) = self.state.priority(self.deployment) else { return false };
-        let refused_often = self.state.memory.refusals.get(&self.wanted.uid).is_some_and(|refused| refused.times >= MOST_REFUSALS);
-        if refused_often {
+        let refused = self.state.refused(self.wanted).filter(|refused| self.now < refused.remembered_until());
+        if refused.is_some_and(|refused| refused.times >= MOST_REFUSALS) {
             return false;
         }
         let possible = candidates(self.state, found).filter_map(|node| self.preemption(found, asked, node, priority));

@@ -3,7 +3,7 @@
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use stowage_crds::model_deployment::{DeviceBytes, PlacementState, PlacementStatus, ReplicaState};
-use stowage_crds::model_node::{Assignment, AssignmentState, ReplicaStatus};
+use stowage_crds::model_node::{Assignment, AssignmentState, ReplicaStatus, Speed};
 use stowage_crds::{ModelDeployment, ModelNode};
 use stowage_placement::{Bytes, DeviceKind, HOST, LayerCount, PlacementPolicy, Reason, Refusal};
 
@@ -57,7 +57,9 @@ impl Slot {
 
     /// Why it is no better place after all.
     pub fn failed_move(&self) -> Option<Refusal> {
-        let failed = self.is_move() && matches!(self.placement.reason, Reason::LoadFailed | Reason::WorkerCrashed | Reason::NodeNotReady);
+        let failed = self.is_move()
+            && !self.is_ready()
+            && matches!(self.placement.reason, Reason::LoadFailed | Reason::WorkerCrashed | Reason::NodeNotReady);
         failed.then(|| Refusal { reason: self.placement.reason, message: self.placement.message.clone() })
     }
 
@@ -105,12 +107,17 @@ pub fn observe(state: &State, deployment: &ModelDeployment, wanted: &Wanted, now
     for placement in deployment.status.iter().flat_map(|status| &status.placements) {
         match standing(state, deployment, placement)? {
             Standing::Over => observed.withdrawn |= placement.state == PlacementState::Claimed,
-            Standing::Unpromised => observed.slots.push(slot(placement.clone(), wanted, None, leaving(state, placement, now))),
+            Standing::Unpromised => observed.slots.push(slot(
+                placement.clone(),
+                wanted,
+                None,
+                leaving(state, placement, Heard::of(state, placement, None, now)),
+            )),
             Standing::Promised { assignment, replica } => {
-                let alive = state.is_ready(&placement.node, now);
-                let updated = update(placement, assignment, replica, alive, wanted);
+                let heard = Heard::of(state, placement, replica, now);
+                let updated = update(placement, assignment, replica, heard, wanted);
                 let crowded = crowded(state, placement);
-                observed.slots.push(Slot { crowded, ..slot(updated, wanted, replica, leaving(state, placement, now)) });
+                observed.slots.push(Slot { crowded, ..slot(updated, wanted, replica, leaving(state, placement, heard)) });
             }
         }
     }
@@ -141,11 +148,34 @@ fn crowded(state: &State, placement: &PlacementStatus) -> Option<Refusal> {
     Some(Refusal { reason: Reason::VRAMTakenByOthers, message })
 }
 
+/// Of whom it is known how a replica stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Heard {
+    Agent,
+    /// The agent is silent. The replica served when the agent was last heard, and has not been asked in vain since.
+    ReplicaAlone,
+    Nobody,
+}
+
+impl Heard {
+    fn of(state: &State, placement: &PlacementStatus, replica: Option<&ReplicaStatus>, now: Timestamp) -> Heard {
+        let served = replica.is_some_and(|replica| replica.state == ReplicaState::Ready && !replica.address.is_empty());
+        match state.is_ready(&placement.node, now) {
+            true => Heard::Agent,
+            false if served && !state.unanswering.contains(&placement.assignment_uid) => Heard::ReplicaAlone,
+            false => Heard::Nobody,
+        }
+    }
+}
+
 /// Why a replica can't stay on its node.
-fn leaving(state: &State, placement: &PlacementStatus, now: Timestamp) -> Option<Refusal> {
+fn leaving(state: &State, placement: &PlacementStatus, heard: Heard) -> Option<Refusal> {
     let node = &placement.node;
-    if !state.is_ready(node, now) {
-        return Some(Refusal { reason: Reason::NodeNotReady, message: format!("the agent of {node} is silent") });
+    if heard == Heard::Nobody {
+        return Some(Refusal {
+            reason: Reason::NodeNotReady,
+            message: format!("the agent of {node} is silent, and the replica does not answer"),
+        });
     }
     state.is_cordoned(node).then(|| Refusal { reason: Reason::NodeUnschedulable, message: format!("{node} is cordoned") })
 }
@@ -182,15 +212,15 @@ fn update(
     placement: &PlacementStatus,
     assignment: &Assignment,
     replica: Option<&ReplicaStatus>,
-    alive: bool,
+    heard: Heard,
     wanted: &Wanted,
 ) -> PlacementStatus {
     let plan = &assignment.plan;
-    let state = state_of(placement.state, assignment.state, replica, alive);
+    let state = state_of(placement.state, assignment.state, replica, heard);
     let (reason, message) = match state {
         PlacementState::Releasing if placement.state == PlacementState::Releasing => (placement.reason, placement.message.clone()),
         PlacementState::Releasing => (Reason::Draining, String::new()),
-        _ => explain(assignment, replica, alive, wanted),
+        _ => explain(placement, assignment, replica, heard, wanted),
     };
     let reported = |text: fn(&ReplicaStatus) -> &String| replica.map(text).filter(|text| !text.is_empty()).cloned();
     PlacementStatus {
@@ -203,6 +233,7 @@ fn update(
         predicted_bytes: plan.devices.iter().map(|on| on.total_bytes).sum(),
         uncertainty_bytes: plan.devices.iter().map(|on| on.uncertainty_bytes).sum(),
         measured_bytes: measured(replica),
+        speed: replica.and_then(|replica| replica.speed.as_ref()).map(speed).unwrap_or_default(),
         percent: replica
             .filter(|_| !matches!(state, PlacementState::Ready | PlacementState::Releasing))
             .and_then(|replica| replica.percent),
@@ -213,18 +244,28 @@ fn update(
     }
 }
 
-fn state_of(claimed: PlacementState, promised: AssignmentState, replica: Option<&ReplicaStatus>, alive: bool) -> PlacementState {
+fn state_of(claimed: PlacementState, promised: AssignmentState, replica: Option<&ReplicaStatus>, heard: Heard) -> PlacementState {
     match (claimed, promised) {
         (PlacementState::Releasing, _) | (_, AssignmentState::Drain | AssignmentState::Release) => PlacementState::Releasing,
-        _ if alive && replica.is_some_and(|replica| replica.state == ReplicaState::Ready) => PlacementState::Ready,
+        _ if heard != Heard::Nobody && replica.is_some_and(|replica| replica.state == ReplicaState::Ready) => PlacementState::Ready,
         _ => PlacementState::Placed,
     }
 }
 
 /// Why the replica is as it is, of one that is not being released.
-fn explain(assignment: &Assignment, replica: Option<&ReplicaStatus>, alive: bool, wanted: &Wanted) -> (Reason, String) {
-    if !alive {
-        return (Reason::NodeNotReady, "the node's agent is silent".into());
+fn explain(
+    placement: &PlacementStatus,
+    assignment: &Assignment,
+    replica: Option<&ReplicaStatus>,
+    heard: Heard,
+    wanted: &Wanted,
+) -> (Reason, String) {
+    match heard {
+        Heard::Agent => {}
+        Heard::ReplicaAlone => {
+            return (Reason::NodeNotReady, format!("the agent of {} is silent; the replica answers, and serves on", placement.node));
+        }
+        Heard::Nobody => return (Reason::NodeNotReady, "the node's agent is silent, and the replica does not answer".into()),
     }
     let Some(replica) = replica else { return (Reason::Assigned, String::new()) };
     let said = |reason| (replica.reason.unwrap_or(reason), replica.message.clone());
@@ -262,6 +303,11 @@ fn devices(assignment: &Assignment, replica: Option<&ReplicaStatus>) -> Vec<Devi
 fn measured(replica: Option<&ReplicaStatus>) -> Option<Bytes> {
     let measured: Vec<Bytes> = replica?.devices.iter().filter_map(|on| on.measured_bytes).collect();
     (!measured.is_empty()).then(|| measured.into_iter().sum())
+}
+
+/// "282 tokens/s": of generating, or where there is nothing of that, of reading.
+fn speed(measured: &Speed) -> String {
+    format!("{} tokens/s", measured.decode_tokens_per_second.unwrap_or(measured.prefill_tokens_per_second))
 }
 
 /// GPU memory of a placement: as measured, where it was measured.
@@ -305,6 +351,7 @@ pub fn claim(
         predicted_bytes: plan.devices.iter().map(|on| on.total_bytes).sum(),
         uncertainty_bytes: plan.devices.iter().map(|on| on.uncertainty_bytes).sum(),
         measured_bytes: None,
+        speed: String::new(),
         percent: None,
         reason: Reason::Assigned,
         message: String::new(),

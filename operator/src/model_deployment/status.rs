@@ -150,6 +150,7 @@ impl Standing<'_> {
             reason,
             predicted: predicted(placement),
             measured: placement.measured_bytes.map(|bytes| bytes.to_string()).unwrap_or_default(),
+            speed: placement.speed.clone(),
             max_num_ctx_on_gpu,
         }
     }

@@ -20,6 +20,17 @@ const STOP_DEADLINE: Duration = Duration::from_secs(15);
 /// A port can be taken between being found free and being bound; then everything is started again on others.
 const ATTEMPTS: u32 = 3;
 const ADMIN_TOKEN: &str = "stowage-local-admin";
+const AUDIT_LOG: &str = "audit.log";
+/// Who wrote what of ours, and which Lease, and what became of it. Of a Lease the body too: it says who holds it.
+const AUDIT_POLICY: &str = r#"
+apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived]
+rules:
+  - {level: Request, verbs: [create, update, patch], resources: [{group: coordination.k8s.io, resources: [leases]}]}
+  - {level: Metadata, verbs: [create, update, patch, delete], resources: [{group: stowage.dev}, {group: discovery.k8s.io}]}
+  - {level: None}
+"#;
 
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -115,6 +126,11 @@ impl ControlPlane {
         let mut command = Command::new(&self.binaries.kubectl);
         command.env("KUBECONFIG", &self.kubeconfig);
         command
+    }
+
+    /// What was written, one event of `audit.k8s.io/v1` a line: of Leases, EndpointSlices and our own kinds.
+    pub fn audit_log(&self) -> PathBuf {
+        self.directory().join(AUDIT_LOG)
     }
 
     pub fn api_server(&self) -> &Process {
@@ -223,6 +239,7 @@ fn api_server(binaries: &Binaries, directory: &Path, etcd: &str, node: Option<&F
     let key = rcgen::KeyPair::generate()?;
     write(&directory.join("service-accounts.key"), &key.serialize_pem())?;
     write(&directory.join("service-accounts.pub"), &key.public_key_pem())?;
+    write(&directory.join("audit-policy.yaml"), AUDIT_POLICY)?;
     let port = port()?;
     let file = |flag: &str, name: &str| format!("--{flag}={}", directory.join(name).display());
     let mut arguments = vec![
@@ -232,6 +249,8 @@ fn api_server(binaries: &Binaries, directory: &Path, etcd: &str, node: Option<&F
         file("token-auth-file", "tokens.csv"),
         file("service-account-key-file", "service-accounts.pub"),
         file("service-account-signing-key-file", "service-accounts.key"),
+        file("audit-policy-file", "audit-policy.yaml"),
+        file("audit-log-path", AUDIT_LOG),
     ];
     // Without a node the one that is advertised is of a range kept for documentation: the `kubernetes` Service's EndpointSlice may not hold a loopback address.
     let (listen, advertise) = match node {

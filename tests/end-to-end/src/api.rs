@@ -2,8 +2,9 @@
 
 use anyhow::{Context, Result};
 use k8s_openapi::api::events::v1::Event;
+use k8s_openapi::api::scheduling::v1::PriorityClass;
 use kube::Api;
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use kube::api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams};
 use serde_json::Value;
 use stowage_crds::model_node::{Assignment, ReplicaStatus};
 use stowage_crds::{ModelDeployment, ModelNode};
@@ -23,6 +24,13 @@ impl Cluster {
     pub async fn create(&self, deployment: &ModelDeployment) -> Result<ModelDeployment> {
         let created = self.deployments().create(&PostParams::default(), deployment).await;
         created.with_context(|| format!("making ModelDeployment {:?}", deployment.metadata.name))
+    }
+
+    pub async fn make_priority_class(&self, name: &str, value: i32) -> Result<()> {
+        let metadata = ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() };
+        let class = PriorityClass { metadata, value: Some(value), ..PriorityClass::default() };
+        let made = Api::all(self.client.clone()).create(&PostParams::default(), &class).await;
+        made.map(drop).with_context(|| format!("making PriorityClass {name}"))
     }
 
     /// Merges this into the ModelDeployment's spec.

@@ -5,6 +5,7 @@
 
 mod action;
 mod driver;
+mod fresh;
 mod script;
 mod settled;
 
@@ -21,6 +22,8 @@ use script::Script;
 /// Nodes, and replicas that their GPUs have room for.
 const NODES: [(&str, u64); 3] = [("node-a", 3), ("node-b", 2), ("node-c", 1)];
 const OPERATORS: usize = 2;
+/// The PriorityClass of what goes before others.
+const URGENT: &str = "urgent";
 
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {

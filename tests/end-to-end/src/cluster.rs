@@ -215,7 +215,7 @@ impl Cluster {
         let mut command = Command::new(program("stowage-operator")?);
         let metrics = self.settings.metrics_address.unwrap_or_else(|| ([127, 0, 0, 1], 0).into()).to_string();
         command.arg("--kubeconfig").arg(self.account_kubeconfig(Account::Operator.name()));
-        command.args(["--identity", &name, "--metrics-address", &metrics]);
+        command.args(["--identity", &name, "--metrics-address", &metrics, "--replica-host", "127.0.0.1"]);
         command.args(&self.settings.operator_flags);
         let log = self.folder.path().join(format!("{name}.log"));
         Process::start(&name, command, &log).context("starting the operator")
@@ -311,12 +311,16 @@ impl Cluster {
         for operator in &mut self.operators {
             operator.stop(AGENT_STOP_DEADLINE);
         }
-        let seen = self.observer.take().map(Observer::finish).transpose();
-        if let Some(control_plane) = self.control_plane.take() {
+        let control_plane = self.control_plane.take();
+        let observed = self.observer.take().zip(control_plane.as_ref());
+        let seen = observed.map(|(observer, control_plane)| observer.finish(&control_plane.audit_log())).transpose();
+        if let Some(control_plane) = control_plane {
             control_plane.stop();
         }
         match seen {
-            Ok(Some(seen)) if seen.model_nodes == 0 || seen.deployments == 0 => bail!("the observer looked away: {seen:?}"),
+            Ok(Some(seen)) if seen.model_nodes == 0 || seen.deployments == 0 || seen.writes == 0 => {
+                bail!("the observer looked away: {seen:?}")
+            }
             Ok(_) => Ok(()),
             Err(error) => Err(error.context(self.logs())),
         }

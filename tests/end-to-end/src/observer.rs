@@ -1,8 +1,9 @@
 //! Looks at every promise, every claim, every simulated GPU and every worker's process for as long as a cluster lives, and notes what must never be.
 //!
 //! It counts for itself, by nothing that the operator counts with: promises and claims as the API server's watch brings them, one version after the other;
-//! GPUs and processes as the machine has them, many times a second.
+//! GPUs and processes as the machine has them, many times a second. Who wrote is read at the end in the API server's audit log.
 
+mod leaders;
 mod ledger;
 mod machines;
 
@@ -52,6 +53,8 @@ pub struct Seen {
     pub deployments: u64,
     pub devices: u64,
     pub processes: u64,
+    /// Writes of operators.
+    pub writes: usize,
 }
 
 impl Notes {
@@ -113,11 +116,13 @@ impl Observer {
     }
 
     /// Ends it. What must never be, and was: an error that lists it.
-    pub fn finish(self) -> Result<Seen> {
+    pub fn finish(self, audit_log: &Path) -> Result<Seen> {
         self.machines.stop();
-        let inner = self.notes.lock();
+        let mut inner = self.notes.lock();
         let unclaimed = inner.ledger.unclaimed();
-        let violations: Vec<&String> = inner.violations.iter().chain(&unclaimed).collect();
+        let (writes, beside_the_leader) = leaders::writes_beside_the_leader(audit_log)?;
+        inner.seen.writes = writes;
+        let violations: Vec<&String> = inner.violations.iter().chain(&unclaimed).chain(&beside_the_leader).collect();
         if !violations.is_empty() {
             bail!("the observer saw what must never be: {violations:#?}");
         }

@@ -2,9 +2,6 @@
 #![allow(clippy::unwrap_used)]
 
 use anyhow::{Result, ensure};
-use k8s_openapi::api::scheduling::v1::PriorityClass;
-use kube::Api;
-use kube::api::{ObjectMeta, PostParams};
 use stowage_crds::ModelDeployment;
 use stowage_end_to_end::{Cluster, Settings, Stranger, manifest, watch};
 use stowage_placement::{Bytes, Reason};
@@ -13,13 +10,6 @@ const URGENT: &str = "urgent";
 
 fn runs_on(processor: &'static str) -> impl Fn(&ModelDeployment) -> bool + Send {
     move |deployment| watch::is_ready(deployment) && watch::processor(deployment) == processor
-}
-
-async fn make_priority_class(cluster: &Cluster) -> Result<()> {
-    let metadata = ObjectMeta { name: Some(URGENT.into()), ..ObjectMeta::default() };
-    let class = PriorityClass { metadata, value: Some(1000), ..PriorityClass::default() };
-    Api::all(cluster.client.clone()).create(&PostParams::default(), &class).await?;
-    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -37,7 +27,7 @@ async fn a_replica_on_cpu_moves_to_a_gpu_that_frees_and_makes_way_for_one_of_hig
     cluster.until("m", runs_on("100% GPU")).await?;
     println!("{}", cluster.told("m", Reason::MovingUp).await?);
 
-    make_priority_class(&cluster).await?;
+    cluster.make_priority_class(URGENT, 1000).await?;
     let mut urgent = manifest::on_gpu("u");
     urgent.spec.priority_class_name = URGENT.into();
     cluster.create(&urgent).await?;

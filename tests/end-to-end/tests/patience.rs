@@ -4,6 +4,7 @@
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::jiff::Timestamp;
 use rustix::process::Signal;
+use stowage_crds::conditions::ConditionType;
 use stowage_crds::model_deployment::PlacementState;
 use stowage_crds::model_node::AssignmentState;
 use stowage_crds::{ModelDeployment, ModelNode};
@@ -47,21 +48,28 @@ fn placed_on(deployment: &ModelDeployment) -> Vec<(&str, PlacementState, Reason)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_ran_on_a_node_whose_agent_falls_silent_is_placed_elsewhere_and_not_doubled_when_it_is_heard_again() -> Result<()> {
+async fn what_runs_on_a_node_whose_agent_falls_silent_serves_on_while_it_answers_and_then_elsewhere_and_is_never_doubled() -> Result<()> {
     let mut cluster = Cluster::start(Settings::default()).await?;
     // The first node is the tighter fit, so it is where everything would go.
     cluster.start_gpu_nodes(&[("node-a", manifest::room_for(2)), ("node-b", manifest::room_for(4))]).await?;
     cluster.create(&manifest::on_gpu("early")).await?;
     let early = cluster.until("early", watch::is_ready).await?;
     ensure!(placed_on(&early) == [("node-a", PlacementState::Ready, Reason::Serving)], "{:?}", placed_on(&early));
+    let worker = workers::running(cluster.folder()).pop().context("a worker runs")?;
     cluster.agents[0].process.signal(Signal::STOP);
     println!("{}", cluster.told("early", Reason::NodeNotReady).await?);
+    let alone = cluster.until("early", |early| watch::reason(early, ConditionType::Degraded) == Reason::NodeNotReady.as_str()).await?;
+    ensure!(placed_on(&alone) == [("node-a", PlacementState::Ready, Reason::NodeNotReady)], "{:?}", placed_on(&alone));
+    ensure!(watch::is_ready(&alone), "what answers serves on: {:?}", alone.status);
+
+    worker.signal(Signal::STOP);
     let serves_on_b = |deployment: &ModelDeployment| placed_on(deployment).contains(&("node-b", PlacementState::Ready, Reason::Serving));
     cluster.until("early", serves_on_b).await?;
     cluster.create(&manifest::on_gpu("late")).await?;
     let late = cluster.until("late", watch::is_ready).await?;
     ensure!(placed_on(&late)[0].0 == "node-b", "{:?}", placed_on(&late));
 
+    worker.signal(Signal::CONT);
     cluster.agents[0].process.signal(Signal::CONT);
     let again = cluster.until("early", |early| placed_on(early).len() == 1 && watch::is_ready(early)).await?;
     ensure!(serves_on_b(&again), "{:?}", placed_on(&again));

@@ -100,6 +100,10 @@ impl Standing<'_> {
                 format!("{replica} serves until another has taken its place: {message}"),
             );
         }
+        let mut serving = self.live().filter(|slot| slot.is_ready()).map(|slot| &slot.placement);
+        if let Some(unwatched) = serving.find(|placement| placement.reason == Reason::NodeNotReady) {
+            return observe(ConditionType::Degraded, true, unwatched.reason, told(unwatched));
+        }
         if let Some(Refusal { reason, message }) = self.live().find_map(|slot| slot.crowded.as_ref()) {
             return observe(ConditionType::Degraded, true, *reason, message.clone());
         }

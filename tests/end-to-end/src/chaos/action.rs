@@ -23,6 +23,8 @@ pub struct Deployment {
     pub policy: &'static str,
     pub num_ctx: u64,
     pub replicas: u32,
+    /// Its PriorityClass; empty: it names none.
+    pub priority: &'static str,
 }
 
 impl Deployment {
@@ -44,6 +46,7 @@ pub enum Action {
     Scale(usize, u32),
     Context(usize, u64),
     Policy(usize, &'static str),
+    Priority(usize, &'static str),
     Cordon(usize, bool),
     /// Others use so many MiB of the node's GPU, or as many of them as are free.
     Foreign(usize, u64),
@@ -69,13 +72,14 @@ impl fmt::Display for Action {
             Action::Start(target) => write!(f, "start {target}"),
             Action::Pause(target) => write!(f, "SIGSTOP {target}"),
             Action::Continue(target) => write!(f, "SIGCONT {target}"),
-            Action::Create(Deployment { index, policy, num_ctx, replicas }) => {
-                write!(f, "create {}: {policy}, num_ctx {num_ctx}, replicas {replicas}", name(index))
+            Action::Create(Deployment { index, policy, num_ctx, replicas, priority }) => {
+                write!(f, "create {}: {policy}, num_ctx {num_ctx}, replicas {replicas}, priority {priority:?}", name(index))
             }
             Action::Delete(index) => write!(f, "delete {}", name(index)),
             Action::Scale(index, replicas) => write!(f, "scale {} to {replicas}", name(index)),
             Action::Context(index, num_ctx) => write!(f, "change {}: num_ctx {num_ctx}", name(index)),
             Action::Policy(index, policy) => write!(f, "change {}: {policy}", name(index)),
+            Action::Priority(index, priority) => write!(f, "change {}: priority {priority:?}", name(index)),
             Action::Cordon(index, true) => write!(f, "cordon {}", node(index)),
             Action::Cordon(index, false) => write!(f, "uncordon {}", node(index)),
             Action::Foreign(index, mib) => write!(f, "others use {mib} MiB on {}", node(index)),

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 use super::action::{Action, Deployment, Target};
 use super::script::Step;
-use super::{NODES, OPERATORS};
+use super::{NODES, OPERATORS, URGENT};
 use crate::workers::{self, Worker};
 use crate::{Cluster, Settings, manifest};
 
@@ -62,6 +62,7 @@ impl Driver {
         for _ in 1..OPERATORS {
             cluster.start_operator()?;
         }
+        cluster.make_priority_class(URGENT, 1000).await?;
         cluster.start_gpu_nodes(&NODES.map(|(node, room)| (node, manifest::room_for(room)))).await?;
         cluster.observer.iter().for_each(|observer| observer.let_others_use());
         let mut sleep = Command::new("sleep");
@@ -112,6 +113,7 @@ impl Driver {
             Action::Scale(index, replicas) => self.change(index, json!({"replicas": replicas})).await,
             Action::Context(index, num_ctx) => self.change(index, json!({"parameters": {"num_ctx": num_ctx}})).await,
             Action::Policy(index, policy) => self.change(index, json!({"placement": {"policy": policy}})).await,
+            Action::Priority(index, priority) => self.change(index, json!({"priorityClassName": priority})).await,
             Action::Cordon(node, cordons) => self.cordon(NODES[node].0, cordons).await,
             Action::Foreign(node, mib) => self.let_others_use(node, Bytes::mib(mib)),
         }
@@ -177,6 +179,7 @@ impl Driver {
         let mut object = manifest::with_policy(&Deployment::name(deployment.index), deployment.policy);
         object.spec.parameters.num_ctx = Some(Tokens(deployment.num_ctx));
         object.spec.replicas = deployment.replicas;
+        object.spec.priority_class_name = deployment.priority.to_owned();
         object.spec.termination_grace_period_seconds = 5;
         self.deployments.insert(deployment.index);
         let api = self.cluster.deployments();
@@ -225,6 +228,7 @@ fn kind(action: &Action) -> &'static str {
         Action::Scale(..) => "scaled",
         Action::Context(..) => "num_ctx",
         Action::Policy(..) => "policies",
+        Action::Priority(..) => "priorities",
         Action::Cordon(..) => "cordons",
         Action::Foreign(..) => "of others",
     }

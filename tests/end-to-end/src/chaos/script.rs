@@ -7,10 +7,11 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use super::action::{Action, Deployment, Target};
-use super::{NODES, OPERATORS};
+use super::{NODES, OPERATORS, URGENT};
 
 const DEPLOYMENTS: usize = 5;
 const POLICIES: [&str; 3] = ["PreferGPU", "RequireGPU", "RequireCPU"];
+const PRIORITIES: [&str; 3] = ["", "", URGENT];
 const CONTEXTS: [u64; 4] = [512, 1024, 2048, 8192];
 const MOST_REPLICAS: u32 = 2;
 /// What others use: nothing, what is in the margin, what displaces a replica.
@@ -72,16 +73,17 @@ impl Script {
     fn change(&mut self) -> Action {
         let index = self.dice.random_range(0..DEPLOYMENTS);
         if self.deployments.insert(index) {
-            let (policy, num_ctx) = (self.pick(&POLICIES), self.pick(&CONTEXTS));
-            return Action::Create(Deployment { index, policy, num_ctx, replicas: self.dice.random_range(1..=MOST_REPLICAS) });
+            let (policy, num_ctx, priority) = (self.pick(&POLICIES), self.pick(&CONTEXTS), self.pick(&PRIORITIES));
+            return Action::Create(Deployment { index, policy, num_ctx, replicas: self.dice.random_range(1..=MOST_REPLICAS), priority });
         }
-        match self.dice.random_range(0..5) {
+        match self.dice.random_range(0..6) {
             0 => {
                 self.deployments.remove(&index);
                 Action::Delete(index)
             }
             1 => Action::Policy(index, self.pick(&POLICIES)),
             2 => Action::Context(index, self.pick(&CONTEXTS)),
+            3 => Action::Priority(index, self.pick(&PRIORITIES)),
             _ => Action::Scale(index, self.dice.random_range(0..=MOST_REPLICAS)),
         }
     }
@@ -167,7 +169,7 @@ mod tests {
         let steps = steps(1);
         assert!(steps.is_sorted_by_key(|step| step.at));
         let kinds: BTreeSet<String> = steps.iter().map(|step| format!("{:?}", std::mem::discriminant(&step.action))).collect();
-        assert_eq!(kinds.len(), 11, "{kinds:?}");
+        assert_eq!(kinds.len(), 12, "{kinds:?}");
         for target in [Target::Operator(0), Target::Agent(0), Target::ApiServer, Target::Etcd] {
             assert!(steps.iter().any(|step| step.action == Action::Kill(target)), "{target} is never killed");
             assert!(steps.iter().any(|step| step.action == Action::Pause(target)), "{target} is never paused");

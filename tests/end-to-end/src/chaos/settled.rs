@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use futures::stream::{BoxStream, select_all};
 use futures::{FutureExt, StreamExt};
+use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::ListParams;
 use kube::runtime::WatchStreamExt;
@@ -17,6 +18,7 @@ use stowage_crds::model_deployment::PlacementState;
 use stowage_crds::{ModelDeployment, ModelNode, names};
 use stowage_placement::Reason;
 
+use super::fresh::Fresh;
 use crate::{Cluster, watch, workers};
 
 const DEADLINE: Duration = Duration::from_secs(240);
@@ -73,8 +75,16 @@ async fn look(cluster: &Cluster, wanted: &BTreeSet<String>) -> Result<Settled> {
     }
     check_assignments(&nodes, &deployments)?;
     check_endpoints(&slices, &deployments)?;
+    let cordoned = cordoned(cluster).await?;
+    Fresh { nodes: &nodes, deployments: &deployments, cordoned: &cordoned }.check()?;
     settled.workers = check_workers(cluster, &nodes, &deployments)?;
     Ok(settled)
+}
+
+async fn cordoned(cluster: &Cluster) -> Result<BTreeSet<String>> {
+    let nodes = Api::<Node>::all(cluster.client.clone()).list(&ListParams::default()).await?.items;
+    let is_cordoned = |node: &Node| node.spec.as_ref().is_some_and(|spec| spec.unschedulable == Some(true));
+    Ok(nodes.iter().filter(|node| is_cordoned(node)).map(ResourceExt::name_any).collect())
 }
 
 impl Settled {
@@ -102,7 +112,7 @@ fn is_as_asked(deployment: &ModelDeployment) -> bool {
 /// Why a replica has no place. That it is being rolled out is no reason to stay so.
 fn refusal(deployment: &ModelDeployment) -> Option<String> {
     let (reason, message) = (watch::reason(deployment, ConditionType::Scheduled), watch::message(deployment, ConditionType::Scheduled));
-    let passing = [Reason::RollingOut, Reason::Pending, Reason::ReplacingForRoom].map(Reason::as_str);
+    let passing = [Reason::RollingOut, Reason::Pending, Reason::ReplacingForRoom, Reason::Preempting].map(Reason::as_str);
     let says = watch::is(deployment, ConditionType::Scheduled, "False") && !message.is_empty() && !passing.contains(&reason.as_str());
     (says && on_the_way(deployment).next().is_none()).then_some(reason)
 }

@@ -1,0 +1,72 @@
+//! From the start of a process to its first token, as a worker gets there: `cargo run --release -p stowage-engine --example first_token -- MODEL`.
+//!
+//! The model is loaded and tested as before serving, then asked. Printed as JSON: seconds until the model was ready and until the token came, and the bytes
+//! that are resident then.
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Context, bail};
+use clap::Parser;
+use serde_json::json;
+use stowage_engine::schedule::{MAX_QUEUE, Scheduler, Speculation};
+use stowage_engine::{GenerateEvent, GenerateRequest, LoadedModel, SamplingOptions, Tokenizer, host_plan};
+use stowage_placement::{Request, Tokens};
+
+#[derive(Parser)]
+struct Arguments {
+    /// A GGUF file of a model that generates.
+    model: PathBuf,
+    #[arg(long, default_value_t = 2048)]
+    num_ctx: u64,
+    /// 0: one for each physical core.
+    #[arg(long, default_value_t = 0)]
+    threads: u32,
+    #[arg(long, default_value = "The capital of France is")]
+    prompt: String,
+}
+
+fn main() -> anyhow::Result<()> {
+    let Arguments { model, num_ctx, threads, prompt } = Arguments::parse();
+    let began = Instant::now();
+    let request = Request { num_ctx: Tokens(num_ctx), num_gpu: 0, ..Request::default() };
+    let load = host_plan::on_host(&model, &request, threads)?;
+    let promised = load.plan.devices.iter().map(|device| device.total_bytes.0).sum::<u64>();
+    let loaded = LoadedModel::load(&load, &mut |_| {})?;
+    let tokenizer = Arc::new(Tokenizer::from_header(loaded.header())?);
+    let prompt = tokenizer.encode_prompt(&prompt, true)?;
+    let scheduler = Scheduler::start_with(Box::new(loaded), tokenizer, MAX_QUEUE, Speculation::default())?;
+    tokio::runtime::Builder::new_current_thread().build()?.block_on(scheduler.self_test())?;
+    let ready = began.elapsed();
+    let mut events = scheduler.generate(one_token(prompt))?;
+    match events.blocking_recv().context("an answer begins")? {
+        GenerateEvent::Failed(error) => return Err(error.into()),
+        GenerateEvent::Text { .. } | GenerateEvent::Done(_) => {}
+    }
+    let seconds = |duration: std::time::Duration| duration.as_secs_f64();
+    let (ready, first) = (seconds(ready), seconds(began.elapsed()));
+    println!("{}", json!({"readySeconds": ready, "firstTokenSeconds": first, "promisedBytes": promised, "residentBytes": resident()?}));
+    Ok(())
+}
+
+fn one_token(prompt: Vec<u32>) -> GenerateRequest {
+    GenerateRequest {
+        prompt,
+        sampling: SamplingOptions { seed: Some(1), ..SamplingOptions::default() },
+        stop: Vec::new(),
+        max_tokens: Some(1),
+        top_logprobs: None,
+        grammar: None,
+        grammar_after: None,
+        occasions: Vec::new(),
+    }
+}
+
+/// Bytes of this process that are in memory, by the kernel's count.
+fn resident() -> anyhow::Result<u64> {
+    let status = fs::read_to_string("/proc/self/status")?;
+    let Some(line) = status.lines().find_map(|line| line.strip_prefix("VmRSS:")) else { bail!("there is no VmRSS in /proc/self/status") };
+    Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? << 10)
+}
