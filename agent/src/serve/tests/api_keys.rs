@@ -25,16 +25,19 @@ async fn ask(router: &Router, method: Method, path: &str, authorization: Option<
 async fn without_a_known_key_nothing_is_answered_but_probes_and_metrics() {
     let (_sender, keys) = keys(&["another", KEY]);
     let router = guarded(parrot(), keys);
-    let body = || json!({"model": "parrot", "prompt": "hello", "stream": false, "messages": [{"role": "user", "content": "hello"}]});
+    let body = |path| match path {
+        "/api/generate" => json!({"model": "parrot", "prompt": "hello", "stream": false}),
+        _ => json!({"model": "parrot", "messages": [{"role": "user", "content": "hello"}], "stream": false}),
+    };
     for wrong in [None, Some("Bearer wrong"), Some("Bearer "), Some("Basic 0123456789abcdef"), Some(KEY)] {
         for path in ["/api/generate", "/api/chat", "/api/nothing"] {
-            let answer = ask(&router, Method::POST, path, wrong, body()).await;
+            let answer = ask(&router, Method::POST, path, wrong, body(path)).await;
             assert_eq!(answer.status, StatusCode::UNAUTHORIZED, "{path} {wrong:?}");
             assert!(answer.json()["error"].as_str().unwrap().contains("API key"), "{}", answer.text);
             assert_eq!(answer.headers[header::WWW_AUTHENTICATE], "Bearer");
             assert!(!answer.text.contains("wrong"), "{}", answer.text);
         }
-        let answer = ask(&router, Method::POST, "/v1/chat/completions", wrong, body()).await;
+        let answer = ask(&router, Method::POST, "/v1/chat/completions", wrong, body("/v1/chat/completions")).await;
         let error = &answer.json()["error"];
         assert_eq!(
             (answer.status, &error["code"], &error["type"]),
@@ -49,7 +52,7 @@ async fn without_a_known_key_nothing_is_answered_but_probes_and_metrics() {
     }
     for right in [format!("Bearer {KEY}"), format!("bearer {KEY}"), "Bearer another".to_owned()] {
         for path in ["/api/generate", "/api/chat", "/v1/chat/completions"] {
-            assert_eq!(ask(&router, Method::POST, path, Some(&right), body()).await.status, StatusCode::OK, "{path} {right}");
+            assert_eq!(ask(&router, Method::POST, path, Some(&right), body(path)).await.status, StatusCode::OK, "{path} {right}");
         }
     }
 }
