@@ -17,9 +17,9 @@ endif
 TARGET = $(or $(CARGO_TARGET_DIR),$(shell cargo metadata --no-deps --format-version 1 | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p'))
 
 STAGE := scripts/stage.sh
-# Layers on simulated GPUs, for machines that have none. A release is built without it. Single programs are built with `--workspace` too: then their
-# dependencies have the features that they have everywhere else, and are not compiled again.
-SIMULATED := --features stowage-agent/simulated-gpu
+# Layers on simulated GPUs, for machines that have none, and workers that try to break out of their confinement. A release is built without either. Single
+# programs are built with `--workspace` too: then their dependencies have the features that they have everywhere else, and are not compiled again.
+SIMULATED := --features stowage-agent/simulated-gpu,stowage-agent/hostile-worker
 MODEL := $(CACHE)/models/smollm2-135m-instruct-q4_1.gguf
 CLIENTS := $(wildcard tests/clients/requirements.txt)
 
@@ -163,7 +163,7 @@ else
 endif
 	@for program in stowage-operator stowage-agent; do \
 		$(STAGE) $$program scripts/image.py $$program $(TARGET)/$(PROFILE)/$$program $(TARGET)/images/$(PROFILE) $(if $(TAG),--tag $(TAG)) \
-			$(if $(filter debug,$(PROFILE)),--features stowage-agent/simulated-gpu); \
+			$(if $(filter debug,$(PROFILE)),$(SIMULATED)); \
 	done
 
 .PHONY: clean

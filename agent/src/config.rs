@@ -10,7 +10,7 @@ use crate::bench::BenchArgs;
 use crate::plan::PlanArgs;
 use crate::prepare::PrepareArgs;
 use crate::smoke_test::SmokeTestArgs;
-use crate::worker::WorkerArguments;
+use crate::worker::{Confine, WorkerArguments};
 
 /// The node side of Stowage: runs large language models where the operator placed them.
 #[derive(Parser, Debug)]
@@ -77,6 +77,12 @@ pub struct RunArgs {
     /// Where workers' output goes.
     #[arg(long, env = "STOWAGE_WORKER_LOG", value_enum, value_name = "WHERE", default_value_t)]
     pub worker_log: WorkerLogArg,
+    /// How much workers, which read model files and requests, insist on being confined to their own files and port (docs/security.md).
+    #[arg(long, env = "STOWAGE_CONFINE", value_enum, value_name = "HOW", default_value_t)]
+    pub confine: Confine,
+    /// A folder with a file for each API key, as Kubernetes mounts a Secret. With it, whoever asks the node's door or its workers needs one of the keys.
+    #[arg(long, env = "STOWAGE_API_KEYS_DIR", value_name = "PATH")]
+    pub api_keys_dir: Option<PathBuf>,
 }
 
 #[derive(ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq)]

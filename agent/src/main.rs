@@ -15,7 +15,8 @@ fn main() -> ExitCode {
         Command::Run(args) => served(run::run(args)),
         Command::Worker(args) => {
             worker::memory::keep_few_arenas();
-            served(async { Ok(worker::run::run(args).await?) })
+            log();
+            told(worker::run::prepare(args).and_then(|prepared| on_runtime(prepared.run())).map_err(anyhow::Error::from))
         }
         Command::Plan(args) => on_runtime(async {
             let machine = machine(&args);
@@ -29,10 +30,15 @@ fn main() -> ExitCode {
 
 /// Runs what runs until it is told to end. What is still on its way when it returns is cut off.
 fn served(service: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
+    log();
+    told(on_runtime(service))
+}
+
+/// To standard error, from here on.
+fn log() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let colours = std::io::stderr().is_terminal();
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
-    told(on_runtime(service))
 }
 
 fn told(result: anyhow::Result<()>) -> ExitCode {

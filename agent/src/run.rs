@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use axum::Router;
 use jiff::{SignedDuration, Timestamp};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use stowage_sources::AddressPolicy;
@@ -20,13 +21,15 @@ use crate::node::controller::{Controller, Parts, ReadDevices};
 use crate::node::figures::{NodeCollector, NodeFigures};
 use crate::node::lease;
 use crate::node::workers::GateRequest;
-use crate::serve::{self, DEFAULT_BODY_LIMIT, DoorState, Patience, door_router};
+use crate::serve::{self, DEFAULT_BODY_LIMIT, DoorState, Keys, Patience, door_router};
 use crate::store::{Store, StoreConfig};
 use crate::worker::{LastLines, Refusal, Supervisor, SupervisorConfig, WorkerLog};
 use stowage_placement::Reason;
 
 /// How often the model directory is looked at.
 const SCAN_EVERY: Duration = Duration::from_secs(5);
+/// How often the API keys are read. The kubelet takes about a minute to bring a Secret's change to a node.
+const READ_KEYS_EVERY: Duration = Duration::from_secs(5);
 /// Questions at the gate that may wait for the controller.
 const GATE_QUEUE: usize = 16;
 /// For requests at the door that still run when the agent ends.
@@ -47,9 +50,11 @@ pub async fn run(args: RunArgs) -> Result<()> {
     let (figures_sender, figures) = watch::channel(NodeFigures::default());
     let store = Arc::new(store(&args)?);
     let (gate_sender, gate) = mpsc::channel(GATE_QUEUE);
-    let supervisor = supervisor(&args, gate_sender, store.clone())?;
+    let api_keys = api_keys(&args)?;
+    let supervisor = supervisor(&args, gate_sender, store.clone(), api_keys.clone())?;
 
-    tasks.spawn(open_door(listener, DoorState::with_figures(routes, DEFAULT_BODY_LIMIT, NodeCollector(figures)), stop.clone()));
+    let door = door_router(DoorState::with_figures(routes, DEFAULT_BODY_LIMIT, NodeCollector(figures)));
+    tasks.spawn(open_door(listener, serve::guarded(door, api_keys), stop.clone()));
     tasks.spawn(lease::keep(client.clone(), args.system_namespace.clone(), node.clone(), stop.clone()));
     let controller = Controller::new(Parts {
         client,
@@ -112,8 +117,21 @@ fn store(args: &RunArgs) -> Result<Store> {
     Ok(Store::new(StoreConfig::new(Some(args.model_dir.clone()), cache_dir, addresses)))
 }
 
+/// The API keys that count, now and later; `None` where everybody may ask.
+fn api_keys(args: &RunArgs) -> Result<watch::Receiver<Keys>> {
+    let Some(folder) = &args.api_keys_dir else { return Ok(watch::channel(None).1) };
+    let keys = serve::read_keys(folder)?;
+    match keys.len() {
+        0 => tracing::warn!(folder = %folder.display(), "there is no API key yet, so nobody may ask"),
+        count => tracing::info!(count, "whoever asks needs an API key"),
+    }
+    let (sender, keys) = watch::channel(Some(keys));
+    tokio::spawn(serve::follow_keys(folder.clone(), READ_KEYS_EVERY, sender));
+    Ok(keys)
+}
+
 /// The supervisor, whose gate is the controller.
-fn supervisor(args: &RunArgs, gate: mpsc::Sender<GateRequest>, store: Arc<Store>) -> Result<Supervisor> {
+fn supervisor(args: &RunArgs, gate: mpsc::Sender<GateRequest>, store: Arc<Store>, api_keys: watch::Receiver<Keys>) -> Result<Supervisor> {
     let executable = std::env::current_exe().context("finding the agent's own binary, which workers are started from")?;
     let run_dir: PathBuf = std::path::absolute(&args.run_dir).with_context(|| format!("finding {}", args.run_dir.display()))?;
     let config = SupervisorConfig {
@@ -122,6 +140,8 @@ fn supervisor(args: &RunArgs, gate: mpsc::Sender<GateRequest>, store: Arc<Store>
             WorkerLogArg::Files => WorkerLog::Directory(run_dir.join("logs")),
             WorkerLogArg::Forward => WorkerLog::Forwarded(LastLines::default()),
         },
+        confine: args.confine,
+        api_keys,
         ..SupervisorConfig::new(run_dir, executable, args.worker_bind_address)
     };
     let ask = move |assignment: stowage_crds::model_node::Assignment| {
@@ -142,7 +162,7 @@ fn devices(args: &RunArgs) -> ReadDevices {
 }
 
 /// Serves the node's door until `stop`. Where it really listens goes to standard output, for whoever asked for any port.
-async fn open_door(listener: TcpListener, door: DoorState, stop: CancellationToken) {
+async fn open_door(listener: TcpListener, door: Router, stop: CancellationToken) {
     match listener.local_addr() {
         Ok(address) => {
             println!("door: {address}");
@@ -150,9 +170,8 @@ async fn open_door(listener: TcpListener, door: DoorState, stop: CancellationTok
         }
         Err(error) => tracing::warn!(%error, "the node's door is open at an address that can't be told"),
     }
-    let router = door_router(door);
     let stopped = stop.clone();
-    let serving = serve::serve(listener, router, Patience::default(), async move { stopped.cancelled().await });
+    let serving = serve::serve(listener, door, Patience::default(), async move { stopped.cancelled().await });
     let grace = async {
         stop.cancelled().await;
         tokio::time::sleep(DOOR_GRACE).await;

@@ -1,6 +1,6 @@
 //! `agent smoke-test`: what `helm test` runs. It deploys a model, waits until it is ready, asks it, and removes it again: the way that any user goes.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -17,6 +17,8 @@ use stowage_crds::ModelDeployment;
 use stowage_crds::conditions::{self, ConditionType};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep, timeout_at};
+
+use crate::serve::keys_in;
 
 /// Server-side apply's field manager.
 const MANAGER: &str = "stowage-smoke-test";
@@ -42,6 +44,9 @@ pub struct SmokeTestArgs {
     /// Ask here instead of at the ModelDeployment's Service.
     #[arg(long, value_name = "URL")]
     pub url: Option<String>,
+    /// A folder with a file for each API key, of which one is sent along.
+    #[arg(long, env = "STOWAGE_API_KEYS_DIR", value_name = "PATH")]
+    pub api_keys_dir: Option<PathBuf>,
 }
 
 pub async fn run(args: SmokeTestArgs) -> Result<()> {
@@ -49,12 +54,13 @@ pub async fn run(args: SmokeTestArgs) -> Result<()> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let client = Client::try_default().await.context("finding the cluster: there is no kubeconfig and no service account")?;
     let deployment = read(&args)?;
+    let key = args.api_keys_dir.as_deref().map(a_key).transpose()?;
     let name = deployment.name_any();
     let api: Api<ModelDeployment> = Api::namespaced(client.clone(), &args.namespace);
     let until = Instant::now() + Duration::from_secs(args.deadline);
     let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
     let outcome = tokio::select! {
-        outcome = deploy_and_ask(&client, &api, &deployment, &args, until) => outcome,
+        outcome = deploy_and_ask(&client, &api, &deployment, &args, key.as_deref(), until) => outcome,
         _ = terminate.recv() => Err(anyhow::anyhow!("told to end before ModelDeployment {name} had answered")),
     };
     let removed = remove(&api, &name).await;
@@ -70,11 +76,17 @@ fn read(args: &SmokeTestArgs) -> Result<ModelDeployment> {
     Ok(deployment)
 }
 
+/// Any of the folder's.
+fn a_key(folder: &Path) -> Result<String> {
+    keys_in(folder)?.pop().with_context(|| format!("there is no API key in {}", folder.display()))
+}
+
 async fn deploy_and_ask(
     client: &Client,
     api: &Api<ModelDeployment>,
     deployment: &ModelDeployment,
     args: &SmokeTestArgs,
+    key: Option<&str>,
     until: Instant,
 ) -> Result<()> {
     let name = deployment.name_any();
@@ -87,7 +99,7 @@ async fn deploy_and_ask(
         None => service_url(client, &args.namespace, &name).await?,
     };
     println!("asking it at {url}: {:?}", args.prompt);
-    println!("it says: {:?}", answer(&url, &name, &args.prompt, until).await?);
+    println!("it says: {:?}", answer(&url, key, &name, &args.prompt, until).await?);
     Ok(())
 }
 
@@ -130,12 +142,12 @@ async fn service_url(client: &Client, namespace: &str, name: &str) -> Result<Str
 }
 
 /// A few words, once it can be reached. Not what it says counts but that it does.
-async fn answer(url: &str, model: &str, prompt: &str, until: Instant) -> Result<String> {
+async fn answer(url: &str, key: Option<&str>, model: &str, prompt: &str, until: Instant) -> Result<String> {
     let client = reqwest::Client::new();
     let body = json!({"model": model, "prompt": prompt, "stream": false, "options": {"temperature": 0, "num_predict": 16}});
     let mut last;
     loop {
-        match ask(&client, url, &body).await {
+        match ask(&client, url, key, &body).await {
             Ok(text) => return Ok(text),
             Err(error) => last = error,
         }
@@ -146,8 +158,10 @@ async fn answer(url: &str, model: &str, prompt: &str, until: Instant) -> Result<
     }
 }
 
-async fn ask(client: &reqwest::Client, url: &str, body: &Value) -> Result<String> {
-    let response = client.post(format!("{url}/api/generate")).json(body).send().await.with_context(|| format!("asking {url}"))?;
+async fn ask(client: &reqwest::Client, url: &str, key: Option<&str>, body: &Value) -> Result<String> {
+    let request = client.post(format!("{url}/api/generate")).json(body);
+    let request = key.into_iter().fold(request, |request, key| request.bearer_auth(key));
+    let response = request.send().await.with_context(|| format!("asking {url}"))?;
     let status = response.status();
     let answer: Value = response.json().await.with_context(|| format!("reading the answer of {url}, {status}"))?;
     match answer.get("response").and_then(Value::as_str) {

@@ -9,15 +9,17 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
+use stowage_agent::serve::{KeyHash, Keys};
 use stowage_agent::store::{Store, StoreConfig};
 use stowage_agent::worker::process::{Process, ProcessId};
-use stowage_agent::worker::{Supervisor, SupervisorConfig, WorkerLog, WorkerView};
+use stowage_agent::worker::{Confine, Supervisor, SupervisorConfig, WorkerLog, WorkerView};
 use stowage_crds::model_deployment::{ModelSource, ReplicaState};
 use stowage_crds::model_node::{AssignedSource, Assignment, AssignmentState, ModelDeploymentReference};
 use stowage_placement::gguf::{Feed, HeaderReader, Keep};
 use stowage_placement::{Asked, Bytes, ModelSummary, NodeDevices, PlacementPolicy, Tokens, decide};
 use stowage_sources::AddressPolicy;
 use tempfile::TempDir;
+use tokio::sync::watch;
 
 const UID: &str = "uid-1";
 const MODEL: &str = "smollm2-135m-instruct-q4_1.gguf";
@@ -71,7 +73,14 @@ fn assignment(models: PathBuf) -> Assignment {
 }
 
 fn supervise(directory: &TempDir, models: PathBuf) -> Supervisor {
+    supervise_with(directory, models, watch::channel(None).1)
+}
+
+fn supervise_with(directory: &TempDir, models: PathBuf, api_keys: watch::Receiver<Keys>) -> Supervisor {
     let config = SupervisorConfig {
+        // Whatever works here works for workers that are confined, as far as this kernel can.
+        confine: Confine::BestEffort,
+        api_keys,
         worker_log: WorkerLog::Directory(directory.path().join("logs")),
         ..SupervisorConfig::new(directory.path().join("run"), env!("CARGO_BIN_EXE_stowage-agent"), [127, 0, 0, 1].into())
     };
@@ -202,4 +211,25 @@ async fn an_answer_that_does_not_end_is_cut_off_at_the_deadline() {
     supervisor.release(UID, Some(Timestamp::now()));
     in_state(&supervisor, ReplicaState::Gone).await;
     assert!(ProcessId::of(ready.pid.unwrap()).is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_asks_for_the_keys_that_its_agent_names_and_hears_of_others() {
+    let Some(models) = models() else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let hashes = |key: &str| Some(vec![KeyHash::of(key)]);
+    let (keys, api_keys) = watch::channel(hashes("first"));
+    let supervisor = supervise_with(&directory, models.clone(), api_keys);
+    let _killed = Killed(supervisor.clone());
+    supervisor.start(&assignment(models));
+    let client = Client::of(&in_state(&supervisor, ReplicaState::Ready).await);
+    let tags = async |key: &str| client.http.get(format!("{}/api/tags", client.url)).bearer_auth(key).send().await.unwrap().status();
+    assert_eq!(client.generate("smol", 1).await.status(), http::StatusCode::UNAUTHORIZED);
+    assert_eq!(tags("first").await, http::StatusCode::OK);
+    assert!(client.is_ready().await);
+    keys.send_replace(hashes("second"));
+    soon(async || tags("first").await == http::StatusCode::UNAUTHORIZED).await;
+    assert_eq!(tags("second").await, http::StatusCode::OK);
+    supervisor.release(UID, Some(Timestamp::now()));
+    in_state(&supervisor, ReplicaState::Gone).await;
 }

@@ -40,6 +40,8 @@ pub enum FaultKind {
     BodyTooSlow,
     /// Models are managed by applying ModelDeployments, not here.
     ManagedElsewhere,
+    /// No API key, or one that is not known.
+    Unauthorized,
     /// Queue full, draining, or not ready yet.
     Busy,
     /// The worker behind the node's door broke off.
@@ -56,6 +58,7 @@ impl FaultKind {
             FaultKind::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             FaultKind::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
             FaultKind::ManagedElsewhere => StatusCode::NOT_IMPLEMENTED,
+            FaultKind::Unauthorized => StatusCode::UNAUTHORIZED,
             FaultKind::Busy => StatusCode::SERVICE_UNAVAILABLE,
             FaultKind::BadGateway => StatusCode::BAD_GATEWAY,
             FaultKind::Failed => StatusCode::INTERNAL_SERVER_ERROR,
@@ -74,6 +77,7 @@ impl FaultKind {
             FaultKind::BodyTooLarge => "body_too_large",
             FaultKind::BodyTooSlow => "body_too_slow",
             FaultKind::ManagedElsewhere => "managed_elsewhere",
+            FaultKind::Unauthorized => "invalid_api_key",
             FaultKind::Busy => "overloaded",
             FaultKind::BadGateway => "bad_gateway",
             FaultKind::Failed => "failed",

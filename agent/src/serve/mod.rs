@@ -6,6 +6,7 @@
 //! Invariant: nothing here logs or keeps what a request or an answer says.
 
 mod account;
+mod api_keys;
 mod called;
 mod channels;
 mod defaults;
@@ -42,6 +43,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use http::{Method, StatusCode, Uri};
 
+pub use api_keys::{KeyHash, Keys, KeysError, follow as follow_keys, guarded, keys_in, read as read_keys};
 pub use defaults::{RequestDefaults, RequestOptions};
 pub use door::{DoorState, Route, door_router};
 pub use generator::{Constrained, Embeddings, Generator};

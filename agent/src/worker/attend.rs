@@ -200,6 +200,7 @@ impl Replica {
             self.welcome(worker).await;
         }
         let (heartbeat_timeout, silent_after) = (self.shared.config.heartbeat_timeout, self.shared.config.silent_after);
+        let mut api_keys = self.shared.config.api_keys.clone();
         loop {
             self.report(worker);
             let (due, silent_at) = (worker.due(heartbeat_timeout), worker.silent_at(silent_after));
@@ -216,6 +217,11 @@ impl Replica {
                     None => return Step::Detached,
                 },
                 answer = answered(&mut worker.gate) => self.answer(worker, answer).await,
+                // Fails where nobody changes them any more.
+                Ok(()) = api_keys.changed() => {
+                    let api_keys = api_keys.borrow_and_update().clone();
+                    worker.send(FromAgent::ApiKeys { api_keys }).await;
+                }
                 change = looked(&mut worker.look) => {
                     (worker.look, worker.file_change) = (None, change);
                     worker.next_look = Instant::now() + LOOK_EVERY;
@@ -248,7 +254,8 @@ impl Replica {
 
     async fn welcome(&self, worker: &mut Worker) {
         worker.last_heard = Instant::now();
-        worker.send(FromAgent::Welcome { version: VERSION }).await;
+        let api_keys = self.shared.config.api_keys.borrow().clone();
+        worker.send(FromAgent::Welcome { version: VERSION, api_keys }).await;
         // What was asked for may have changed while it had no agent.
         worker.send(FromAgent::Update { assignment: Box::new(self.assignment.clone()) }).await;
         self.tell_wanted(worker).await;

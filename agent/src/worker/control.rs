@@ -17,12 +17,14 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio_util::task::TaskTracker;
 
+use super::confine::Confine;
 use super::launch::{Program, WorkerLog};
 use super::listen;
 use super::process::Process;
 use super::record::Records;
 use super::replica::{Command, Replica};
 use super::view::{Refusal, Views, WorkerView};
+use crate::serve::Keys;
 use crate::store::Store;
 
 /// Asked before a worker allocates anything: does the plan hold on the devices as they are now?
@@ -44,6 +46,10 @@ pub struct SupervisorConfig {
     /// The address under which others reach them.
     pub advertise_address: String,
     pub worker_log: WorkerLog,
+    /// How much workers insist on being confined.
+    pub confine: Confine,
+    /// Which API keys workers ask for.
+    pub api_keys: watch::Receiver<Keys>,
     /// A worker that says nothing for this long counts as not ready until it goes on.
     pub silent_after: Duration,
     /// A worker that says nothing for this long is ended and started again.
@@ -68,6 +74,8 @@ impl SupervisorConfig {
             worker_bind,
             advertise_address: worker_bind.to_string(),
             worker_log: WorkerLog::Inherited,
+            confine: Confine::default(),
+            api_keys: watch::channel(None).1,
             silent_after: Duration::from_secs(3),
             heartbeat_timeout: Duration::from_secs(30),
             restart_delay: Duration::from_secs(1),
@@ -130,8 +138,12 @@ impl Supervisor {
         let lock = lock(&config.run_dir)?;
         let records = Records::new(&config.run_dir).map_err(failed("creating", &config.run_dir))?;
         let listener = listen::bind(&socket).map_err(failed("listening on", &socket))?;
-        let program =
-            Program { executable: config.executable.clone(), arguments: config.arguments.clone(), log: config.worker_log.clone() };
+        let program = Program {
+            executable: config.executable.clone(),
+            arguments: config.arguments.clone(),
+            confine: config.confine,
+            log: config.worker_log.clone(),
+        };
         let shared = Arc::new(Shared {
             program,
             gate: Arc::new(move |assignment| Box::pin(gate(assignment))),

@@ -12,6 +12,7 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
 
+use super::confine::Confine;
 use super::record::file_stem;
 
 /// Of the agent's environment, what a worker must not have: the way into the cluster, and tokens of model sources.
@@ -131,6 +132,7 @@ pub struct Program {
     pub executable: PathBuf,
     /// Before `worker --socket ... --assignment-file ...`; empty where the executable is the agent's own.
     pub arguments: Vec<OsString>,
+    pub confine: Confine,
     pub log: WorkerLog,
 }
 
@@ -140,6 +142,7 @@ impl Program {
         let (output, error) = self.log.output(uid)?;
         let mut command = Command::new(&self.executable);
         command.args(&self.arguments).arg("worker").arg("--socket").arg(socket).arg("--assignment-file").arg(order);
+        command.arg("--confine").arg(self.confine.as_str());
         command.stdin(Stdio::null()).stdout(output).stderr(error).kill_on_drop(false);
         for name in WITHHELD {
             command.env_remove(name);
@@ -161,12 +164,12 @@ mod tests {
     async fn a_worker_has_no_way_into_the_cluster_and_its_last_words_are_kept() {
         let directory = tempfile::tempdir().unwrap();
         let log = WorkerLog::Directory(directory.path().join("logs"));
-        let script = "echo first; echo \"[$KUBECONFIG] $4 $5 $6\"; echo";
+        let script = "echo first; echo \"[$KUBECONFIG] $4 $5 $6 $7\"; echo";
         let arguments = ["-c".into(), script.into(), "sh".into()].to_vec();
-        let program = Program { executable: "/bin/sh".into(), arguments, log: log.clone() };
+        let program = Program { executable: "/bin/sh".into(), arguments, confine: Confine::Required, log: log.clone() };
         let mut child = program.start("uid-1", "m-0", Path::new("/s"), Path::new("/o")).unwrap();
         assert!(child.wait().await.unwrap().success());
-        assert_eq!(log.last_line("uid-1").unwrap(), "[] --assignment-file /o");
+        assert_eq!(log.last_line("uid-1").unwrap(), "[] --assignment-file /o --confine required");
         log.remove("uid-1");
         assert_eq!(log.last_line("uid-1"), None);
     }
@@ -175,7 +178,7 @@ mod tests {
     async fn the_last_words_of_a_worker_whose_output_is_handed_on_are_kept_too() {
         let log = WorkerLog::Forwarded(LastLines::default());
         let arguments = ["-c".into(), "echo first >&2; printf last >&2; echo >&2".into(), "sh".into()].to_vec();
-        let program = Program { executable: "/bin/sh".into(), arguments, log: log.clone() };
+        let program = Program { executable: "/bin/sh".into(), arguments, confine: Confine::Off, log: log.clone() };
         let mut child = program.start("uid-1", "m-0", Path::new("/s"), Path::new("/o")).unwrap();
         assert!(child.wait().await.unwrap().success());
         log.read_to_its_end("uid-1").await;

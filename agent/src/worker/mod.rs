@@ -4,9 +4,11 @@
 //! listens and workers connect, so a worker outlives its agent and is adopted by the agent's successor with its model still loaded.
 //!
 //! The agent's side is the [`Supervisor`] ([`control`]): one task for each assignment (`replica`, `attend`), which fetches the file, starts the
-//! process ([`launch`]), asks the gate, and calls a replica gone only when its process really is ([`process`]). The worker's side is [`run`](mod@run).
+//! process ([`launch`]), asks the gate, and calls a replica gone only when its process really is ([`process`]). The worker's side is [`run`], which confines
+//! its process ([`confine`]) before it touches the model.
 
 mod attend;
+pub mod confine;
 pub mod control;
 pub mod launch;
 mod link;
@@ -23,7 +25,8 @@ mod show;
 mod speed;
 pub mod view;
 
+pub use confine::Confine;
 pub use control::{Gate, Supervisor, SupervisorConfig, SupervisorError};
 pub use launch::{LastLines, WorkerLog};
-pub use run::{WorkerArguments, WorkerError, run};
+pub use run::{WorkerArguments, WorkerError};
 pub use view::{Refusal, WorkerView};

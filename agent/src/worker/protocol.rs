@@ -20,6 +20,7 @@ use tokio_util::codec::{Framed, LinesCodec, LinesCodecError};
 use super::loaded_file::LoadedFile;
 use super::process::ProcessId;
 use super::view::Refusal;
+use crate::serve::Keys;
 
 /// Of these messages. Both sides refuse another.
 pub const VERSION: u32 = 1;
@@ -61,6 +62,13 @@ pub enum FromWorker {
 pub enum FromAgent {
     Welcome {
         version: u32,
+        /// Which API keys to ask for.
+        #[serde(default)]
+        api_keys: Keys,
+    },
+    /// They have changed.
+    ApiKeys {
+        api_keys: Keys,
     },
     Go,
     /// The plan does not hold on this node any more; the worker ends.
@@ -168,6 +176,7 @@ fn broken(error: LinesCodecError) -> io::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::serve::KeyHash;
     use stowage_placement::Reason;
 
     #[tokio::test]
@@ -201,7 +210,8 @@ mod tests {
         let (mut worker, mut agent) = (Connection::new(ours), Connection::new(theirs));
         let deadline: Timestamp = "2030-01-02T03:04:05Z".parse().unwrap();
         let messages = [
-            FromAgent::Welcome { version: VERSION },
+            FromAgent::Welcome { version: VERSION, api_keys: None },
+            FromAgent::ApiKeys { api_keys: Some(vec![KeyHash::of("a key")]) },
             FromAgent::Go,
             FromAgent::No(Refusal::new(Reason::DeviceChanged, "3 GiB less")),
             FromAgent::Drain { deadline },

@@ -2,18 +2,22 @@
 //!
 //! It asks the agent once, before it allocates anything. After that it needs no agent: when its agent goes away it keeps serving, and tells the next
 //! one all it is.
+//!
+//! [`prepare`] takes what it needs of the machine and gives up the rest, while it is alone in its process; [`Prepared::run`] does the work.
 
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use stowage_engine::{BackendChoice, Engine, EngineError, LoadProgress, LoadRequest};
 use stowage_placement::Reason;
-use tokio::net::TcpListener;
+use tokio::net::TcpSocket;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
+use super::confine::{Confine, Confinement, NotConfined, Policy, confine};
 use super::link::Link;
 use super::memory;
 use super::process::ProcessId;
@@ -22,9 +26,12 @@ use super::record::{self, Order};
 use super::serving::Serving;
 use super::speed::reported;
 use super::view::Refusal;
+use crate::serve::Keys;
 
 /// For SIGTERM, which brings no deadline: what Kubernetes gives a Pod unless told otherwise.
 const GRACE: Duration = Duration::from_secs(30);
+/// Connections that may wait to be taken.
+const BACKLOG: u32 = 1024;
 /// For the agent to hear why the worker failed.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
@@ -37,6 +44,13 @@ pub struct WorkerArguments {
     /// What to load, written by the agent.
     #[arg(long)]
     pub assignment_file: PathBuf,
+    /// How much to insist on being confined.
+    #[arg(long, value_enum, value_name = "HOW", default_value_t)]
+    pub confine: Confine,
+    /// Names in JSON what to try instead of loading anything: a worker in the hands of somebody else.
+    #[cfg(feature = "hostile-worker")]
+    #[arg(long)]
+    pub attempts: Option<PathBuf>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -50,32 +64,78 @@ pub enum WorkerError {
     Failed(Refusal),
 }
 
-/// Loads and serves until told to end. The caller should end the process with what this returns: a load that was given up may still be running.
-pub async fn run(arguments: WorkerArguments) -> Result<(), WorkerError> {
+/// A worker that has its order, its port, and no more of the machine than it needs. It has not looked at the model's file yet.
+pub struct Prepared {
+    order: Order,
+    socket: PathBuf,
+    process: ProcessId,
+    port: io::Result<TcpSocket>,
+    confinement: Result<Confinement, NotConfined>,
+    #[cfg(feature = "hostile-worker")]
+    attempts: Option<super::confine::attempts::Attempts>,
+}
+
+/// Sets the process up. To be called before there is a second thread, for threads are confined as the one that starts them.
+pub fn prepare(arguments: WorkerArguments) -> Result<Prepared, WorkerError> {
     // Fails where it is a session's leader already, as in a Pod, which is as good: what ends the agent's session must not end the worker.
     let _ = rustix::process::setsid();
     let path = arguments.assignment_file;
     let order: Order = record::read(&path).map_err(|source| WorkerError::Order { path, source })?;
     let process = ProcessId::own().map_err(WorkerError::Setup)?;
-    let ends = Ends { terminate: signal(SignalKind::terminate()).map_err(WorkerError::Setup)? };
-    let link = Link::start(arguments.socket, &order, process);
-    let mut running = Running { order, link, ends };
-    match running.carry_out().await {
-        Ok(()) => Ok(()),
-        Err(why) => {
-            tracing::error!(reason = %why.reason, message = why.message, "the replica can't be carried out");
-            running.phase(Phase::Failed(why.clone()));
-            // An agent that is away for longer finds the worker gone, starts another, and hears it from that.
-            let _ = tokio::time::timeout(LAST_WORDS, running.link.delivered()).await;
-            Err(WorkerError::Failed(why))
+    #[cfg(feature = "hostile-worker")]
+    let attempts = arguments.attempts.map(|path| record::read(&path).map_err(|source| WorkerError::Order { path, source })).transpose()?;
+    // Once it is confined, it can bind none.
+    let port = bind(order.bind);
+    let confinement = confine(&Policy::of(&order), arguments.confine);
+    Ok(Prepared {
+        order,
+        socket: arguments.socket,
+        process,
+        port,
+        confinement,
+        #[cfg(feature = "hostile-worker")]
+        attempts,
+    })
+}
+
+impl Prepared {
+    /// Loads and serves until told to end. The caller should end the process with what this returns: a load that was given up may still be running.
+    pub async fn run(self) -> Result<(), WorkerError> {
+        #[cfg(feature = "hostile-worker")]
+        if let Some(attempts) = self.attempts {
+            attempts.try_all(self.port.map_err(WorkerError::Setup)?);
+            return Ok(());
+        }
+        let ends = Ends { terminate: signal(SignalKind::terminate()).map_err(WorkerError::Setup)? };
+        let link = Link::start(self.socket, &self.order, self.process);
+        let mut running = Running { order: self.order, link, ends, api_keys: watch::Sender::new(None) };
+        match running.carry_out(self.port, self.confinement).await {
+            Ok(()) => Ok(()),
+            Err(why) => {
+                tracing::error!(reason = %why.reason, message = why.message, "the replica can't be carried out");
+                running.phase(Phase::Failed(why.clone()));
+                // An agent that is away for longer finds the worker gone, starts another, and hears it from that.
+                let _ = tokio::time::timeout(LAST_WORDS, running.link.delivered()).await;
+                Err(WorkerError::Failed(why))
+            }
         }
     }
+}
+
+/// A port of its own, at which nobody is heard yet.
+fn bind(address: IpAddr) -> io::Result<TcpSocket> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(SocketAddr::new(address, 0))?;
+    Ok(socket)
 }
 
 struct Running {
     order: Order,
     link: Link,
     ends: Ends,
+    /// Which it asks for; its agent has said so before it says that it may load.
+    api_keys: watch::Sender<Keys>,
 }
 
 struct Ends {
@@ -97,16 +157,19 @@ enum Wish {
 }
 
 impl Running {
-    async fn carry_out(&mut self) -> Result<(), Refusal> {
+    async fn carry_out(&mut self, port: io::Result<TcpSocket>, confinement: Result<Confinement, NotConfined>) -> Result<(), Refusal> {
+        let _confinement = confinement.map_err(|error| Refusal::new(Reason::LoadFailed, error.to_string()))?;
+        let bind = self.order.bind;
+        let no_port = |error| Refusal::new(Reason::LoadFailed, format!("listening on {bind}: {error}"));
+        let port = port.map_err(no_port)?;
         if !self.may_load().await {
             return Ok(());
         }
         let Some(engine) = self.load().await? else { return Ok(()) };
         memory::give_back();
-        let bind = self.order.bind;
-        let bound = async { TcpListener::bind((bind, 0)).await.and_then(|listener| Ok((listener.local_addr()?, listener))) }.await;
-        let (address, listener) = bound.map_err(|error| Refusal::new(Reason::LoadFailed, format!("listening on {bind}: {error}")))?;
-        let serving = Serving::start(engine.clone(), &self.order, listener);
+        let listening = port.listen(BACKLOG).and_then(|listener| Ok((listener.local_addr()?, listener)));
+        let (address, listener) = listening.map_err(no_port)?;
+        let serving = Serving::start(engine.clone(), &self.order, self.api_keys.subscribe(), listener);
         self.link.state.send_replace(WorkerState {
             phase: Phase::Testing,
             measured: engine.measured(),
@@ -129,7 +192,10 @@ impl Running {
                 else => std::future::pending().await,
             };
             return match message {
-                FromAgent::Welcome { .. } => continue,
+                FromAgent::Welcome { version: _, api_keys } | FromAgent::ApiKeys { api_keys } => {
+                    self.api_keys.send_replace(api_keys);
+                    continue;
+                }
                 FromAgent::Go => Wish::Go,
                 FromAgent::No(_) => Wish::End(Timestamp::now()),
                 FromAgent::Drain { deadline } => Wish::Drain(deadline),

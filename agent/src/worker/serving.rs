@@ -17,7 +17,7 @@ use super::loaded_file::LoadedFile;
 use super::record::Order;
 use crate::model_header::{self, Data};
 use crate::serve::{
-    self, DEFAULT_BODY_LIMIT, LargestContexts, ModelNames, Patience, Phase, PlacementInfo, RequestDefaults, RequestOptions, Settings,
+    self, DEFAULT_BODY_LIMIT, Keys, LargestContexts, ModelNames, Patience, Phase, PlacementInfo, RequestDefaults, RequestOptions, Settings,
     WorkerConfig, WorkerState,
 };
 
@@ -30,10 +30,11 @@ pub(super) struct Serving {
 }
 
 impl Serving {
-    pub fn start(engine: Engine, order: &Order, listener: TcpListener) -> Serving {
+    pub fn start(engine: Engine, order: &Order, api_keys: watch::Receiver<Keys>, listener: TcpListener) -> Serving {
         let (phase, phases) = watch::channel(Phase::Starting);
         let (settings, settings_now) = watch::channel(settings(&order.assignment));
         let router = serve::worker_router(WorkerState::new(config(engine, order, settings_now, phases)));
+        let router = serve::guarded(router, api_keys);
         let (stop, stopped) = oneshot::channel();
         let stopped = async {
             // Dropped without a word: the worker ends, which stops it too.

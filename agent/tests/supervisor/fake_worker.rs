@@ -108,7 +108,7 @@ impl FakeWorker {
 
     fn hear(&mut self, message: FromAgent) -> Vec<FromWorker> {
         match message {
-            FromAgent::Welcome { .. } => Vec::new(),
+            FromAgent::Welcome { .. } | FromAgent::ApiKeys { .. } => Vec::new(),
             FromAgent::Go => self.load(),
             FromAgent::Update { assignment } => {
                 for alias in &assignment.aliases {

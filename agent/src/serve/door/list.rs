@@ -5,6 +5,7 @@ use std::time::Duration;
 use axum::Json;
 use axum::extract::State;
 use futures::future::join_all;
+use http::{HeaderMap, header};
 use serde_json::{Value, json};
 
 use super::DoorState;
@@ -19,10 +20,10 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// Most bytes of a worker's list that are read.
 const MOST_BYTES: usize = 1 << 20;
 
-/// What each ready worker lists at `path`; replicas that don't answer are left out.
-async fn ask(state: &DoorState, routes: Vec<Route>, path: &'static str) -> Vec<(Route, Vec<Value>)> {
+/// What each ready worker lists at `path`, with the key of who asks; replicas that don't answer are left out.
+async fn ask(state: &DoorState, asks: &HeaderMap, routes: Vec<Route>, path: &'static str) -> Vec<(Route, Vec<Value>)> {
     let asked = routes.into_iter().filter(|route| route.ready).map(|route| async move {
-        let models = tokio::time::timeout(PATIENCE, models_at(state, &route, path)).await.ok().flatten();
+        let models = tokio::time::timeout(PATIENCE, models_at(state, asks, &route, path)).await.ok().flatten();
         if models.is_none() {
             tracing::warn!(model = route.names.full(), worker = %route.worker, path, "a worker did not say what it serves");
         }
@@ -31,11 +32,11 @@ async fn ask(state: &DoorState, routes: Vec<Route>, path: &'static str) -> Vec<(
     join_all(asked).await.into_iter().flatten().collect()
 }
 
-async fn models_at(state: &DoorState, route: &Route, path: &'static str) -> Option<Vec<Value>> {
+async fn models_at(state: &DoorState, asks: &HeaderMap, route: &Route, path: &'static str) -> Option<Vec<Value>> {
     let request = proxy::Forward {
         method: http::Method::GET,
         uri: http::Uri::from_static(path),
-        headers: http::HeaderMap::new(),
+        headers: asks.get(header::AUTHORIZATION).map(|key| (header::AUTHORIZATION, key.clone())).into_iter().collect(),
         body: bytes::Bytes::new(),
     };
     let response = proxy::send(state, &request, route.worker).await.ok()?;
@@ -54,7 +55,7 @@ fn renamed(mut entry: Value, name: &str) -> Value {
 }
 
 /// One entry a name, whatever the number of replicas.
-pub async fn tags(State(state): State<DoorState>) -> Json<Value> {
+pub async fn tags(State(state): State<DoorState>, asks: HeaderMap) -> Json<Value> {
     let routes = state.routes();
     let mut one_each: Vec<Route> = Vec::new();
     for route in routes.iter().filter(|route| route.ready) {
@@ -64,7 +65,7 @@ pub async fn tags(State(state): State<DoorState>) -> Json<Value> {
     }
     let shown = listed(&routes);
     let mut entries = Vec::new();
-    for (route, models) in ask(&state, one_each, "/api/tags").await {
+    for (route, models) in ask(&state, &asks, one_each, "/api/tags").await {
         let names = shown.iter().filter(|listed| listed.names.full() == route.names.full()).flat_map(|listed| &listed.shown);
         if let Some(model) = models.first() {
             entries.extend(names.map(|name| renamed(model.clone(), name)));
@@ -74,11 +75,11 @@ pub async fn tags(State(state): State<DoorState>) -> Json<Value> {
 }
 
 /// One entry a replica.
-pub async fn ps(State(state): State<DoorState>) -> Json<Value> {
+pub async fn ps(State(state): State<DoorState>, asks: HeaderMap) -> Json<Value> {
     let routes = state.routes();
     let shown = listed(&routes);
     let mut entries = Vec::new();
-    for (route, models) in ask(&state, routes, "/api/ps").await {
+    for (route, models) in ask(&state, &asks, routes, "/api/ps").await {
         let name = shown.iter().find(|listed| listed.names.full() == route.names.full()).map(|listed| listed.first());
         let name = name.unwrap_or_else(|| route.names.full());
         entries.extend(models.into_iter().map(|model| renamed(model, &name)));

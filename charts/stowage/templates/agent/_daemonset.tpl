@@ -125,6 +125,10 @@ spec:
               value: forward
             - name: RUST_LOG
               value: {{ $agent.log.level | quote }}
+            {{- if $root.Values.apiKeys.existingSecret }}
+            - name: STOWAGE_API_KEYS_DIR
+              value: /etc/stowage/api-keys
+            {{- end }}
             {{- if .gpu }}
             - name: NVIDIA_VISIBLE_DEVICES
               value: all
@@ -172,9 +176,20 @@ spec:
             - name: models
               mountPath: /var/lib/stowage/models
               readOnly: true
+            {{- if $root.Values.apiKeys.existingSecret }}
+            - name: api-keys
+              mountPath: /etc/stowage/api-keys
+              readOnly: true
+            {{- end }}
       volumes:
         - name: run
           emptyDir: {}
+        {{- with $root.Values.apiKeys.existingSecret }}
+        # Mounted by the kubelet: the agent's account reads no Secret.
+        - name: api-keys
+          secret:
+            secretName: {{ . }}
+        {{- end }}
         - name: cache
           {{- include "stowage.agent.cacheVolume" $agent.cache | nindent 10 }}
         - name: models
