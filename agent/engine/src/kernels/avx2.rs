@@ -8,7 +8,7 @@ use std::arch::x86_64::*;
 
 use super::format::{Format, by_format};
 use super::product::TileProduct;
-use super::reading;
+use super::reading::{self, SixBits};
 use super::registers::Avx2;
 use super::rows::BLOCK_BYTES;
 use super::tile::{Panel, ROWS};
@@ -90,12 +90,16 @@ unsafe fn tile<const F: usize, const W: usize>(p: &TileProduct) {
                 sums[side][column] = row_floats(&before, side);
             }
         }
+        let mut six = SixBits::EMPTY;
         for block in 0..p.blocks {
             let (t, sub) = (p.tile.add(block / format.subs() * format.bytes()), block % format.subs());
             reading::prefetch::<Avx2>(format, t, sub);
+            if sub == 0 {
+                six.read::<Avx2>(format, t);
+            }
             let group = p.group.add(block * W * BLOCK_BYTES).cast::<i32>();
             for (side, sums) in sums.iter_mut().enumerate() {
-                add_block::<F, W>(t, sub, side, group, sums);
+                add_block::<F, W>(t, &six, sub, side, group, sums);
             }
         }
         for column in 0..p.columns {
@@ -109,13 +113,20 @@ unsafe fn tile<const F: usize, const W: usize>(p: &TileProduct) {
 
 /// Adds the products of 8 rows with one block of W columns.
 #[inline(always)]
-unsafe fn add_block<const F: usize, const W: usize>(t: *const u8, sub: usize, side: usize, group: *const i32, sums: &mut [__m256; W]) {
+unsafe fn add_block<const F: usize, const W: usize>(
+    t: *const u8,
+    six: &SixBits,
+    sub: usize,
+    side: usize,
+    group: *const i32,
+    sums: &mut [__m256; W],
+) {
     let format = const { Format::ALL[F] };
     // SAFETY: the caller gives a block of the tile and one of the columns.
     unsafe {
         let weights = reading::weights::<Avx2>(format, t, sub, side);
-        let scales = reading::scales::<Avx2>(format, t, sub, side);
-        let minima = reading::minima::<Avx2>(format, t, sub, side, scales);
+        let scales = reading::scales::<Avx2>(format, t, six, sub, side);
+        let minima = reading::minima::<Avx2>(format, t, six, sub, side, scales);
         let numbers = group.add(8 * W).cast::<f32>();
         for c in 0..W {
             let [a, b] = match const { Format::ALL[F].is_signed() } {

@@ -6,7 +6,7 @@ use std::arch::x86_64::*;
 
 use super::format::{Format, by_format};
 use super::product::TileProduct;
-use super::reading;
+use super::reading::{self, SixBits};
 use super::registers::Avx512;
 use super::rows::BLOCK_BYTES;
 use super::tile::Panel;
@@ -55,9 +55,13 @@ unsafe fn tile<const F: usize, const W: usize>(p: &TileProduct) {
     // SAFETY: by the contract of `tile_product`.
     unsafe {
         let mut results = begin::<W>(p);
+        let mut six = SixBits::EMPTY;
         for block in 0..p.blocks {
             let (t, sub) = (p.tile.add(block / format.subs() * format.bytes()), block % format.subs());
             let group = p.group.add(block * W * BLOCK_BYTES).cast::<i32>();
+            if sub == 0 {
+                six.read::<Avx512>(format, t);
+            }
             let weights = reading::weights::<Avx512>(format, t, sub, 0);
             let mut halves = [[_mm512_setzero_si512(); W]; 2];
             for g in 0..8 {
@@ -67,8 +71,8 @@ unsafe fn tile<const F: usize, const W: usize>(p: &TileProduct) {
                     halves[half][c] = _mm512_dpbusd_epi32(halves[half][c], weights[g], _mm512_set1_epi32(*group.add(g * W + c)));
                 }
             }
-            let scales = reading::scales::<Avx512>(format, t, sub, 0);
-            let minima = reading::minima::<Avx512>(format, t, sub, 0, scales);
+            let scales = reading::scales::<Avx512>(format, t, &six, sub, 0);
+            let minima = reading::minima::<Avx512>(format, t, &six, sub, 0, scales);
             let numbers = group.add(8 * W).cast::<f32>();
             // In the same order as `panels`, so that a column's results don't depend on how many others there are.
             for c in 0..W {

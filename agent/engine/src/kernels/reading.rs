@@ -12,6 +12,45 @@ use super::tile::{IQ4_VALUES, MXFP4_DOUBLED, Panel, ROWS};
 /// What is added to weights of MXFP4, so that none is negative: much less than fills a byte.
 const MXFP4_OFFSET: i8 = 12;
 
+/// Numbers of 6 bits of a whole block of a tile, unpacked to bytes all at once: a byte a row, of each 32 columns first and last of two. See `tile`.
+#[repr(C, align(64))]
+pub struct SixBits([[[u8; ROWS]; 8]; 2]);
+
+impl SixBits {
+    pub const EMPTY: SixBits = SixBits([[[0; ROWS]; 8]; 2]);
+
+    /// Reads those of the block `t`, where the format has any.
+    #[inline(always)]
+    pub unsafe fn read<R: Registers>(&mut self, format: Format, t: *const u8) {
+        let at = match format {
+            Format::Q3K => 32,
+            Format::Q4K | Format::Q5K => 64,
+            _ => return,
+        };
+        let step = size_of::<R::Bytes>();
+        for from in (0..8 * ROWS).step_by(step) {
+            // The high bits of 4 times 32 columns share bytes with those of the other 4.
+            let (shared, shift) = (from % (4 * ROWS), from / (4 * ROWS) * 4);
+            // SAFETY: the caller gives a whole block, which has 8 rows of low bits and 4 of high ones; both numbers have 8 rows here.
+            unsafe {
+                let (low, high) = (R::load(t.add(at + from)), R::load(t.add(at + 8 * ROWS + shared)));
+                for (which, numbers) in self.0.iter_mut().enumerate() {
+                    let low = R::and(R::shift(low, -(which as i32 * 4)), R::splat(15));
+                    let high = R::and(R::shift(high, -((shift + which * 2) as i32)), R::splat(3));
+                    R::store(numbers.as_mut_ptr().cast::<u8>().add(from), R::or(low, R::shift(high, 4)));
+                }
+            }
+        }
+    }
+
+    /// The first or second number of each row, of the `sub`-th 32 columns.
+    #[inline(always)]
+    unsafe fn of(&self, sub: usize, which: usize) -> __m128i {
+        // SAFETY: 16 bytes, aligned.
+        unsafe { _mm_load_si128(self.0[which][sub].as_ptr().cast()) }
+    }
+}
+
 /// Asks for the bytes that are read some time after these 32 columns, if that makes reading faster.
 #[inline(always)]
 pub unsafe fn prefetch<R: Registers>(format: Format, t: *const u8, sub: usize) {
@@ -81,7 +120,7 @@ const fn plus(mut values: [i8; 16], offset: i8) -> [i8; 16] {
 
 /// The scale of one half of the columns.
 #[inline(always)]
-unsafe fn scale<R: Registers>(format: Format, t: *const u8, sub: usize, side: usize, half: usize) -> R::Floats {
+unsafe fn scale<R: Registers>(format: Format, t: *const u8, six: &SixBits, sub: usize, side: usize, half: usize) -> R::Floats {
     // SAFETY: the caller gives a whole block.
     unsafe {
         if format == Format::Mxfp4 {
@@ -90,8 +129,8 @@ unsafe fn scale<R: Registers>(format: Format, t: *const u8, sub: usize, side: us
         let d = R::load_halves(of_side::<R>(t, side, 2));
         let scale = match format {
             Format::Q2K => _mm_and_si128(row_bytes(t, 64, sub * 2 + half), _mm_set1_epi8(15)),
-            Format::Q3K => _mm_sub_epi8(six_bits(t.add(32), sub, half), _mm_set1_epi8(32)),
-            Format::Q4K | Format::Q5K => six_bits(t.add(64), sub, 0),
+            Format::Q3K => _mm_sub_epi8(six.of(sub, half), _mm_set1_epi8(32)),
+            Format::Q4K | Format::Q5K => six.of(sub, 0),
             Format::Q6K => row_bytes(t, 32, sub * 2 + half),
             Format::Iq4Xs => {
                 let low = shifted_right(row_bytes(t, 32, sub % 4), sub / 4 * 4, 15);
@@ -106,17 +145,25 @@ unsafe fn scale<R: Registers>(format: Format, t: *const u8, sub: usize, side: us
 
 /// Scales of both halves of the columns.
 #[inline(always)]
-pub unsafe fn scales<R: Registers>(format: Format, t: *const u8, sub: usize, side: usize) -> [R::Floats; 2] {
+pub unsafe fn scales<R: Registers>(format: Format, t: *const u8, six: &SixBits, sub: usize, side: usize) -> [R::Floats; 2] {
     // SAFETY: the caller gives a whole block.
     unsafe {
-        let first = scale::<R>(format, t, sub, side, 0);
-        [first, if format.has_halves() { scale::<R>(format, t, sub, side, 1) } else { first }]
+        let first = scale::<R>(format, t, six, sub, side, 0);
+        [first, if format.has_halves() { scale::<R>(format, t, six, sub, side, 1) } else { first }]
     }
 }
 
 /// What a weight of 0 stands for in one half of the columns, whose scale is given.
 #[inline(always)]
-unsafe fn minimum<R: Registers>(format: Format, t: *const u8, sub: usize, side: usize, half: usize, scale: R::Floats) -> R::Floats {
+unsafe fn minimum<R: Registers>(
+    format: Format,
+    t: *const u8,
+    six: &SixBits,
+    sub: usize,
+    side: usize,
+    half: usize,
+    scale: R::Floats,
+) -> R::Floats {
     // SAFETY: the caller gives a whole block.
     unsafe {
         let offset = match format {
@@ -130,7 +177,7 @@ unsafe fn minimum<R: Registers>(format: Format, t: *const u8, sub: usize, side: 
             Format::Q2K | Format::Q4K | Format::Q5K => {
                 let minimum = match format {
                     Format::Q2K => shifted_right(row_bytes(t, 64, sub * 2 + half), 4, 15),
-                    _ => six_bits(t.add(64), sub, 1),
+                    _ => six.of(sub, 1),
                 };
                 let d = R::load_halves(of_side::<R>(t.add(32), side, 2));
                 return R::mul(R::sub(R::splat_float(0.0), d), R::floats(R::of_side(minimum, side)));
@@ -142,11 +189,18 @@ unsafe fn minimum<R: Registers>(format: Format, t: *const u8, sub: usize, side: 
 
 /// What a weight of 0 stands for in both halves. Where weights are signed that is nothing.
 #[inline(always)]
-pub unsafe fn minima<R: Registers>(format: Format, t: *const u8, sub: usize, side: usize, scales: [R::Floats; 2]) -> [R::Floats; 2] {
+pub unsafe fn minima<R: Registers>(
+    format: Format,
+    t: *const u8,
+    six: &SixBits,
+    sub: usize,
+    side: usize,
+    scales: [R::Floats; 2],
+) -> [R::Floats; 2] {
     // SAFETY: the caller gives a whole block.
     unsafe {
-        let first = minimum::<R>(format, t, sub, side, 0, scales[0]);
-        [first, if format.has_halves() { minimum::<R>(format, t, sub, side, 1, scales[1]) } else { first }]
+        let first = minimum::<R>(format, t, six, sub, side, 0, scales[0]);
+        [first, if format.has_halves() { minimum::<R>(format, t, six, sub, side, 1, scales[1]) } else { first }]
     }
 }
 
@@ -163,33 +217,27 @@ unsafe fn shifted_right(bytes: __m128i, by: usize, mask: i8) -> __m128i {
     unsafe { _mm_and_si128(_mm_srl_epi16(bytes, _mm_cvtsi32_si128(by as i32)), _mm_set1_epi8(mask)) }
 }
 
-/// One of two numbers of 6 bits: see `tile`.
-#[inline(always)]
-unsafe fn six_bits(t: *const u8, sub: usize, which: usize) -> __m128i {
-    // SAFETY: the caller gives the whole of them.
-    unsafe {
-        let low = shifted_right(row_bytes(t, 0, sub), which * 4, 15);
-        let high = shifted_right(row_bytes(t, 128, sub % 4), sub / 4 * 4 + which * 2, 3);
-        _mm_or_si128(low, _mm_slli_epi16::<4>(high))
-    }
-}
-
 /// Unpacks some blocks of 32 columns. The weights are those of `weights`; the first half's minimum has the second half's taken off where they differ.
 #[inline(always)]
 pub unsafe fn unpack<R: Registers>(format: Format, tile: *const u8, blocks: std::ops::Range<usize>, panels: &mut [Panel]) {
+    let begin = blocks.start;
+    let mut six = SixBits::EMPTY;
     for (block, panel) in blocks.zip(panels) {
         // SAFETY: the caller gives a tile with these blocks; a panel has room for what `Panel` says.
         unsafe {
             let (t, sub) = (tile.add(block / format.subs() * format.bytes()), block % format.subs());
             prefetch::<R>(format, t, sub);
+            if sub == 0 || block == begin {
+                six.read::<R>(format, t);
+            }
             for side in 0..R::SIDES {
                 let first = side * (ROWS / R::SIDES);
                 let weights = weights::<R>(format, t, sub, side);
                 for group in 0..8 {
                     R::store(panel.q.as_mut_ptr().add(group * 64 + first * 4), weights[group]);
                 }
-                let scales = scales::<R>(format, t, sub, side);
-                let mut minima = minima::<R>(format, t, sub, side, scales);
+                let scales = scales::<R>(format, t, &six, sub, side);
+                let mut minima = minima::<R>(format, t, &six, sub, side, scales);
                 minima[0] = R::sub(minima[0], minima[1]);
                 for half in 0..2 {
                     R::store_floats(panel.scale[half].as_mut_ptr().add(first), scales[half]);
