@@ -22,7 +22,7 @@ use crate::node::lease;
 use crate::node::workers::GateRequest;
 use crate::serve::{self, DEFAULT_BODY_LIMIT, DoorState, Patience, door_router};
 use crate::store::{Store, StoreConfig};
-use crate::worker::{LastLines, Refusal, Supervisor, SupervisorConfig, WorkerLog};
+use crate::worker::{HEARD_BY, LastLines, Refusal, Supervisor, SupervisorConfig, WorkerLog};
 use stowage_placement::Reason;
 
 /// How often the model directory is looked at.
@@ -38,7 +38,7 @@ const WORKERS_GRACE: SignedDuration = SignedDuration::from_secs(5);
 pub async fn run(args: RunArgs) -> Result<()> {
     let node = node_name(&args)?;
     let client = client(&args).await?;
-    let stop = CancellationToken::new();
+    let (stop, leaving) = (CancellationToken::new(), CancellationToken::new());
     let tasks = TaskTracker::new();
 
     let listener =
@@ -62,6 +62,7 @@ pub async fn run(args: RunArgs) -> Result<()> {
         routes: routes_sender,
         figures: figures_sender,
         calibration: cache_dir(&args).join("calibration.json"),
+        leaving: leaving.clone(),
     });
     tasks.spawn(controller.run(stop.clone()));
     tokio::spawn(async move { store.watch(SCAN_EVERY).await });
@@ -69,6 +70,9 @@ pub async fn run(args: RunArgs) -> Result<()> {
 
     told_to_end().await?;
     tracing::info!(node, "ending");
+    if args.stop_workers_on_exit {
+        leave(&supervisor, &leaving).await;
+    }
     stop.cancel();
     tasks.close();
     tasks.wait().await;
@@ -181,6 +185,14 @@ async fn told_to_end() -> Result<()> {
         std::process::exit(1);
     });
     Ok(())
+}
+
+/// Workers leave their Services before they end: the operator hears of it from the controller, which goes on as long as they serve.
+async fn leave(supervisor: &Supervisor, leaving: &CancellationToken) {
+    leaving.cancel();
+    if supervisor.leave(Some(Timestamp::now() + SignedDuration::try_from(HEARD_BY).unwrap_or_default() + WORKERS_GRACE)) {
+        tokio::time::sleep(HEARD_BY).await;
+    }
 }
 
 async fn end_workers(args: &RunArgs, supervisor: &Supervisor) {

@@ -61,6 +61,12 @@ impl Replicas {
         self.views.clone_from(views);
     }
 
+    /// Takes in what the supervisor tells while the agent and its workers end. One that has ended stays what it was last.
+    pub fn observe_leaving(&mut self, views: &Views) {
+        let there = views.iter().filter(|(_, view)| !view.is_gone());
+        self.views.extend(there.map(|(uid, view)| (uid.clone(), view.clone())));
+    }
+
     /// The supervisor was told this.
     pub fn told(&mut self, assignment: &Assignment) {
         self.known.insert(assignment.uid.clone(), Known::Held(Some(Box::new(assignment.clone()))));

@@ -191,6 +191,16 @@ impl Supervisor {
         self.shared.views.borrow().values().filter(|view| view.pid.is_some()).filter_map(|view| view.assignment.clone()).collect()
     }
 
+    /// Has those that serve leave: they show that they drain, serve on until everybody has heard of that, and end then, at the deadline whatever runs.
+    /// Says whether there are any.
+    pub fn leave(&self, deadline: Option<Timestamp>) -> bool {
+        let views = self.shared.views.borrow();
+        let serving: Vec<String> = views.iter().filter(|(_, view)| view.is_ready()).map(|(uid, _)| uid.clone()).collect();
+        drop(views);
+        serving.iter().for_each(|uid| self.release(uid, deadline));
+        !serving.is_empty()
+    }
+
     /// Releases all, and returns when they are gone.
     pub async fn end_all(&self, deadline: Option<Timestamp>) {
         let mut views = self.views();

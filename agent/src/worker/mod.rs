@@ -25,5 +25,5 @@ pub mod view;
 
 pub use control::{Gate, Supervisor, SupervisorConfig, SupervisorError};
 pub use launch::{LastLines, WorkerLog};
-pub use run::{WorkerArguments, WorkerError, run};
+pub use run::{HEARD_BY, WorkerArguments, WorkerError, run};
 pub use view::{Refusal, WorkerView};

@@ -83,7 +83,7 @@ struct Ends {
 }
 
 /// By then everybody has heard that a replica has left its Service.
-const HEARD_BY: Duration = Duration::from_secs(2);
+pub const HEARD_BY: Duration = Duration::from_secs(2);
 
 /// What somebody wants of the worker.
 enum Wish {
