@@ -14,15 +14,15 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::config::{RunArgs, WorkerLogArg};
-use crate::devices::Devices;
+use crate::config::{RunArgs, WorkerLogArg, WorkersArg};
+use crate::devices::{Devices, Memory};
 use crate::node::controller::{Controller, Parts, ReadDevices};
 use crate::node::figures::{NodeCollector, NodeFigures};
 use crate::node::lease;
 use crate::node::workers::GateRequest;
 use crate::serve::{self, DEFAULT_BODY_LIMIT, DoorState, Patience, door_router};
 use crate::store::{Store, StoreConfig};
-use crate::worker::{HEARD_BY, LastLines, Refusal, Supervisor, SupervisorConfig, WorkerLog};
+use crate::worker::{HEARD_BY, LastLines, Mode, Refusal, Supervisor, SupervisorConfig, WorkerLog};
 use stowage_placement::Reason;
 
 /// How often the model directory is looked at.
@@ -37,6 +37,10 @@ const WORKERS_GRACE: SignedDuration = SignedDuration::from_secs(5);
 /// Runs until SIGTERM or SIGINT. A second one ends it at once.
 pub async fn run(args: RunArgs) -> Result<()> {
     let node = node_name(&args)?;
+    anyhow::ensure!(
+        args.workers == WorkersArg::Process || !args.stop_workers_on_exit,
+        "--stop-workers-on-exit is for workers that are the agent's children; those of --workers=pod end when their Pods do"
+    );
     let client = client(&args).await?;
     let (stop, leaving) = (CancellationToken::new(), CancellationToken::new());
     let tasks = TaskTracker::new();
@@ -121,6 +125,10 @@ fn supervisor(args: &RunArgs, gate: mpsc::Sender<GateRequest>, store: Arc<Store>
     let executable = std::env::current_exe().context("finding the agent's own binary, which workers are started from")?;
     let run_dir: PathBuf = std::path::absolute(&args.run_dir).with_context(|| format!("finding {}", args.run_dir.display()))?;
     let config = SupervisorConfig {
+        mode: match args.workers {
+            WorkersArg::Process => Mode::Process,
+            WorkersArg::Pod => Mode::Pod,
+        },
         advertise_address: args.advertise_address.to_string(),
         worker_log: match args.worker_log {
             WorkerLogArg::Files => WorkerLog::Directory(run_dir.join("logs")),
@@ -141,7 +149,9 @@ fn supervisor(args: &RunArgs, gate: mpsc::Sender<GateRequest>, store: Arc<Store>
 }
 
 fn devices(args: &RunArgs) -> ReadDevices {
-    let devices = Mutex::new(Devices::new(args.devices.nvml_library.clone(), args.devices.cpu_only));
+    // Workers in Pods of their own have limits of their own: what the agent may take says nothing of them.
+    let memory = if args.workers == WorkersArg::Pod { Memory::Machine } else { Memory::Limit };
+    let devices = Mutex::new(Devices::new(args.devices.nvml_library.clone(), args.devices.cpu_only, memory));
     Arc::new(move || devices.lock().unwrap_or_else(PoisonError::into_inner).read())
 }
 
@@ -198,7 +208,7 @@ async fn leave(supervisor: &Supervisor, leaving: &CancellationToken) {
 async fn end_workers(args: &RunArgs, supervisor: &Supervisor) {
     if args.stop_workers_on_exit {
         supervisor.end_all(Some(Timestamp::now() + WORKERS_GRACE)).await;
-    } else if supervisor.views().borrow().values().any(|view| view.pid.is_some()) {
+    } else if supervisor.views().borrow().values().any(|view| view.runs) {
         tracing::info!("workers serve on; the next agent takes them over");
     }
 }

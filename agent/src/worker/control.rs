@@ -1,6 +1,6 @@
 //! The supervisor: all workers of this node.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
 use std::future::Future;
 use std::io;
@@ -20,7 +20,7 @@ use tokio_util::task::TaskTracker;
 use super::launch::{Program, WorkerLog};
 use super::listen;
 use super::process::Process;
-use super::record::Records;
+use super::record::{self, Order, Record, Records};
 use super::replica::{Command, Replica};
 use super::view::{Refusal, Views, WorkerView};
 use crate::store::Store;
@@ -31,17 +31,28 @@ pub type Gate = Arc<dyn Fn(Assignment) -> Pin<Box<dyn Future<Output = Result<(),
 /// Of a Unix socket's path; the kernel takes no more.
 const LONGEST_SOCKET_PATH: usize = 107;
 
+/// Who starts workers, and ends those that do not end by themselves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// The supervisor: they are child processes.
+    #[default]
+    Process,
+    /// The operator: each is in a Pod of its own.
+    Pod,
+}
+
 /// How workers are run.
 #[derive(Clone, Debug)]
 pub struct SupervisorConfig {
+    pub mode: Mode,
     /// Holds the socket, and what the next agent needs to know. One agent at a time.
     pub run_dir: PathBuf,
     /// What is run as `EXECUTABLE ARGUMENTS... worker --socket PATH --assignment-file PATH`: the agent's own binary, with no arguments.
     pub executable: PathBuf,
     pub arguments: Vec<OsString>,
-    /// Where workers listen; each picks its port.
+    /// Where child processes listen; each picks its port.
     pub worker_bind: IpAddr,
-    /// The address under which others reach them.
+    /// The address under which others reach workers; those in Pods have addresses of their own.
     pub advertise_address: String,
     pub worker_log: WorkerLog,
     /// A worker that says nothing for this long counts as not ready until it goes on.
@@ -62,6 +73,7 @@ pub struct SupervisorConfig {
 impl SupervisorConfig {
     pub fn new(run_dir: impl Into<PathBuf>, executable: impl Into<PathBuf>, worker_bind: IpAddr) -> SupervisorConfig {
         SupervisorConfig {
+            mode: Mode::Process,
             run_dir: run_dir.into(),
             executable: executable.into(),
             arguments: Vec::new(),
@@ -79,7 +91,11 @@ impl SupervisorConfig {
     }
 
     pub fn socket(&self) -> PathBuf {
-        self.run_dir.join("agent.sock")
+        let directory = match self.mode {
+            Mode::Process => self.run_dir.clone(),
+            Mode::Pod => record::shared(&self.run_dir),
+        };
+        directory.join("agent.sock")
     }
 }
 
@@ -109,6 +125,8 @@ pub(super) struct Shared {
     pub gate: Gate,
     pub store: Arc<Store>,
     pub records: Records,
+    /// What workers in Pods that are awaited are to do, by assignment.
+    pub orders: watch::Sender<BTreeMap<String, Order>>,
     views: watch::Sender<Views>,
     replicas: Mutex<HashMap<String, mpsc::UnboundedSender<Command>>>,
     tasks: TaskTracker,
@@ -137,6 +155,7 @@ impl Supervisor {
             gate: Arc::new(move |assignment| Box::pin(gate(assignment))),
             store,
             records,
+            orders: watch::Sender::new(BTreeMap::new()),
             views: watch::Sender::new(Views::new()),
             replicas: Mutex::default(),
             config,
@@ -188,7 +207,7 @@ impl Supervisor {
 
     /// What this agent found running.
     pub fn adopted(&self) -> Vec<Assignment> {
-        self.shared.views.borrow().values().filter(|view| view.pid.is_some()).filter_map(|view| view.assignment.clone()).collect()
+        self.shared.views.borrow().values().filter(|view| view.runs).filter_map(|view| view.assignment.clone()).collect()
     }
 
     /// Has those that serve leave: they show that they drain, serve on until everybody has heard of that, and end then, at the deadline whatever runs.
@@ -246,7 +265,7 @@ fn lock(run_dir: &Path) -> Result<std::fs::File, SupervisorError> {
 fn adopt(shared: &Arc<Shared>) -> Result<(), SupervisorError> {
     for record in shared.records.all().map_err(failed("reading", &shared.config.run_dir))? {
         let uid = record.assignment.uid.clone();
-        match Process::find(record.process).map_err(failed("looking for the workers of", &shared.config.run_dir))? {
+        match shared.process_of(&record).map_err(failed("looking for the workers of", &shared.config.run_dir))? {
             Some(process) => {
                 tracing::info!(uid, pid = process.id.pid, replica = record.assignment.replica, "a worker of an earlier agent is adopted");
                 let assignment = record.assignment.clone();
@@ -256,7 +275,7 @@ fn adopt(shared: &Arc<Shared>) -> Result<(), SupervisorError> {
             None => shared.records.remove(&uid),
         }
     }
-    Ok(())
+    shared.records.remove_unheld_lifelines().map_err(failed("looking for the workers of", &shared.config.run_dir))
 }
 
 /// Gives an assignment its task.
@@ -275,6 +294,19 @@ where
 impl Shared {
     fn replicas(&self) -> MutexGuard<'_, HashMap<String, mpsc::UnboundedSender<Command>>> {
         self.replicas.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A worker of an earlier agent, where it lives.
+    fn process_of(&self, record: &Record) -> io::Result<Option<Process>> {
+        match self.config.mode {
+            Mode::Process => Process::find(record.process),
+            Mode::Pod => Process::behind(&self.records.lifeline(&record.assignment.uid), record.process),
+        }
+    }
+
+    /// Whether a task has this assignment.
+    pub fn has(&self, uid: &str) -> bool {
+        self.replicas().contains_key(uid)
     }
 
     /// To the replica's task; false where there is none.
@@ -309,6 +341,7 @@ impl Shared {
     /// Nothing of it is left.
     pub fn gone(&self, uid: &str) {
         self.records.remove(uid);
+        self.records.remove_lifeline(uid);
         self.program.log.remove(uid);
         self.replicas().remove(uid);
         self.show(uid, |view| {

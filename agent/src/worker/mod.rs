@@ -5,10 +5,15 @@
 //!
 //! The agent's side is the [`Supervisor`] ([`control`]): one task for each assignment (`replica`, `attend`), which fetches the file, starts the
 //! process ([`launch`]), asks the gate, and calls a replica gone only when its process really is ([`process`]). The worker's side is [`run`](mod@run).
+//!
+//! Where workers are in Pods of their own, which the operator makes and ends, the agent starts no process: a worker joins (`join`) and is told its order, and
+//! the [`lifeline`] that it holds is how its end is seen.
 
 mod attend;
 pub mod control;
+mod join;
 pub mod launch;
+pub mod lifeline;
 mod link;
 mod listen;
 pub mod loaded_file;
@@ -23,7 +28,7 @@ mod show;
 mod speed;
 pub mod view;
 
-pub use control::{Gate, Supervisor, SupervisorConfig, SupervisorError};
+pub use control::{Gate, Mode, Supervisor, SupervisorConfig, SupervisorError};
 pub use launch::{LastLines, WorkerLog};
 pub use run::{HEARD_BY, WorkerArguments, WorkerError, run};
 pub use view::{Refusal, WorkerView};

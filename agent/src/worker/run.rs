@@ -14,6 +14,8 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
+use super::join::{self, PodArguments};
+use super::lifeline::Lifeline;
 use super::link::Link;
 use super::memory;
 use super::process::ProcessId;
@@ -23,8 +25,6 @@ use super::serving::Serving;
 use super::speed::reported;
 use super::view::Refusal;
 
-/// For SIGTERM, which brings no deadline: what Kubernetes gives a Pod unless told otherwise.
-const GRACE: Duration = Duration::from_secs(30);
 /// For the agent to hear why the worker failed.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
@@ -34,15 +34,19 @@ pub struct WorkerArguments {
     /// The agent's Unix socket.
     #[arg(long)]
     pub socket: PathBuf,
-    /// What to load, written by the agent.
-    #[arg(long)]
-    pub assignment_file: PathBuf,
+    /// What to load, written by the agent whose child the worker is.
+    #[arg(long, required_unless_present = "assignment", conflicts_with = "assignment")]
+    pub assignment_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub pod: PodArguments,
 }
 
 #[derive(Debug, thiserror::Error)]
 pub enum WorkerError {
     #[error("reading the worker's order {}: {source}", path.display())]
     Order { path: PathBuf, source: io::Error },
+    #[error("taking hold of {}, by which the agent sees that the worker lives: {source}", path.display())]
+    Lifeline { path: PathBuf, source: io::Error },
     #[error("setting up the worker's process: {0}")]
     Setup(io::Error),
     /// The agent was told, where there was one.
@@ -54,11 +58,15 @@ pub enum WorkerError {
 pub async fn run(arguments: WorkerArguments) -> Result<(), WorkerError> {
     // Fails where it is a session's leader already, as in a Pod, which is as good: what ends the agent's session must not end the worker.
     let _ = rustix::process::setsid();
-    let path = arguments.assignment_file;
-    let order: Order = record::read(&path).map_err(|source| WorkerError::Order { path, source })?;
     let process = ProcessId::own().map_err(WorkerError::Setup)?;
-    let ends = Ends { terminate: signal(SignalKind::terminate()).map_err(WorkerError::Setup)? };
-    let link = Link::start(arguments.socket, &order, process);
+    let mut ends = Ends { terminate: signal(SignalKind::terminate()).map_err(WorkerError::Setup)? };
+    let ordered = tokio::select! {
+        ordered = ordered(&arguments) => Some(ordered?),
+        _ = ends.terminate.recv() => None,
+    };
+    // Told to end before it was told what to do.
+    let Some((order, _lifeline)) = ordered else { return Ok(()) };
+    let link = Link::start(arguments.socket, &order, process, arguments.pod.pod_uid);
     let mut running = Running { order, link, ends };
     match running.carry_out().await {
         Ok(()) => Ok(()),
@@ -70,6 +78,17 @@ pub async fn run(arguments: WorkerArguments) -> Result<(), WorkerError> {
             Err(WorkerError::Failed(why))
         }
     }
+}
+
+/// What the worker is to do: written down for it, or asked for. What comes with it is to be kept for as long as the worker lives.
+async fn ordered(arguments: &WorkerArguments) -> Result<(Order, Option<Lifeline>), WorkerError> {
+    if let Some(path) = &arguments.assignment_file {
+        let order = record::read(path).map_err(|source| WorkerError::Order { path: path.clone(), source })?;
+        return Ok((order, None));
+    }
+    let uid = arguments.pod.assignment.as_deref().unwrap_or_default();
+    let (order, lifeline) = join::join(&arguments.socket, uid, &arguments.pod).await?;
+    Ok((order, Some(lifeline)))
 }
 
 struct Running {
@@ -103,8 +122,8 @@ impl Running {
         }
         let Some(engine) = self.load().await? else { return Ok(()) };
         memory::give_back();
-        let bind = self.order.bind;
-        let bound = async { TcpListener::bind((bind, 0)).await.and_then(|listener| Ok((listener.local_addr()?, listener))) }.await;
+        let (bind, port) = (self.order.bind, self.order.port);
+        let bound = async { TcpListener::bind((bind, port)).await.and_then(|listener| Ok((listener.local_addr()?, listener))) }.await;
         let (address, listener) = bound.map_err(|error| Refusal::new(Reason::LoadFailed, format!("listening on {bind}: {error}")))?;
         let serving = Serving::start(engine.clone(), &self.order, listener);
         self.link.state.send_replace(WorkerState {
@@ -114,6 +133,11 @@ impl Running {
             speed: None,
         });
         self.serve(engine, serving).await
+    }
+
+    /// For SIGTERM, which brings no deadline.
+    fn grace(&self) -> Duration {
+        Duration::from_secs(self.order.assignment.termination_grace_period_seconds.into())
     }
 
     fn phase(&self, phase: Phase) {
@@ -129,7 +153,7 @@ impl Running {
                 else => std::future::pending().await,
             };
             return match message {
-                FromAgent::Welcome { .. } => continue,
+                FromAgent::Order(_) | FromAgent::Welcome { .. } => continue,
                 FromAgent::Go => Wish::Go,
                 FromAgent::No(_) => Wish::End(Timestamp::now()),
                 FromAgent::Drain { deadline } => Wish::Drain(deadline),
@@ -213,7 +237,7 @@ impl Running {
                         deadline = Some(at);
                     }
                     Wish::End(at) => return self.end(serving, at).await,
-                    Wish::Terminate => return self.end(serving, deadline.unwrap_or_else(|| after(GRACE))).await,
+                    Wish::Terminate => return self.end(serving, deadline.unwrap_or_else(|| after(self.grace()))).await,
                 },
                 () = until(deadline), if deadline.is_some() => return Ok(()),
                 result = serving.finished() => {
