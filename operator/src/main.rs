@@ -21,6 +21,7 @@ async fn main() -> Result<()> {
     let options = Options::parse();
     log(&options);
     let periods = options.periods().map_err(anyhow::Error::msg)?;
+    let workers = options.workers().map_err(anyhow::Error::msg)?.map(Arc::new);
     let policy = AddressPolicy::parse(&options.allow_source_addresses)?;
     let client = kube::Client::try_from(config(&options).await?).context("making the client of the API server")?;
     let identity = options.identity.clone().unwrap_or_else(identity);
@@ -39,7 +40,7 @@ async fn main() -> Result<()> {
     }
     let (defaults, move_up_after, system_namespace) = (options.defaults(), options.move_up_after, options.system_namespace);
     let reader = Arc::new(FromSources { policy });
-    let terms = term::Terms { client, clock, system_namespace, defaults, move_up_after, reader, notices, metrics };
+    let terms = term::Terms { client, clock, system_namespace, defaults, move_up_after, workers, reader, notices, metrics };
     terms.serve(election, told_to_end()?).await;
     // The last Events are on their way.
     drop(terms);

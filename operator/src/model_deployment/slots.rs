@@ -14,6 +14,7 @@ use crate::model_deployment::validate::Wanted;
 use crate::model_node::promises;
 use crate::state::State;
 use crate::step::{Step, Target};
+use crate::workers::story;
 
 /// One claimed place as it stands now.
 #[derive(Clone, Debug, PartialEq)]
@@ -57,7 +58,8 @@ impl Slot {
 
     /// Why it is no better place after all.
     pub fn failed_move(&self) -> Option<Refusal> {
-        let failed = self.is_move() && matches!(self.placement.reason, Reason::LoadFailed | Reason::WorkerCrashed | Reason::NodeNotReady);
+        let failures = [Reason::LoadFailed, Reason::WorkerCrashed, Reason::NodeNotReady, Reason::PodUnschedulable, Reason::PodNotStarted];
+        let failed = self.is_move() && failures.contains(&self.placement.reason);
         failed.then(|| Refusal { reason: self.placement.reason, message: self.placement.message.clone() })
     }
 
@@ -107,8 +109,9 @@ pub fn observe(state: &State, deployment: &ModelDeployment, wanted: &Wanted, now
             Standing::Over => observed.withdrawn |= placement.state == PlacementState::Claimed,
             Standing::Unpromised => observed.slots.push(slot(placement.clone(), wanted, None, leaving(state, placement, now))),
             Standing::Promised { assignment, replica } => {
-                let alive = state.is_ready(&placement.node, now);
-                let updated = update(placement, assignment, replica, alive, wanted);
+                let (alive, replica) = (state.is_ready(&placement.node, now), replica.as_ref().as_ref());
+                let updated =
+                    PlacementStatus { pod_ref: pod_ref(state, assignment), ..update(placement, assignment, replica, alive, wanted) };
                 let crowded = crowded(state, placement);
                 observed.slots.push(Slot { crowded, ..slot(updated, wanted, replica, leaving(state, placement, now)) });
             }
@@ -157,8 +160,13 @@ enum Standing<'a> {
     Unpromised,
     Promised {
         assignment: &'a Assignment,
-        replica: Option<&'a ReplicaStatus>,
+        replica: Box<Option<ReplicaStatus>>,
     },
+}
+
+/// The Pod of its worker, where there is one, with its namespace.
+fn pod_ref(state: &State, assignment: &Assignment) -> String {
+    story::pod_of(state, assignment).map(|pod| Key::of(pod).to_string()).unwrap_or_default()
 }
 
 fn standing<'a>(state: &'a State, deployment: &ModelDeployment, placement: &PlacementStatus) -> Result<Standing<'a>, Step> {
@@ -171,7 +179,7 @@ fn standing<'a>(state: &'a State, deployment: &ModelDeployment, placement: &Plac
         return Ok(Standing::Over);
     };
     if let Some(assignment) = node.spec.assignments.iter().find(|assignment| assignment.uid == placement.assignment_uid) {
-        return Ok(Standing::Promised { assignment, replica: ledger::replica(node, &placement.assignment_uid) });
+        return Ok(Standing::Promised { assignment, replica: Box::new(story::reported(state, node, assignment)) });
     }
     let over = promises::is_withdrawn(node, &placement.assignment_uid);
     Ok(if over { Standing::Over } else { Standing::Unpromised })
