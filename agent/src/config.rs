@@ -71,6 +71,9 @@ pub struct RunArgs {
     /// A range of addresses, such as 10.0.0.0/8, that models may be read from though it is not public. Once for each.
     #[arg(long = "allow-source-address", env = "STOWAGE_ALLOW_SOURCE_ADDRESS", value_name = "RANGE", value_delimiter = ',')]
     pub allow_source_addresses: Vec<String>,
+    /// Who starts workers.
+    #[arg(long, env = "STOWAGE_WORKERS", value_enum, value_name = "WHO", default_value_t)]
+    pub workers: WorkersArg,
     /// End the workers when the agent is told to end. Without it they serve on, and the next agent takes them over.
     #[arg(long, env = "STOWAGE_STOP_WORKERS_ON_EXIT")]
     pub stop_workers_on_exit: bool,
@@ -83,6 +86,15 @@ pub struct RunArgs {
     /// A folder with a file for each API key, as Kubernetes mounts a Secret. With it, whoever asks the node's door or its workers needs one of the keys.
     #[arg(long, env = "STOWAGE_API_KEYS_DIR", value_name = "PATH")]
     pub api_keys_dir: Option<PathBuf>,
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WorkersArg {
+    /// The agent: each is a child process of its.
+    #[default]
+    Process,
+    /// The operator: each is in a Pod of its own on the agent's node, with `pods` of the run directory and the models at the same paths.
+    Pod,
 }
 
 #[derive(ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq)]

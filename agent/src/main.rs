@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use stowage_agent::config::{Cli, Command, NVML_LIBRARY};
-use stowage_agent::devices::{Devices, Reading, offers};
+use stowage_agent::devices::{Devices, Memory, Reading, offers};
 use stowage_agent::{bench, plan, prepare, run, smoke_test, worker};
 use stowage_placement::layout::Backend;
 use tracing_subscriber::EnvFilter;
@@ -16,7 +16,8 @@ fn main() -> ExitCode {
         Command::Worker(args) => {
             worker::memory::keep_few_arenas();
             log();
-            told(worker::run::prepare(args).and_then(|prepared| on_runtime(prepared.run())).map_err(anyhow::Error::from))
+            let prepared = worker::run::prepare(args);
+            told(prepared.and_then(|prepared| prepared.map_or(Ok(()), |prepared| on_runtime(prepared.run()))).map_err(anyhow::Error::from))
         }
         Command::Plan(args) => on_runtime(async {
             let machine = machine(&args);
@@ -68,7 +69,7 @@ fn on_runtime<T>(work: impl Future<Output = T>) -> T {
 /// This machine as `agent plan` sees it.
 fn machine(args: &plan::PlanArgs) -> plan::Machine {
     let reading = match args.needs_machine() {
-        true => Devices::new(std::env::var_os(NVML_LIBRARY).map(Into::into), false).read(),
+        true => Devices::new(std::env::var_os(NVML_LIBRARY).map(Into::into), false, Memory::Limit).read(),
         false => Reading::default(),
     };
     let gpu_backend = if cfg!(feature = "simulated-gpu") { Backend::SimulatedGpu } else { Backend::Cuda };

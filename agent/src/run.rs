@@ -15,15 +15,15 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::config::{RunArgs, WorkerLogArg};
-use crate::devices::Devices;
+use crate::config::{RunArgs, WorkerLogArg, WorkersArg};
+use crate::devices::{Devices, Memory};
 use crate::node::controller::{Controller, Parts, ReadDevices};
 use crate::node::figures::{NodeCollector, NodeFigures};
 use crate::node::lease;
 use crate::node::workers::GateRequest;
 use crate::serve::{self, DEFAULT_BODY_LIMIT, DoorState, Keys, Patience, door_router};
 use crate::store::{Store, StoreConfig};
-use crate::worker::{LastLines, Refusal, Supervisor, SupervisorConfig, WorkerLog};
+use crate::worker::{HEARD_BY, LastLines, Mode, Refusal, Supervisor, SupervisorConfig, WorkerLog};
 use stowage_placement::Reason;
 
 /// How often the model directory is looked at.
@@ -40,8 +40,12 @@ const WORKERS_GRACE: SignedDuration = SignedDuration::from_secs(5);
 /// Runs until SIGTERM or SIGINT. A second one ends it at once.
 pub async fn run(args: RunArgs) -> Result<()> {
     let node = node_name(&args)?;
+    anyhow::ensure!(
+        args.workers == WorkersArg::Process || !args.stop_workers_on_exit,
+        "--stop-workers-on-exit is for workers that are the agent's children; those of --workers=pod end when their Pods do"
+    );
     let client = client(&args).await?;
-    let stop = CancellationToken::new();
+    let (stop, leaving) = (CancellationToken::new(), CancellationToken::new());
     let tasks = TaskTracker::new();
 
     let listener =
@@ -67,6 +71,7 @@ pub async fn run(args: RunArgs) -> Result<()> {
         routes: routes_sender,
         figures: figures_sender,
         calibration: cache_dir(&args).join("calibration.json"),
+        leaving: leaving.clone(),
     });
     tasks.spawn(controller.run(stop.clone()));
     tokio::spawn(async move { store.watch(SCAN_EVERY).await });
@@ -74,6 +79,9 @@ pub async fn run(args: RunArgs) -> Result<()> {
 
     told_to_end().await?;
     tracing::info!(node, "ending");
+    if args.stop_workers_on_exit {
+        leave(&supervisor, &leaving).await;
+    }
     stop.cancel();
     tasks.close();
     tasks.wait().await;
@@ -135,6 +143,10 @@ fn supervisor(args: &RunArgs, gate: mpsc::Sender<GateRequest>, store: Arc<Store>
     let executable = std::env::current_exe().context("finding the agent's own binary, which workers are started from")?;
     let run_dir: PathBuf = std::path::absolute(&args.run_dir).with_context(|| format!("finding {}", args.run_dir.display()))?;
     let config = SupervisorConfig {
+        mode: match args.workers {
+            WorkersArg::Process => Mode::Process,
+            WorkersArg::Pod => Mode::Pod,
+        },
         advertise_address: args.advertise_address.to_string(),
         worker_log: match args.worker_log {
             WorkerLogArg::Files => WorkerLog::Directory(run_dir.join("logs")),
@@ -157,7 +169,9 @@ fn supervisor(args: &RunArgs, gate: mpsc::Sender<GateRequest>, store: Arc<Store>
 }
 
 fn devices(args: &RunArgs) -> ReadDevices {
-    let devices = Mutex::new(Devices::new(args.devices.nvml_library.clone(), args.devices.cpu_only));
+    // Workers in Pods of their own have limits of their own: what the agent may take says nothing of them.
+    let memory = if args.workers == WorkersArg::Pod { Memory::Machine } else { Memory::Limit };
+    let devices = Mutex::new(Devices::new(args.devices.nvml_library.clone(), args.devices.cpu_only, memory));
     Arc::new(move || devices.lock().unwrap_or_else(PoisonError::into_inner).read())
 }
 
@@ -202,10 +216,18 @@ async fn told_to_end() -> Result<()> {
     Ok(())
 }
 
+/// Workers leave their Services before they end: the operator hears of it from the controller, which goes on as long as they serve.
+async fn leave(supervisor: &Supervisor, leaving: &CancellationToken) {
+    leaving.cancel();
+    if supervisor.leave(Some(Timestamp::now() + SignedDuration::try_from(HEARD_BY).unwrap_or_default() + WORKERS_GRACE)) {
+        tokio::time::sleep(HEARD_BY).await;
+    }
+}
+
 async fn end_workers(args: &RunArgs, supervisor: &Supervisor) {
     if args.stop_workers_on_exit {
         supervisor.end_all(Some(Timestamp::now() + WORKERS_GRACE)).await;
-    } else if supervisor.views().borrow().values().any(|view| view.pid.is_some()) {
+    } else if supervisor.views().borrow().values().any(|view| view.runs) {
         tracing::info!("workers serve on; the next agent takes them over");
     }
 }

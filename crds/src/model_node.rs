@@ -305,6 +305,9 @@ pub struct ReplicaStatus {
     /// Times that its worker was started anew.
     #[serde(default)]
     pub restarts: u32,
+    /// Of the Pod that its worker is in; empty while there is none, and where workers are not in Pods of their own.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub pod_uid: String,
 }
 
 /// Tokens a second of one replica, measured once after it was loaded, before it served: of one sequence alone, with nothing before it in the context,

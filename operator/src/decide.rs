@@ -24,6 +24,7 @@ use crate::state::{State, is_live};
 use crate::step::{Decision, Item, Notice, Step, Write};
 use crate::waits::Waits;
 use crate::watch::Change;
+use crate::workers;
 
 /// After the API server could not be reached.
 const RETRY: Duration = Duration::from_secs(1);
@@ -44,6 +45,7 @@ pub fn next_step(state: &State, item: &Item, now: Timestamp) -> Step {
         Item::Promises(name) => promises::step(state, name, now),
         Item::Deployment(key) => controller::step(state, key, now),
         Item::Endpoints(key) => endpoints::step(state, key),
+        Item::Worker(uid) => workers::step::step(state, uid, now),
     }
 }
 
@@ -54,7 +56,8 @@ pub fn items(state: &State) -> Vec<Item> {
     let promises = state.model_nodes.keys().into_iter().map(|key| Item::Promises(key.name));
     let deployments = preemption::in_order(state).into_iter().map(Item::Deployment);
     let endpoints = endpoints::keys(state).into_iter().map(Item::Endpoints);
-    membership.chain(promises).chain(deployments).chain(endpoints).collect()
+    let workers = workers::step::uids(state).into_iter().map(Item::Worker);
+    membership.chain(promises).chain(deployments).chain(endpoints).chain(workers).collect()
 }
 
 /// Why a round ended early.
@@ -206,7 +209,7 @@ impl DecisionTask {
                 self.metrics.wrote(write.kind(), "rejected");
                 tracing::warn!(?item, "{}: {error}", write.kind());
                 self.tell_of_foreign_service(&error);
-                self.state.memory.rejected(item.clone(), self.clock.now());
+                self.state.memory.rejected(item.clone(), error.to_string(), self.clock.now());
             }
         }
         Ok(false)

@@ -2,7 +2,7 @@
 //!
 //! Watches feed an assumed [`state`]; [`decide`] is the one serial task that acts on it. What it does with one object is a pure function from state to a
 //! [`step::Step`]: [`model_node`] makes and removes ModelNodes and writes promises into them, [`model_deployment`] claims places, tells how it stands, and
-//! keeps Service and EndpointSlices. Every write is conditional on the version that it was planned on, so that an operator that wrongly believes it leads
+//! keeps Service and EndpointSlices, [`workers`] keeps the Pods of workers where they are in Pods. Every write is conditional on the version that it was planned on, so that an operator that wrongly believes it leads
 //! can do no harm.
 //!
 //! Invariant: this crate knows nothing of the agent but the API objects.
@@ -25,6 +25,7 @@ pub mod step;
 pub mod term;
 pub mod waits;
 pub mod watch;
+pub mod workers;
 
 #[cfg(test)]
 mod testing;

@@ -24,6 +24,7 @@ async fn main() -> Result<()> {
     let options = Options::parse();
     log(&options);
     let periods = options.periods().map_err(anyhow::Error::msg)?;
+    let workers = options.workers().map_err(anyhow::Error::msg)?.map(Arc::new);
     let policy = AddressPolicy::parse(&options.allow_source_addresses)?;
     let identity = options.identity.clone().unwrap_or_else(identity);
     let mut config = config(&options).await?;
@@ -44,7 +45,7 @@ async fn main() -> Result<()> {
     }
     let (defaults, move_up_after, system_namespace) = (options.defaults(), options.move_up_after, options.system_namespace);
     let (reader, asker) = (Arc::new(FromSources { policy }), Arc::new(OverHttp::new(options.replica_host)));
-    let terms = term::Terms { client, clock, system_namespace, defaults, move_up_after, reader, asker, notices, metrics };
+    let terms = term::Terms { client, clock, system_namespace, defaults, move_up_after, workers, reader, asker, notices, metrics };
     terms.serve(election, told_to_end()?).await;
     // The last Events are on their way.
     drop(terms);

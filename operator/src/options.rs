@@ -4,11 +4,12 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use stowage_crds::names;
 use stowage_placement::{Bytes, Defaults};
 
 use crate::leader::Periods;
+use crate::workers::Settings;
 
 /// Decides which node runs which model, and writes it down. Any number may run; one of them leads.
 #[derive(Clone, Debug, Parser)]
@@ -54,9 +55,24 @@ pub struct Options {
     /// whose agents are silent.
     #[arg(long, value_name = "HOST")]
     pub replica_host: Option<String>,
+    /// Who starts workers; agents must be told the same.
+    #[arg(long, value_enum, value_name = "WHO", default_value_t)]
+    pub workers: WorkersArg,
+    /// With --workers=pod: what all their Pods have in common, as the chart writes it.
+    #[arg(long, value_name = "JSON")]
+    pub worker_pods: Option<Settings>,
     /// Log as JSON, one object a line.
     #[arg(long)]
     pub log_json: bool,
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WorkersArg {
+    /// The agents: each is a child process of its node's.
+    #[default]
+    Process,
+    /// The operator: each is in a Pod of its own.
+    Pod,
 }
 
 fn least_margin(text: &str) -> Result<Bytes, String> {
@@ -68,6 +84,16 @@ impl Options {
     /// What is assumed of devices of which neither admin nor agent says otherwise.
     pub fn defaults(&self) -> Defaults {
         Defaults { margin_percent: self.margin_percent, least_margin_bytes: self.least_margin, overhead_bytes: self.overhead }
+    }
+
+    /// What workers' Pods have in common; `None` where there are none.
+    pub fn workers(&self) -> Result<Option<Settings>, String> {
+        match (self.workers, &self.worker_pods) {
+            (WorkersArg::Process, None) => Ok(None),
+            (WorkersArg::Pod, Some(settings)) => Ok(Some(settings.clone())),
+            (WorkersArg::Pod, None) => Err("--workers=pod needs --worker-pods, which says what workers' Pods have in common".into()),
+            (WorkersArg::Process, Some(_)) => Err("--worker-pods is of no use without --workers=pod".into()),
+        }
     }
 
     /// The periods of the election, or why they can't work.
@@ -95,6 +121,20 @@ mod tests {
         for wrong in [["--margin-percent", "1"], ["--least-margin", "255MiB"], ["--overhead", "much"]] {
             assert!(Options::try_parse_from(["stowage-operator", wrong[0], wrong[1]]).is_err(), "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn workers_in_pods_need_to_be_told_what_pods_and_those_of_agents_do_not() {
+        let parsed = |arguments: &[&str]| Options::try_parse_from([&["stowage-operator"], arguments].concat());
+        assert_eq!(parsed(&[]).unwrap().workers(), Ok(None));
+        assert!(parsed(&["--workers", "pod"]).unwrap().workers().unwrap_err().contains("--worker-pods"));
+        let json = serde_json::json!({
+            "image": "i", "serviceAccount": "w", "user": 1, "group": 1, "socket": "/s", "port": 1, "volumes": [], "volumeMounts": [],
+        });
+        let told = parsed(&["--workers", "pod", "--worker-pods", &json.to_string()]).unwrap();
+        assert_eq!(told.workers().unwrap().unwrap().image, "i");
+        let error = parsed(&["--workers", "pod", "--worker-pods", "{\"imago\": 1}"]).unwrap_err().to_string();
+        assert!(error.contains("unknown field `imago`"), "{error}");
     }
 
     #[test]

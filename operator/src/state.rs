@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{Node, Service};
+use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::scheduling::v1::PriorityClass;
 use k8s_openapi::jiff::Timestamp;
@@ -19,6 +19,7 @@ use crate::heartbeats::Heartbeats;
 use crate::model_deployment::status::progress;
 use crate::model_deployment::validate::{Origin, Wanted};
 use crate::step::Item;
+use crate::workers;
 
 /// What was read of a model file behind a URL, or why it could not be read.
 pub type HeaderRead = Result<Arc<RemoteModel>, Refusal>;
@@ -45,6 +46,10 @@ pub struct State {
     pub services: Cache<Service>,
     pub slices: Cache<EndpointSlice>,
     pub priority_classes: Cache<PriorityClass>,
+    /// Of workers, where they are in Pods of their own.
+    pub pods: Cache<Pod>,
+    /// What these have in common; `None` where agents start workers themselves.
+    pub workers: Option<Arc<workers::Settings>>,
     /// Of models that are read from elsewhere than a node's disk.
     pub headers: BTreeMap<Origin, HeaderRead>,
     /// Assignments, by uid, of replicas that were asked whether they serve, since their agents are silent, and did not answer.
@@ -88,8 +93,10 @@ impl Refused {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rejected {
+    /// What the API server said.
+    pub message: String,
     pub times: u32,
     pub until: Timestamp,
 }
@@ -99,7 +106,8 @@ impl State {
     pub fn is_synced(&self) -> bool {
         let objects = self.deployments.is_synced() && self.model_nodes.is_synced() && self.nodes.is_synced();
         let ours = self.services.is_synced() && self.slices.is_synced();
-        objects && ours && self.leases.is_synced() && self.priority_classes.is_synced()
+        let pods = self.workers.is_none() || self.pods.is_synced();
+        objects && ours && pods && self.leases.is_synced() && self.priority_classes.is_synced()
     }
 
     /// The ModelDeployment that is meant: one of the same name that was made later is another one, and one that is being deleted is as good as gone.
@@ -136,13 +144,14 @@ impl State {
 
     /// Forgets what was remembered of ModelDeployments that are gone.
     pub fn forget_the_gone(&mut self) {
-        let State { deployments, memory, .. } = self;
+        let State { deployments, model_nodes, memory, .. } = self;
         let present: BTreeSet<&str> = deployments.iter().filter_map(|(_, deployment)| deployment.metadata.uid.as_deref()).collect();
         memory.refusals.retain(|uid, _| present.contains(uid.as_str()));
         memory.room_above.retain(|uid, _| present.contains(uid.as_str()));
         memory.rejected.retain(|item, _| match item {
             Item::Deployment(key) | Item::Endpoints(key) => deployments.get(key).is_some(),
             Item::NodeMembership(_) | Item::Promises(_) => true,
+            Item::Worker(uid) => model_nodes.iter().any(|(_, node)| node.spec.assignments.iter().any(|assignment| assignment.uid == *uid)),
         });
     }
 
@@ -175,7 +184,9 @@ impl State {
         let releases = self.model_nodes.iter().flat_map(|(_, node)| &node.spec.assignments).filter_map(crate::ledger::freed_by);
         let moves = self.memory.room_above.values().map(|since| after(*since, self.move_up_after));
         let stalls = self.deployments.iter().filter_map(|(_, deployment)| progress::deadline(deployment));
-        leases.chain(refusals).chain(rejected).chain(releases).chain(moves).chain(stalls).filter(|time| *time > now).min()
+        let ended = self.pods.iter().map(|(_, pod)| pod).filter(|pod| workers::story::has_ended(pod));
+        let retries = ended.filter_map(|pod| workers::step::retry_at(pod));
+        leases.chain(refusals).chain(rejected).chain(releases).chain(moves).chain(stalls).chain(retries).filter(|time| *time > now).min()
     }
 }
 

@@ -1,6 +1,6 @@
 //! What a decision can be: nothing, a closer look first, or one write.
 
-use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::jiff::Timestamp;
 use stowage_crds::ModelDeploymentStatus;
@@ -21,6 +21,8 @@ pub enum Item {
     Deployment(Key),
     /// Its Service and EndpointSlices.
     Endpoints(Key),
+    /// The Pod of the worker that carries out the assignment of this uid.
+    Worker(String),
 }
 
 /// The next thing to do for one item.
@@ -52,6 +54,7 @@ pub enum Target {
     Deployment(Key),
     ModelNode(String),
     Slice(Key),
+    Pod(Key),
 }
 
 /// One write, and what follows once it succeeded.
@@ -105,6 +108,15 @@ pub enum Write {
         uid: String,
         version: String,
     },
+    MakePod {
+        pod: Box<Pod>,
+        /// The ServiceAccount of its namespace that it goes with.
+        owner: String,
+    },
+    RemovePod {
+        key: Key,
+        uid: String,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -157,9 +169,9 @@ impl Memory {
     }
 
     /// Delays the next try of a write that the API server rejected.
-    pub fn rejected(&mut self, item: Item, now: Timestamp) {
+    pub fn rejected(&mut self, item: Item, message: String, now: Timestamp) {
         let times = self.rejected.get(&item).map_or(1, |rejected| rejected.times.saturating_add(1));
-        self.rejected.insert(item, Rejected { times, until: crate::clock::after(now, delay(times)) });
+        self.rejected.insert(item, Rejected { message, times, until: crate::clock::after(now, delay(times)) });
     }
 
     pub fn is_held_back(&self, item: &Item, now: Timestamp) -> bool {

@@ -16,6 +16,7 @@ use crate::roll_call::{self, AskReplica, Questions};
 use crate::state::State;
 use crate::step::Notice;
 use crate::waits::Waits;
+use crate::workers;
 
 /// Changes that wait to be taken in; watches pause when there are so many.
 const WAITING: usize = 4096;
@@ -28,6 +29,8 @@ pub struct Terms {
     pub defaults: Defaults,
     /// Seconds for which a GPU must have had room before a replica moves there.
     pub move_up_after: u32,
+    /// What workers' Pods have in common; `None` where agents start workers themselves.
+    pub workers: Option<Arc<workers::Settings>>,
     pub reader: Arc<dyn ReadHeader>,
     pub asker: Arc<dyn AskReplica>,
     pub notices: mpsc::UnboundedSender<Notice>,
@@ -62,7 +65,7 @@ impl Terms {
 
     async fn lead(&self, leadership: crate::leader::Leadership) {
         let (changes, mut coming) = mpsc::channel(WAITING);
-        let _watches = crate::watch::start(&self.client, &self.system_namespace, &changes);
+        let _watches = crate::watch::start(&self.client, &self.system_namespace, self.workers.is_some(), &changes);
         let (headers, wanted) = watch::channel(BTreeSet::new());
         let (questions, asked) = watch::channel(Questions::new());
         let mut task = DecisionTask {
@@ -73,6 +76,7 @@ impl Terms {
                 system_namespace: self.system_namespace.clone(),
                 defaults: self.defaults,
                 move_up_after: self.move_up_after.into(),
+                workers: self.workers.clone(),
                 ..State::default()
             },
             notices: self.notices.clone(),

@@ -20,6 +20,7 @@ use stowage_placement::{Bytes, DeviceAllocation, DevicePlan, HOST, LayerCount, R
 
 use crate::cache::Cache;
 use crate::state::{RemoteModel, State};
+use crate::workers::Settings;
 
 /// The model that everything here runs.
 pub const MODEL: &str = "smollm2.gguf";
@@ -155,6 +156,25 @@ pub fn replica_status(uid: &str, state: ReplicaState, held: Option<Bytes>) -> Re
     ReplicaStatus { uid: uid.into(), replica: format!("m-{uid}"), state, devices, ..ReplicaStatus::default() }
 }
 
+/// What all workers' Pods have in common, as a chart might say it.
+pub fn worker_settings() -> Settings {
+    let volume = |name: &str, source: serde_json::Value| json!({"name": name, "hostPath": source});
+    serde_json::from_value(json!({
+        "image": "registry/stowage-agent:1", "serviceAccount": "stowage-worker", "user": 65532, "group": 65532,
+        "socket": "/run/stowage/pods/agent.sock", "port": 11434,
+        "volumes": [
+            volume("models", json!({"path": "/var/lib/stowage/models"})),
+            volume("socket", json!({"path": "/run/stowage/pods", "type": "Directory"})),
+        ],
+        "volumeMounts": [
+            {"name": "models", "mountPath": "/var/lib/stowage/models"}, {"name": "socket", "mountPath": "/run/stowage/pods"},
+        ],
+        "resources": {"requests": {"cpu": "500m"}}, "env": [{"name": "RUST_LOG", "value": "info"}],
+        "labels": {"app.kubernetes.io/component": "worker"}, "gpuRuntimeClassName": "nvidia",
+    }))
+    .unwrap()
+}
+
 /// Everything there is, with a Node and a fresh Lease for each ModelNode, as if listed.
 pub fn state_with(model_nodes: Vec<ModelNode>, deployments: Vec<ModelDeployment>) -> State {
     let names: Vec<String> = model_nodes.iter().filter_map(|node| node.metadata.name.clone()).collect();
@@ -165,6 +185,7 @@ pub fn state_with(model_nodes: Vec<ModelNode>, deployments: Vec<ModelDeployment>
         services: listed([]),
         slices: listed([]),
         priority_classes: listed([]),
+        pods: listed([]),
         system_namespace: names::SYSTEM_NAMESPACE.into(),
         ..State::default()
     };

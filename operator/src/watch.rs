@@ -4,7 +4,7 @@ use std::fmt::Debug;
 
 use futures::{StreamExt, pin_mut};
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{Node, Service};
+use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::scheduling::v1::PriorityClass;
 use kube::runtime::WatchStreamExt;
@@ -28,6 +28,7 @@ pub enum Change {
     Lease(Event<Lease>),
     Service(Event<Service>),
     Slice(Event<EndpointSlice>),
+    Pod(Event<Pod>),
     PriorityClass(Event<PriorityClass>),
     Header(Origin, HeaderRead),
     /// Of a replica whose agent is silent, by its assignment's uid.
@@ -47,6 +48,7 @@ impl State {
             Change::Lease(event) => self.leases.take_in(event),
             Change::Service(event) => self.services.take_in(event),
             Change::Slice(event) => self.slices.take_in(event),
+            Change::Pod(event) => self.pods.take_in(event),
             Change::PriorityClass(event) => self.priority_classes.take_in(event),
             Change::Answer { uid, serves: true } => self.unanswering.remove(&uid),
             Change::Answer { uid, serves: false } => self.unanswering.insert(uid),
@@ -63,8 +65,8 @@ impl State {
     }
 }
 
-/// Starts all watches; dropping what is returned ends them.
-pub fn start(client: &Client, system_namespace: &str, changes: &mpsc::Sender<Change>) -> JoinSet<()> {
+/// Starts all watches; dropping what is returned ends them. `pods`: whether workers are in Pods.
+pub fn start(client: &Client, system_namespace: &str, pods: bool, changes: &mpsc::Sender<Change>) -> JoinSet<()> {
     let mut watches = JoinSet::new();
     let ours = Config::default().labels(names::MODEL_DEPLOYMENT_LABEL);
     let slices = Config::default().labels(&format!("endpointslice.kubernetes.io/managed-by={}", names::ENDPOINT_SLICE_MANAGER));
@@ -76,6 +78,10 @@ pub fn start(client: &Client, system_namespace: &str, changes: &mpsc::Sender<Cha
     watches.spawn(watch(Api::all(client.clone()), ours, Change::Service, changes.clone()));
     watches.spawn(watch(Api::all(client.clone()), slices, Change::Slice, changes.clone()));
     watches.spawn(watch(Api::all(client.clone()), Config::default(), Change::PriorityClass, changes.clone()));
+    if pods {
+        let workers = Config::default().labels(names::ASSIGNMENT_LABEL);
+        watches.spawn(watch(Api::namespaced(client.clone(), system_namespace), workers, Change::Pod, changes.clone()));
+    }
     watches
 }
 

@@ -95,6 +95,12 @@ reasons! {
     Assigned,
     /// The model file is on its way.
     Downloading,
+    /// The model file is there, and the worker's Pod is not yet.
+    WorkerStarting,
+    /// The scheduler finds no room for the worker's Pod on the node that the replica was placed on.
+    PodUnschedulable,
+    /// The kubelet can't start the worker's Pod.
+    PodNotStarted,
     /// The model is being loaded.
     Loading,
     /// The replica is loaded and answers.

@@ -1,8 +1,10 @@
 //! Cores, instruction sets and memory, as Linux and the cgroup say.
 //!
-//! The memory that counts is the machine's, or the tightest limit of the cgroups that the agent is in. Page cache is not use: it goes when
+//! The memory that counts is the machine's, or where workers share the agent's cgroups, the tightest limit of those. Page cache is not use: it goes when
 //! somebody needs the room.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use stowage_placement::Bytes;
@@ -37,8 +39,18 @@ const INSTRUCTION_SETS: [(&str, &str); 13] = [
     ("i8mm", "i8mm"),
 ];
 
+/// Which memory counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Memory {
+    /// What this process may take, within the cgroups that it is in.
+    Limit,
+    /// All of the machine's.
+    Machine,
+}
+
 /// Reads `/proc` and `/sys`, or copies of them in tests.
 pub struct HostReader {
+    memory: Memory,
     proc: PathBuf,
     cgroups: PathBuf,
     cpu: String,
@@ -46,21 +58,22 @@ pub struct HostReader {
 }
 
 impl HostReader {
-    pub fn new() -> HostReader {
-        HostReader::at(Path::new("/"))
+    pub fn new(memory: Memory) -> HostReader {
+        HostReader::at(Path::new("/"), memory)
     }
 
-    fn at(root: &Path) -> HostReader {
+    fn at(root: &Path, memory: Memory) -> HostReader {
         let proc = root.join("proc");
         let (cpu, instruction_sets) = parse_cpuinfo(&text(&proc.join("cpuinfo")));
-        HostReader { proc, cgroups: root.join("sys/fs/cgroup"), cpu, instruction_sets }
+        HostReader { memory, proc, cgroups: root.join("sys/fs/cgroup"), cpu, instruction_sets }
     }
 
     pub fn read(&self) -> HostReading {
         let meminfo = text(&self.proc.join("meminfo"));
         let kib = |key: &str| field(&meminfo, key).map_or(Bytes::ZERO, |kib| Bytes(kib.saturating_mul(1024)));
         let (total, available) = (kib("MemTotal:"), kib("MemAvailable:"));
-        let (memory, available) = match self.tightest_cgroup(total) {
+        let limit = (self.memory == Memory::Limit).then(|| self.tightest_cgroup(total)).flatten();
+        let (memory, available) = match limit {
             // Inside the limit there may still be less than the machine has to give.
             Some(CgroupMemory { limit, used }) => (limit, limit.saturating_sub(used).min(available)),
             None => (total, available),
@@ -91,12 +104,6 @@ impl HostReader {
             .filter_map(|(hierarchy, directory)| hierarchy.memory(&directory))
             .filter(|memory| memory.limit < total)
             .min_by_key(|memory| memory.limit.saturating_sub(memory.used))
-    }
-}
-
-impl Default for HostReader {
-    fn default() -> HostReader {
-        HostReader::new()
     }
 }
 
@@ -134,9 +141,27 @@ impl Hierarchy {
 
 /// What a process holds of memory that can't be reclaimed: anonymous pages and shared ones. The pages of mapped files are page cache.
 pub fn process_memory(pid: u32) -> Option<Bytes> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let kib = ["RssAnon:", "RssShmem:"].iter().filter_map(|key| field(&status, key));
-    Some(kib.map(|kib| Bytes(kib.saturating_mul(1024))).sum())
+    Some(held(&std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?))
+}
+
+/// The same of this process, from a file that stays open: whatever the process may open later.
+pub struct OwnMemory(File);
+
+impl OwnMemory {
+    pub fn open() -> Option<OwnMemory> {
+        File::open("/proc/self/status").ok().map(OwnMemory)
+    }
+
+    pub fn read(&self) -> Option<Bytes> {
+        let mut status = vec![0; 1 << 14];
+        let length = self.0.read_at(&mut status, 0).ok()?;
+        Some(held(&String::from_utf8_lossy(&status[..length])))
+    }
+}
+
+fn held(status: &str) -> Bytes {
+    let kib = ["RssAnon:", "RssShmem:"].iter().filter_map(|key| field(status, key));
+    kib.map(|kib| Bytes(kib.saturating_mul(1024))).sum()
 }
 
 /// Processes that the kernel has ended since the machine started because memory ran out, be it the machine's or a cgroup's.
@@ -188,7 +213,9 @@ mod tests {
 
     fn memory(files: &[(&str, String)]) -> (Bytes, Bytes) {
         let root = root(files);
-        let reading = HostReader::at(root.path()).read();
+        let reading = HostReader::at(root.path(), Memory::Limit).read();
+        let machine = HostReader::at(root.path(), Memory::Machine).read();
+        assert_eq!((machine.memory, machine.unreclaimable), (Bytes::gib(64), Bytes::gib(16)), "whatever the limits are");
         (reading.memory, reading.unreclaimable)
     }
 
@@ -243,8 +270,10 @@ mod tests {
 
     #[test]
     fn this_process_holds_memory_on_a_machine_that_has_some() {
+        let own = OwnMemory::open().unwrap();
         assert!(process_memory(std::process::id()).unwrap() > Bytes::ZERO);
-        let host = HostReader::new().read();
+        assert!(own.read().unwrap() > Bytes::ZERO && own.read().is_some(), "it can be read again");
+        let host = HostReader::new(Memory::Limit).read();
         assert!(host.memory > host.unreclaimable && host.cores > 0, "{host:?}");
     }
 }

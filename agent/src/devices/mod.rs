@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use stowage_crds::model_node::DeviceBackend;
 use stowage_placement::Bytes;
 
-pub use host::{HostReader, HostReading};
+pub use host::{HostReader, HostReading, Memory};
 pub use nvml::Nvml;
 pub use offers::{device, offers};
 
@@ -58,9 +58,9 @@ pub struct Devices {
 
 impl Devices {
     /// `nvml_library`: another library than the system's. `cpu_only`: GPUs are not even looked for.
-    pub fn new(nvml_library: Option<PathBuf>, cpu_only: bool) -> Devices {
+    pub fn new(nvml_library: Option<PathBuf>, cpu_only: bool, memory: Memory) -> Devices {
         let nvml = if cpu_only { Nvml::disabled() } else { Nvml::new(nvml_library) };
-        Devices { nvml, host: HostReader::new() }
+        Devices { nvml, host: HostReader::new(memory) }
     }
 
     /// What there is at this moment. Takes milliseconds, more where a driver is slow: not for a thread that must not block.

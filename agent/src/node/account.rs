@@ -18,7 +18,9 @@ const MAX_PROCESSES: usize = 16;
 pub struct Holding {
     /// Of its assignment.
     pub uid: String,
-    /// Of its worker, where one runs.
+    /// Whether it has a worker.
+    pub runs: bool,
+    /// Of its worker, where that can be seen.
     pub pid: Option<u32>,
     /// By device. Nothing for a worker without an assignment.
     pub promised: BTreeMap<String, Bytes>,
@@ -39,7 +41,7 @@ impl Holding {
     fn believed(&self, device: &str) -> Bytes {
         match &self.reported {
             Some(reported) => reported.get(device).copied().unwrap_or_default(),
-            None if self.pid.is_some() => Bytes((u128::from(self.promised(device).0) * u128::from(self.percent.min(100)) / 100) as u64),
+            None if self.runs => Bytes((u128::from(self.promised(device).0) * u128::from(self.percent.min(100)) / 100) as u64),
             None => Bytes::ZERO,
         }
     }
@@ -155,7 +157,7 @@ mod tests {
     }
 
     fn holding(pid: u32) -> Holding {
-        Holding { uid: "u".into(), pid: Some(pid), ..Holding::default() }
+        Holding { uid: "u".into(), runs: true, pid: Some(pid), ..Holding::default() }
     }
 
     #[test]

@@ -58,6 +58,9 @@ pub struct Parts<W> {
     pub figures: watch::Sender<NodeFigures>,
     /// Where it is kept what loads taught of the GPUs.
     pub calibration: PathBuf,
+    /// Cancelled when workers end because their agent does: from then on nothing is started or let in, and a worker that has ended is not said to be gone,
+    /// for the next agent starts it anew.
+    pub leaving: CancellationToken,
 }
 
 pub struct Controller<W> {
@@ -137,12 +140,20 @@ impl<W: Workers> Controller<W> {
 
     /// Reads, acts, publishes.
     pub async fn step(&mut self) {
+        let leaving = self.parts.leaving.is_cancelled();
         let views = self.views.borrow_and_update().clone();
-        self.replicas.observe(&views);
-        let reading = self.read().await;
-        self.act(&reading);
-        self.learn(&reading);
-        self.open_door();
+        let reading = if leaving {
+            self.replicas.observe_leaving(&views);
+            // The door leads on to workers that leave: they still serve, and nobody else on this node does.
+            self.read().await
+        } else {
+            self.replicas.observe(&views);
+            let reading = self.read().await;
+            self.act(&reading);
+            self.learn(&reading);
+            self.open_door();
+            reading
+        };
         let status = self.status(&reading);
         self.show_figures(&status);
         self.publish(status).await;
@@ -227,6 +238,10 @@ impl<W: Workers> Controller<W> {
 
     /// May a worker load now? Asked when its file is there, which may be long after it was started.
     async fn answer(&mut self, request: GateRequest) {
+        if self.parts.leaving.is_cancelled() {
+            let _ = request.answer.send(Err(Refusal::new(Reason::Pending, "the agent is ending; its successor answers")));
+            return;
+        }
         let views = self.views.borrow().clone();
         self.replicas.observe(&views);
         let reading = self.read().await;

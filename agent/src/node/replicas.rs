@@ -61,6 +61,12 @@ impl Replicas {
         self.views.clone_from(views);
     }
 
+    /// Takes in what the supervisor tells while the agent and its workers end. One that has ended stays what it was last.
+    pub fn observe_leaving(&mut self, views: &Views) {
+        let there = views.iter().filter(|(_, view)| !view.is_gone());
+        self.views.extend(there.map(|(uid, view)| (uid.clone(), view.clone())));
+    }
+
     /// The supervisor was told this.
     pub fn told(&mut self, assignment: &Assignment) {
         self.known.insert(assignment.uid.clone(), Known::Held(Some(Box::new(assignment.clone()))));
@@ -117,8 +123,7 @@ impl Replicas {
     pub fn holdings(&self) -> Vec<Holding> {
         let held = self.known.iter().filter(|(_, known)| matches!(known, Known::Held(_) | Known::Ending));
         // A worker that was refused at the gate ends, and will load nothing.
-        let held = held
-            .filter(|(uid, _)| self.views.get(*uid).is_none_or(|view| view.status.state != ReplicaState::Refused || view.pid.is_some()));
+        let held = held.filter(|(uid, _)| self.views.get(*uid).is_none_or(|view| view.status.state != ReplicaState::Refused || view.runs));
         held.map(|(uid, _)| self.holding(uid)).collect()
     }
 
@@ -128,11 +133,12 @@ impl Replicas {
         let loading = view.filter(|view| view.status.state == ReplicaState::Loading);
         Holding {
             uid: uid.to_owned(),
+            runs: view.is_some_and(|view| view.runs),
             pid,
             promised: self.assignment(uid).map(|assignment| promised(&assignment.plan)).unwrap_or_default(),
             reported: view.filter(|view| !view.held.is_empty()).map(reported),
             percent: loading.and_then(|view| view.status.percent).unwrap_or_default(),
-            resident: pid.and_then(process_memory).unwrap_or_default(),
+            resident: pid.and_then(process_memory).or(view.map(|view| view.resident)).unwrap_or_default(),
         }
     }
 

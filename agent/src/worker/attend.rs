@@ -17,7 +17,7 @@ use super::process::Process;
 use super::protocol::{Connection, FromAgent, FromWorker, Hello, Phase, VERSION, WorkerState};
 use super::record::Record;
 use super::replica::{Command, Replica, Step, Wanted};
-use super::show::{show_out_of_memory, show_worker, shown_exit};
+use super::show::{show_out_of_memory, show_worker, shown, shown_exit};
 use super::view::{Refusal, WorkerView};
 use crate::devices::host;
 
@@ -47,9 +47,11 @@ pub(super) struct Worker {
     pub refused: Option<Refusal>,
     /// It has said nothing for so long that it does not count as ready.
     pub silent: bool,
-    /// Ended for its silence, which had lasted so long.
-    silent_for: Option<Duration>,
+    /// Ended for its silence, which had lasted so long; or to be ended, where that is not for the agent to do.
+    pub silent_for: Option<Duration>,
     kill_at: Option<Instant>,
+    /// What it says that it takes of host memory.
+    pub resident: Bytes,
     /// The most host memory that it was seen to hold.
     peak_memory: Bytes,
     /// The kernel's count of processes that it ended for want of memory, when this one began.
@@ -81,6 +83,7 @@ impl Worker {
             silent: false,
             silent_for: None,
             kill_at: None,
+            resident: Bytes::ZERO,
             peak_memory: Bytes::ZERO,
             out_of_memory_kills: host::out_of_memory_kills(),
             gate: None,
@@ -121,6 +124,10 @@ impl Worker {
     /// Whether the kernel ended it because memory ran out: by SIGKILL, which nobody here sent, while it counts one more such end.
     fn ran_out_of_memory(&self, exit: Exit) -> bool {
         use std::os::unix::process::ExitStatusExt;
+        // Of one in a Pod the kubelet says how it ended, to the operator.
+        if self.process.is_elsewhere() {
+            return false;
+        }
         let killed_here = self.silent_for.is_some() || self.kill_at.is_some();
         let killed = exit.is_none_or(|status| status.signal() == Some(9));
         killed && !killed_here && self.out_of_memory_kills.zip(host::out_of_memory_kills()).is_some_and(|(before, now)| now > before)
@@ -271,14 +278,15 @@ impl Replica {
 
     fn hear(&self, worker: &mut Worker, message: Option<FromWorker>) {
         (worker.last_heard, worker.silent) = (Instant::now(), false);
-        worker.peak_memory = worker.peak_memory.max(host::process_memory(worker.process.id.pid).unwrap_or_default());
+        worker.peak_memory = worker.peak_memory.max(worker.process.pid().and_then(host::process_memory).unwrap_or_default());
         let Some(message) = message else {
             worker.connection = None;
             return;
         };
         let state = worker.state.get_or_insert_default();
         match message {
-            FromWorker::Hello(_) | FromWorker::Heartbeat => {}
+            FromWorker::Hello(_) | FromWorker::Join(_) => {}
+            FromWorker::Heartbeat { resident } => worker.resident = resident.unwrap_or_default(),
             FromWorker::MayLoad => {
                 state.phase = Phase::Asking;
                 worker.gate = Some((self.shared.gate)(self.assignment.clone()));
@@ -354,7 +362,7 @@ impl Replica {
 
     /// A hello: of this worker once more, or of one that should not be.
     async fn connected(&mut self, worker: &mut Worker, hello: Hello, process: Process, connection: Connection) {
-        if process.id != worker.process.id {
+        if !process.is(&worker.process) {
             tracing::warn!(
                 uid = self.uid(),
                 pid = process.id.pid,
@@ -375,10 +383,12 @@ impl Replica {
     /// Silence has lasted too long, or a deadline has passed.
     fn due(&self, worker: &mut Worker) {
         let silence = worker.last_heard.elapsed();
-        if worker.silent_for.is_none() && silence >= self.shared.config.heartbeat_timeout {
+        let elsewhere = worker.process.is_elsewhere();
+        if worker.silent_for.is_none() && (silence >= self.shared.config.heartbeat_timeout || elsewhere) {
             worker.silent_for = Some(silence);
         }
-        tracing::warn!(uid = self.uid(), pid = worker.process.id.pid, ?silence, "a worker is killed");
+        let what = if elsewhere { "a worker's Pod is to be ended" } else { "a worker is killed" };
+        tracing::warn!(uid = self.uid(), pid = worker.process.id.pid, ?silence, "{what}");
         worker.signal(Signal::KILL);
         // Asked again as long as it lives, though once should do.
         worker.kill_at = Some(Instant::now() + self.shared.config.heartbeat_timeout);
@@ -406,7 +416,7 @@ impl Replica {
 
     /// What comes after a worker's end.
     fn after(&mut self, worker: &mut Worker, exit: Exit) -> Step {
-        let pid = worker.process.id.pid;
+        let (pid, who) = (worker.process.id.pid, shown(&worker.process));
         tracing::info!(uid = self.uid(), pid, exit = %shown_exit(exit), "a worker has ended");
         if worker.ready_since.is_some_and(|since| since.elapsed() >= self.shared.config.stable_after) {
             self.failures = 0;
@@ -431,8 +441,9 @@ impl Replica {
             return Step::Rest;
         }
         let mut message = match worker.silent_for {
-            Some(silence) => format!("the worker (process {pid}) said nothing for {} s and was killed", silence.as_secs()),
-            None => format!("the worker (process {pid}) {} after {lived} s", shown_exit(exit)),
+            Some(silence) => format!("{who} said nothing for {} s and was killed", silence.as_secs()),
+            None if worker.process.is_elsewhere() => format!("{who} ended after {lived} s"),
+            None => format!("{who} {} after {lived} s", shown_exit(exit)),
         };
         if let Some(line) = self.shared.program.log.last_line(self.uid()) {
             message.push_str("; its log ends with: ");

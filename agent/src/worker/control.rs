@@ -1,6 +1,6 @@
 //! The supervisor: all workers of this node.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
 use std::future::Future;
 use std::io;
@@ -21,7 +21,7 @@ use super::confine::Confine;
 use super::launch::{Program, WorkerLog};
 use super::listen;
 use super::process::Process;
-use super::record::Records;
+use super::record::{self, Order, Record, Records};
 use super::replica::{Command, Replica};
 use super::view::{Refusal, Views, WorkerView};
 use crate::serve::Keys;
@@ -33,17 +33,28 @@ pub type Gate = Arc<dyn Fn(Assignment) -> Pin<Box<dyn Future<Output = Result<(),
 /// Of a Unix socket's path; the kernel takes no more.
 const LONGEST_SOCKET_PATH: usize = 107;
 
+/// Who starts workers, and ends those that do not end by themselves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// The supervisor: they are child processes.
+    #[default]
+    Process,
+    /// The operator: each is in a Pod of its own.
+    Pod,
+}
+
 /// How workers are run.
 #[derive(Clone, Debug)]
 pub struct SupervisorConfig {
+    pub mode: Mode,
     /// Holds the socket, and what the next agent needs to know. One agent at a time.
     pub run_dir: PathBuf,
     /// What is run as `EXECUTABLE ARGUMENTS... worker --socket PATH --assignment-file PATH`: the agent's own binary, with no arguments.
     pub executable: PathBuf,
     pub arguments: Vec<OsString>,
-    /// Where workers listen; each picks its port.
+    /// Where child processes listen; each picks its port.
     pub worker_bind: IpAddr,
-    /// The address under which others reach them.
+    /// The address under which others reach workers; those in Pods have addresses of their own.
     pub advertise_address: String,
     pub worker_log: WorkerLog,
     /// How much workers insist on being confined.
@@ -68,6 +79,7 @@ pub struct SupervisorConfig {
 impl SupervisorConfig {
     pub fn new(run_dir: impl Into<PathBuf>, executable: impl Into<PathBuf>, worker_bind: IpAddr) -> SupervisorConfig {
         SupervisorConfig {
+            mode: Mode::Process,
             run_dir: run_dir.into(),
             executable: executable.into(),
             arguments: Vec::new(),
@@ -87,7 +99,11 @@ impl SupervisorConfig {
     }
 
     pub fn socket(&self) -> PathBuf {
-        self.run_dir.join("agent.sock")
+        let directory = match self.mode {
+            Mode::Process => self.run_dir.clone(),
+            Mode::Pod => record::shared(&self.run_dir),
+        };
+        directory.join("agent.sock")
     }
 }
 
@@ -117,6 +133,8 @@ pub(super) struct Shared {
     pub gate: Gate,
     pub store: Arc<Store>,
     pub records: Records,
+    /// What workers in Pods that are awaited are to do, by assignment.
+    pub orders: watch::Sender<BTreeMap<String, Order>>,
     views: watch::Sender<Views>,
     replicas: Mutex<HashMap<String, mpsc::UnboundedSender<Command>>>,
     tasks: TaskTracker,
@@ -149,6 +167,7 @@ impl Supervisor {
             gate: Arc::new(move |assignment| Box::pin(gate(assignment))),
             store,
             records,
+            orders: watch::Sender::new(BTreeMap::new()),
             views: watch::Sender::new(Views::new()),
             replicas: Mutex::default(),
             config,
@@ -200,7 +219,17 @@ impl Supervisor {
 
     /// What this agent found running.
     pub fn adopted(&self) -> Vec<Assignment> {
-        self.shared.views.borrow().values().filter(|view| view.pid.is_some()).filter_map(|view| view.assignment.clone()).collect()
+        self.shared.views.borrow().values().filter(|view| view.runs).filter_map(|view| view.assignment.clone()).collect()
+    }
+
+    /// Has those that serve leave: they show that they drain, serve on until everybody has heard of that, and end then, at the deadline whatever runs.
+    /// Says whether there are any.
+    pub fn leave(&self, deadline: Option<Timestamp>) -> bool {
+        let views = self.shared.views.borrow();
+        let serving: Vec<String> = views.iter().filter(|(_, view)| view.is_ready()).map(|(uid, _)| uid.clone()).collect();
+        drop(views);
+        serving.iter().for_each(|uid| self.release(uid, deadline));
+        !serving.is_empty()
     }
 
     /// Releases all, and returns when they are gone.
@@ -248,7 +277,7 @@ fn lock(run_dir: &Path) -> Result<std::fs::File, SupervisorError> {
 fn adopt(shared: &Arc<Shared>) -> Result<(), SupervisorError> {
     for record in shared.records.all().map_err(failed("reading", &shared.config.run_dir))? {
         let uid = record.assignment.uid.clone();
-        match Process::find(record.process).map_err(failed("looking for the workers of", &shared.config.run_dir))? {
+        match shared.process_of(&record).map_err(failed("looking for the workers of", &shared.config.run_dir))? {
             Some(process) => {
                 tracing::info!(uid, pid = process.id.pid, replica = record.assignment.replica, "a worker of an earlier agent is adopted");
                 let assignment = record.assignment.clone();
@@ -258,7 +287,7 @@ fn adopt(shared: &Arc<Shared>) -> Result<(), SupervisorError> {
             None => shared.records.remove(&uid),
         }
     }
-    Ok(())
+    shared.records.remove_unheld_lifelines().map_err(failed("looking for the workers of", &shared.config.run_dir))
 }
 
 /// Gives an assignment its task.
@@ -277,6 +306,19 @@ where
 impl Shared {
     fn replicas(&self) -> MutexGuard<'_, HashMap<String, mpsc::UnboundedSender<Command>>> {
         self.replicas.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A worker of an earlier agent, where it lives.
+    fn process_of(&self, record: &Record) -> io::Result<Option<Process>> {
+        match self.config.mode {
+            Mode::Process => Process::find(record.process),
+            Mode::Pod => Process::behind(&self.records.lifeline(&record.assignment.uid), record.process),
+        }
+    }
+
+    /// Whether a task has this assignment.
+    pub fn has(&self, uid: &str) -> bool {
+        self.replicas().contains_key(uid)
     }
 
     /// To the replica's task; false where there is none.
@@ -311,6 +353,7 @@ impl Shared {
     /// Nothing of it is left.
     pub fn gone(&self, uid: &str) {
         self.records.remove(uid);
+        self.records.remove_lifeline(uid);
         self.program.log.remove(uid);
         self.replicas().remove(uid);
         self.show(uid, |view| {

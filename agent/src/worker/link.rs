@@ -12,9 +12,10 @@ use super::loaded_file::LoadedFile;
 use super::process::ProcessId;
 use super::protocol::{Connection, FromAgent, FromWorker, HEARTBEAT, Hello, Phase, VERSION, WorkerState};
 use super::record::Order;
+use crate::devices::host::OwnMemory;
 
 /// Between attempts to connect; an agent that was restarted is found within this.
-const RECONNECT: Duration = Duration::from_millis(250);
+pub(super) const RECONNECT: Duration = Duration::from_millis(250);
 
 /// A worker's link to its agent. It connects, and connects again, as long as it is not dropped.
 pub(super) struct Link {
@@ -28,20 +29,25 @@ struct Speaker {
     assignment: Assignment,
     file: Option<LoadedFile>,
     process: ProcessId,
+    pod_uid: String,
+    /// Of a worker in a Pod, whose process its agent may not see.
+    memory: Option<OwnMemory>,
     state: watch::Receiver<WorkerState>,
     heard: mpsc::UnboundedSender<FromAgent>,
     delivered: watch::Sender<WorkerState>,
 }
 
 impl Link {
-    pub fn start(socket: PathBuf, order: &Order, process: ProcessId) -> Link {
+    /// `pod_uid`: of the Pod that the worker is in, empty where it is in none of its own.
+    pub fn start(socket: PathBuf, order: &Order, process: ProcessId, pod_uid: String) -> Link {
         let (state, states) = watch::channel(WorkerState::default());
         let (heard, messages) = mpsc::unbounded_channel();
         // Differs from every state that is delivered.
         let never = WorkerState { phase: Phase::Draining, ..WorkerState::default() };
         let (sender, delivered) = watch::channel(never);
         let (assignment, file) = (order.assignment.clone(), order.file.clone());
-        let speaker = Speaker { socket, assignment, file, process, state: states, heard, delivered: sender };
+        let memory = if pod_uid.is_empty() { None } else { OwnMemory::open() };
+        let speaker = Speaker { socket, assignment, file, process, pod_uid, memory, state: states, heard, delivered: sender };
         tokio::spawn(speaker.speak());
         Link { state, messages, delivered }
     }
@@ -78,6 +84,7 @@ impl Speaker {
             process: self.process,
             state: said.clone(),
             file: self.file.clone(),
+            pod_uid: self.pod_uid.clone(),
         };
         connection.send(&FromWorker::Hello(Box::new(hello))).await?;
         if said.phase == Phase::Asking {
@@ -102,7 +109,10 @@ impl Speaker {
                     Some(message) => self.hear(message),
                     None => return Err(std::io::ErrorKind::ConnectionReset.into()),
                 },
-                _ = heartbeat.tick() => connection.send(&FromWorker::Heartbeat).await?,
+                _ = heartbeat.tick() => {
+                    let resident = self.memory.as_ref().and_then(OwnMemory::read);
+                    connection.send(&FromWorker::Heartbeat { resident }).await?;
+                }
             }
         }
     }

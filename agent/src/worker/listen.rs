@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use tokio::net::{UnixListener, UnixStream};
 
-use super::control::{Shared, spawn};
+use super::control::{Mode, Shared, spawn};
 use super::process::{Process, ProcessId};
-use super::protocol::{Connection, FromWorker, Hello, VERSION};
+use super::protocol::{Connection, FromAgent, FromWorker, Hello, Join, VERSION};
 use super::replica::Command;
 
 /// From the connection to the hello.
@@ -48,6 +48,7 @@ async fn welcome(stream: UnixStream, shared: Arc<Shared>) {
     let mut connection = Connection::new(stream);
     let hello = match tokio::time::timeout(HELLO_TIMEOUT, connection.receive::<FromWorker>()).await {
         Ok(Ok(Some(FromWorker::Hello(hello)))) => hello,
+        Ok(Ok(Some(FromWorker::Join(join)))) => return introduce(connection, &join, &shared).await,
         other => return tracing::warn!(?other, "a connection on the workers' socket that begins with no hello is closed"),
     };
     if hello.version != VERSION {
@@ -57,7 +58,7 @@ async fn welcome(stream: UnixStream, shared: Arc<Shared>) {
             "a worker of another protocol version is left alone, and ended when its silence has lasted"
         );
     }
-    let Some(process) = who(&connection, &hello) else {
+    let Some(process) = who(&connection, &hello, &shared) else {
         return tracing::warn!(pid = hello.process.pid, "a worker said hello and has ended");
     };
     let uid = hello.assignment.uid.clone();
@@ -69,7 +70,40 @@ async fn welcome(stream: UnixStream, shared: Arc<Shared>) {
 }
 
 /// The process at the other end: as the kernel says, since the worker may count processes otherwise than the agent.
-fn who(connection: &Connection, hello: &Hello) -> Option<Process> {
-    let id = connection.peer_pid().and_then(|pid| ProcessId::of(pid).ok()).unwrap_or(hello.process);
-    Process::find(id).inspect_err(|error| tracing::warn!(%error, pid = id.pid, "a worker's process can't be watched")).ok().flatten()
+fn who(connection: &Connection, hello: &Hello, shared: &Shared) -> Option<Process> {
+    let seen = connection.peer_pid().and_then(|pid| ProcessId::of(pid).ok());
+    let (id, found) = match shared.config.mode {
+        Mode::Process => {
+            let id = seen.unwrap_or(hello.process);
+            (id, Process::find(id))
+        }
+        Mode::Pod => {
+            let id = seen.unwrap_or(ProcessId { pid: 0, ..hello.process });
+            (id, Process::behind(&shared.records.lifeline(&hello.assignment.uid), id))
+        }
+    };
+    found.inspect_err(|error| tracing::warn!(%error, pid = id.pid, "a worker's process can't be watched")).ok().flatten()
+}
+
+/// Gives a worker in a Pod its order, as soon as there is one. Nobody but the worker of an assignment of this node gets any; one that the agent does not know
+/// yet asks again.
+async fn introduce(mut connection: Connection, join: &Join, shared: &Shared) {
+    let uid = &join.assignment_uid;
+    if join.version != VERSION {
+        return tracing::warn!(uid, found = join.version, supported = VERSION, "a worker of another protocol version is not let in");
+    }
+    if !shared.has(uid) {
+        return tracing::info!(uid, "a worker of no assignment of this node is not let in");
+    }
+    let mut orders = shared.orders.subscribe();
+    let order = tokio::select! {
+        order = orders.wait_for(|orders| orders.contains_key(uid)) => order.ok().and_then(|orders| orders.get(uid).cloned()),
+        // It says no more: what comes is its end.
+        _ = connection.receive::<FromWorker>() => return,
+    };
+    if let Some(order) = order
+        && let Err(error) = connection.send(&FromAgent::Order(Box::new(order))).await
+    {
+        tracing::info!(uid, %error, "a worker has ended before it had its order");
+    }
 }

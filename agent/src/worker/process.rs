@@ -1,9 +1,11 @@
 //! A process that is certainly the one that was meant.
 //!
 //! A number alone is not: it is given again. Number and start time together are, and a pidfd then stays with the process whatever becomes of its number.
+//! A process in another container may not be seen at all; of that its [`lifeline`](super::lifeline) says whether it lives.
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -11,10 +13,13 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+use super::lifeline;
+
 /// A process, as it can be written down and found again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ProcessId {
+    /// 0 where it is in another container and can't be seen from this one.
     pub pid: u32,
     /// In clock ticks since the machine started (`/proc/PID/stat`, field 22).
     pub start_time: u64,
@@ -43,13 +48,20 @@ fn start_time(stat: &str) -> Option<u64> {
     fields.nth(18)?.parse().ok()
 }
 
-/// A hold on a process: it can be signalled and its end waited for, whoever started it.
+/// A hold on a process: its end can be waited for, whoever started it.
 #[derive(Debug)]
 pub struct Process {
     pub id: ProcessId,
-    fd: OwnedFd,
+    hold: Hold,
     /// True when it has ended; made when somebody waits for that.
     end: OnceLock<watch::Receiver<bool>>,
+}
+
+#[derive(Debug)]
+enum Hold {
+    Pidfd(OwnedFd),
+    /// It is in another Pod, and holds this file.
+    Lifeline(PathBuf),
 }
 
 impl Process {
@@ -63,14 +75,40 @@ impl Process {
         };
         // Looked at after the pidfd was opened: what has the start time now is what the pidfd holds.
         match ProcessId::of(id.pid) {
-            Ok(found) if found == id => Ok(Some(Process { id, fd, end: OnceLock::new() })),
+            Ok(found) if found == id => Ok(Some(Process { id, hold: Hold::Pidfd(fd), end: OnceLock::new() })),
             _ => Ok(None),
         }
     }
 
-    /// A signal to a process that has ended is no error.
+    /// The process in another Pod that holds this lifeline; `None` where nobody does. Its number counts where it can be seen under it.
+    pub fn behind(lifeline: &Path, id: ProcessId) -> io::Result<Option<Process>> {
+        if !lifeline::is_held(lifeline)? {
+            return Ok(None);
+        }
+        let is_seen = ProcessId::of(id.pid).is_ok_and(|found| found == id);
+        let id = ProcessId { pid: if is_seen { id.pid } else { 0 }, ..id };
+        Ok(Some(Process { id, hold: Hold::Lifeline(lifeline.to_owned()), end: OnceLock::new() }))
+    }
+
+    /// Its number, where it can be seen.
+    pub fn pid(&self) -> Option<u32> {
+        (self.id.pid != 0).then_some(self.id.pid)
+    }
+
+    /// Whether it is in a Pod of its own, which somebody else starts and ends.
+    pub fn is_elsewhere(&self) -> bool {
+        matches!(self.hold, Hold::Lifeline(_))
+    }
+
+    /// Whether both are of one process. Numbers of one that is elsewhere depend on who looks.
+    pub fn is(&self, other: &Process) -> bool {
+        if self.is_elsewhere() { self.id.start_time == other.id.start_time } else { self.id == other.id }
+    }
+
+    /// A signal to a process that has ended is no error. One that is elsewhere gets none: its Pod is ended in its place.
     pub fn signal(&self, signal: Signal) -> io::Result<()> {
-        match pidfd_send_signal(&self.fd, signal) {
+        let Hold::Pidfd(fd) = &self.hold else { return Ok(()) };
+        match pidfd_send_signal(fd, signal) {
             Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
             Err(error) => Err(error.into()),
         }
@@ -81,7 +119,10 @@ impl Process {
         let mut end = match self.end.get() {
             Some(end) => end.clone(),
             None => {
-                let end = watch_end(self.fd.try_clone()?)?;
+                let end = match &self.hold {
+                    Hold::Pidfd(fd) => watch_end(fd.try_clone()?)?,
+                    Hold::Lifeline(path) => lifeline::watch_end(path)?,
+                };
                 self.end.get_or_init(|| end).clone()
             }
         };

@@ -2,6 +2,7 @@
 //!
 //! A worker's hello carries all that it is, so a successor of the agent knows as much after it as the agent that started the worker. What follows are changes.
 //! The order of a first connection: hello, welcome, may I load, go (or no), progress, loaded, ready; a heartbeat each second from the hello on.
+//! A worker in a Pod has to be told its order first: join, order.
 
 use std::io;
 use std::net::SocketAddr;
@@ -19,6 +20,7 @@ use tokio_util::codec::{Framed, LinesCodec, LinesCodecError};
 
 use super::loaded_file::LoadedFile;
 use super::process::ProcessId;
+use super::record::Order;
 use super::view::Refusal;
 use crate::serve::Keys;
 
@@ -32,6 +34,8 @@ const LONGEST_LINE: usize = 4 << 20;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum FromWorker {
+    /// From a Pod: it has no order yet, and asks for it; then this connection is over. It may have to wait for it.
+    Join(Join),
     Hello(Box<Hello>),
     /// Asks the agent's gate. Nothing is allocated before it says go.
     MayLoad,
@@ -50,7 +54,11 @@ pub enum FromWorker {
         #[serde(default)]
         speed: Option<Speed>,
     },
-    Heartbeat,
+    Heartbeat {
+        /// What its process takes of memory that can't be reclaimed.
+        #[serde(default)]
+        resident: Option<Bytes>,
+    },
     /// Takes no new requests.
     Draining,
     /// It could not be carried out; the worker ends.
@@ -60,6 +68,8 @@ pub enum FromWorker {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum FromAgent {
+    /// What a worker that joins is to do.
+    Order(Box<Order>),
     Welcome {
         version: u32,
         /// Which API keys to ask for.
@@ -87,6 +97,14 @@ pub enum FromAgent {
     },
 }
 
+/// A worker in a Pod, which knows nothing but its assignment's uid.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Join {
+    pub version: u32,
+    pub assignment_uid: String,
+}
+
 /// Who connects, and how far it is.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -98,6 +116,9 @@ pub struct Hello {
     /// What it was told to load.
     #[serde(default)]
     pub file: Option<LoadedFile>,
+    /// Of its Pod; empty where it is its agent's child.
+    #[serde(default)]
+    pub pod_uid: String,
 }
 
 /// All that a worker reports, as it stands.
@@ -142,9 +163,9 @@ impl Connection {
         Connection { lines: Framed::new(stream, LinesCodec::new_with_max_length(LONGEST_LINE)) }
     }
 
-    /// The process at the other end, as this process's namespace numbers it.
+    /// The process at the other end, as this process's namespace numbers it; `None` where it is not in that, which the kernel says with a 0.
     pub fn peer_pid(&self) -> Option<u32> {
-        self.lines.get_ref().peer_cred().ok()?.pid()?.try_into().ok()
+        self.lines.get_ref().peer_cred().ok()?.pid()?.try_into().ok().filter(|pid| *pid != 0)
     }
 
     pub async fn send<T: Serialize>(&mut self, message: &T) -> io::Result<()> {
@@ -189,7 +210,7 @@ mod tests {
             FromWorker::Progress { loaded: Bytes(1), total: Bytes(2) },
             FromWorker::Loaded { measured, address: "127.0.0.1:8000".parse().unwrap() },
             FromWorker::Ready { speed: Some(Speed { prefill_tokens_per_second: 12.5, ..Speed::default() }) },
-            FromWorker::Heartbeat,
+            FromWorker::Heartbeat { resident: Some(Bytes(9)) },
             FromWorker::Failed(Refusal::new(Reason::LoadFailed, "no\nway")),
         ];
         worker.send(&serde_json::json!({"type": "fromTheFuture", "x": 1})).await.unwrap();
@@ -197,8 +218,10 @@ mod tests {
             worker.send(message).await.unwrap();
         }
         worker.send(&serde_json::json!({"type": "ready"})).await.unwrap();
+        worker.send(&serde_json::json!({"type": "heartbeat"})).await.unwrap();
         drop(worker);
-        for message in messages.into_iter().chain([FromWorker::Ready { speed: None }]) {
+        let earlier = [FromWorker::Ready { speed: None }, FromWorker::Heartbeat { resident: None }];
+        for message in messages.into_iter().chain(earlier) {
             assert_eq!(agent.receive::<FromWorker>().await.unwrap(), Some(message));
         }
         assert_eq!(agent.receive::<FromWorker>().await.unwrap(), None);

@@ -1,6 +1,7 @@
 //! What is written down of workers, so that an agent's successor finds them, and so that a worker knows what to do.
 //!
-//! In the run directory: `workers/UID.order.json`, which the worker reads, and `workers/UID.record.json`, which the next agent reads.
+//! In the run directory: `workers/UID.order.json`, which a worker reads that is the agent's child, and `workers/UID.record.json`, which the next agent reads.
+//! In `pods/`, of which workers in Pods see no more than that: the agent's socket, and `UID.alive`, their lifelines.
 
 use std::fs;
 use std::io;
@@ -11,10 +12,15 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use stowage_crds::model_node::{Assignment, ReplicaStatus};
 use stowage_engine::MeasuredDevice;
+use stowage_placement::Bytes;
 
+use super::lifeline;
 use super::loaded_file::LoadedFile;
 use super::process::ProcessId;
 use super::view::WorkerView;
+
+/// Extension of a lifeline's name.
+const LIFELINE: &str = "alive";
 
 /// What a worker is to do.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -26,8 +32,11 @@ pub struct Order {
     /// That file as it was when the worker was started.
     #[serde(default)]
     pub file: Option<LoadedFile>,
-    /// Where the HTTP API is to listen; the worker picks the port.
+    /// Where the HTTP API is to listen.
     pub bind: IpAddr,
+    /// 0: the worker picks it.
+    #[serde(default)]
+    pub port: u16,
 }
 
 /// A worker as its agent last saw it.
@@ -59,7 +68,9 @@ impl Record {
         WorkerView {
             status: self.status,
             assignment: Some(self.assignment),
-            pid: Some(self.process.pid),
+            runs: true,
+            pid: (self.process.pid != 0).then_some(self.process.pid),
+            resident: Bytes::ZERO,
             held: self.held,
             file: self.file,
             http_address: self.http_address,
@@ -71,13 +82,33 @@ impl Record {
 #[derive(Clone, Debug)]
 pub struct Records {
     directory: PathBuf,
+    /// What workers in Pods see of the run directory.
+    shared: PathBuf,
 }
 
 impl Records {
     pub fn new(run_dir: &Path) -> io::Result<Records> {
-        let directory = run_dir.join("workers");
-        fs::create_dir_all(&directory)?;
-        Ok(Records { directory })
+        let (directory, shared) = (run_dir.join("workers"), shared(run_dir));
+        for directory in [&directory, &shared] {
+            fs::create_dir_all(directory)?;
+        }
+        Ok(Records { directory, shared })
+    }
+
+    /// What the worker of an assignment holds as long as it lives, if it is in a Pod.
+    pub fn lifeline(&self, uid: &str) -> PathBuf {
+        lifeline(&self.shared, uid)
+    }
+
+    /// Removes what workers in Pods left that have ended while no agent ran.
+    pub fn remove_unheld_lifelines(&self) -> io::Result<()> {
+        for entry in fs::read_dir(&self.shared)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == LIFELINE) && !lifeline::is_held(&path)? {
+                fs::remove_file(path)?;
+            }
+        }
+        Ok(())
     }
 
     pub fn order_path(&self, uid: &str) -> PathBuf {
@@ -99,8 +130,17 @@ impl Records {
     }
 
     pub fn remove(&self, uid: &str) {
-        for path in [self.order_path(uid), self.record_path(uid)] {
-            if let Err(error) = fs::remove_file(&path)
+        self.remove_files(&[self.order_path(uid), self.record_path(uid)]);
+    }
+
+    /// When no worker of the assignment is to come any more.
+    pub fn remove_lifeline(&self, uid: &str) {
+        self.remove_files(&[self.lifeline(uid)]);
+    }
+
+    fn remove_files(&self, paths: &[PathBuf]) {
+        for path in paths {
+            if let Err(error) = fs::remove_file(path)
                 && error.kind() != io::ErrorKind::NotFound
             {
                 tracing::warn!(path = %path.display(), %error, "a file of a worker that is gone stays behind");
@@ -127,6 +167,16 @@ impl Records {
         records.sort_by(|a, b| a.assignment.uid.cmp(&b.assignment.uid));
         Ok(records)
     }
+}
+
+/// The part of the run directory that workers in Pods see: the agent's socket, and their lifelines.
+pub fn shared(run_dir: &Path) -> PathBuf {
+    run_dir.join("pods")
+}
+
+/// In the folder that agent and workers share.
+pub fn lifeline(shared: &Path, uid: &str) -> PathBuf {
+    shared.join(format!("{}.{LIFELINE}", file_stem(uid)))
 }
 
 /// Uids are letters, digits and `-`; whatever else comes must not leave the directory.

@@ -10,7 +10,8 @@ use stowage_placement::Reason;
 use tokio::sync::mpsc;
 
 use super::attend::Worker;
-use super::control::Shared;
+use super::control::{Mode, Shared};
+use super::lifeline;
 use super::loaded_file::LoadedFile;
 use super::process::{Process, ProcessId};
 use super::protocol::{Connection, Hello};
@@ -43,6 +44,8 @@ pub(super) enum Wanted {
 pub(super) enum Step {
     BringUp,
     Attend(Box<Worker>),
+    /// A worker in a Pod is to join.
+    Await(Box<Order>),
     /// Try again after a while.
     Pause(Refusal),
     /// Nothing is left to do until the operator says otherwise.
@@ -80,10 +83,9 @@ impl Replica {
     }
 
     /// Of an earlier agent that did not live to write it down.
-    pub async fn adopt_connected(self, hello: Box<Hello>, process: Process, connection: Box<Connection>) {
-        self.show(|view| view.file.clone_from(&hello.file));
-        let worker = Worker::connected(*hello, process, *connection);
-        self.run(Step::Attend(Box::new(worker))).await;
+    pub async fn adopt_connected(mut self, hello: Box<Hello>, process: Process, connection: Box<Connection>) {
+        let step = self.take_in(*hello, process, *connection);
+        self.run(step).await;
     }
 
     async fn run(mut self, mut step: Step) {
@@ -91,6 +93,7 @@ impl Replica {
             step = match step {
                 Step::BringUp => self.bring_up().await,
                 Step::Attend(worker) => self.attend(worker).await,
+                Step::Await(order) => self.awaits(*order).await,
                 Step::Pause(why) => self.pause(why).await,
                 Step::Rest => self.rest().await,
                 Step::Released => return self.released().await,
@@ -140,7 +143,10 @@ impl Replica {
     fn launch(&mut self, model: std::path::PathBuf) -> Step {
         let config = &self.shared.config;
         let file = LoadedFile::now(&model).ok();
-        let order = Order { assignment: self.assignment.clone(), model, file: file.clone(), bind: config.worker_bind };
+        let order = Order { assignment: self.assignment.clone(), model, file: file.clone(), bind: config.worker_bind, port: 0 };
+        if config.mode == Mode::Pod {
+            return Step::Await(Box::new(order));
+        }
         let (uid, replica) = (self.uid(), self.assignment.replica.as_str());
         let written = self.shared.records.write_order(&order);
         let started = written.and_then(|path| self.shared.program.start(uid, replica, &config.socket(), &path));
@@ -163,6 +169,36 @@ impl Replica {
             view.state(ReplicaState::Loading, None, None);
         });
         Step::Attend(Box::new(Worker::new(process, Some(child))))
+    }
+
+    /// Until a worker in a Pod has come and has its order.
+    async fn awaits(&mut self, mut order: Order) -> Step {
+        let path = self.shared.records.lifeline(self.uid());
+        if let Err(error) = lifeline::make(&path) {
+            return Step::Pause(Refusal::new(Reason::WorkerCrashed, format!("making {}: {error}", path.display())));
+        }
+        self.show(|view| view.state(ReplicaState::Loading, None, Some(Refusal::new(Reason::WorkerStarting, ""))));
+        let shared = self.shared.clone();
+        loop {
+            order.assignment.clone_from(&self.assignment);
+            shared.orders.send_modify(|orders| drop(orders.insert(order.assignment.uid.clone(), order.clone())));
+            let command = self.commands.recv().await;
+            if let Some(step) = self.idle(command) {
+                shared.orders.send_modify(|orders| drop(orders.remove(&order.assignment.uid)));
+                return step;
+            }
+        }
+    }
+
+    /// A worker that this agent has not started, or not with its own hands.
+    fn take_in(&mut self, hello: Hello, process: Process, connection: Connection) -> Step {
+        let starts_again = std::mem::take(&mut self.starts_again);
+        self.show(|view| {
+            view.file.clone_from(&hello.file);
+            view.status.pod_uid.clone_from(&hello.pod_uid);
+            view.status.restarts = view.status.restarts.saturating_add(starts_again.into());
+        });
+        Step::Attend(Box::new(Worker::connected(hello, process, connection)))
     }
 
     /// A file of the model directory that is not, or not as, it was planned with: the plan does not hold here. What can be downloaded is tried again.
@@ -236,9 +272,7 @@ impl Replica {
                 Some(Step::Rest)
             }
             Some(Command::Release(_)) => Some(Step::Released),
-            Some(Command::Connected { hello, process, connection }) => {
-                Some(Step::Attend(Box::new(Worker::connected(*hello, process, *connection))))
-            }
+            Some(Command::Connected { hello, process, connection }) => Some(self.take_in(*hello, process, *connection)),
         }
     }
 

@@ -6,7 +6,7 @@
 //! [`prepare`] takes what it needs of the machine and gives up the rest, while it is alone in its process; [`Prepared::run`] does the work.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -18,6 +18,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 
 use super::confine::{Confine, Confinement, NotConfined, Policy, confine};
+use super::join::{self, PodArguments};
+use super::lifeline::Lifeline;
 use super::link::Link;
 use super::memory;
 use super::process::ProcessId;
@@ -28,8 +30,6 @@ use super::speed::reported;
 use super::view::Refusal;
 use crate::serve::Keys;
 
-/// For SIGTERM, which brings no deadline: what Kubernetes gives a Pod unless told otherwise.
-const GRACE: Duration = Duration::from_secs(30);
 /// Connections that may wait to be taken.
 const BACKLOG: u32 = 1024;
 /// For the agent to hear why the worker failed.
@@ -41,11 +41,13 @@ pub struct WorkerArguments {
     /// The agent's Unix socket.
     #[arg(long)]
     pub socket: PathBuf,
-    /// What to load, written by the agent.
-    #[arg(long)]
-    pub assignment_file: PathBuf,
+    /// What to load, written by the agent whose child the worker is.
+    #[arg(long, required_unless_present = "assignment", conflicts_with = "assignment")]
+    pub assignment_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub pod: PodArguments,
     /// How much to insist on being confined.
-    #[arg(long, value_enum, value_name = "HOW", default_value_t)]
+    #[arg(long, env = "STOWAGE_CONFINE", value_enum, value_name = "HOW", default_value_t)]
     pub confine: Confine,
     /// Names in JSON what to try instead of loading anything: a worker in the hands of somebody else.
     #[cfg(feature = "hostile-worker")]
@@ -57,6 +59,8 @@ pub struct WorkerArguments {
 pub enum WorkerError {
     #[error("reading the worker's order {}: {source}", path.display())]
     Order { path: PathBuf, source: io::Error },
+    #[error("taking hold of {}, by which the agent sees that the worker lives: {source}", path.display())]
+    Lifeline { path: PathBuf, source: io::Error },
     #[error("setting up the worker's process: {0}")]
     Setup(io::Error),
     /// The agent was told, where there was one.
@@ -69,33 +73,40 @@ pub struct Prepared {
     order: Order,
     socket: PathBuf,
     process: ProcessId,
+    /// Empty where it is in no Pod of its own.
+    pod_uid: String,
+    /// To be kept for as long as the worker lives.
+    _lifeline: Option<Lifeline>,
     port: io::Result<TcpSocket>,
     confinement: Result<Confinement, NotConfined>,
     #[cfg(feature = "hostile-worker")]
     attempts: Option<super::confine::attempts::Attempts>,
 }
 
-/// Sets the process up. To be called before there is a second thread, for threads are confined as the one that starts them.
-pub fn prepare(arguments: WorkerArguments) -> Result<Prepared, WorkerError> {
+/// Sets the process up; `None` where it is told to end before it is told what to do. To be called before there is a second thread, for threads are confined
+/// as the one that starts them.
+pub fn prepare(arguments: WorkerArguments) -> Result<Option<Prepared>, WorkerError> {
     // Fails where it is a session's leader already, as in a Pod, which is as good: what ends the agent's session must not end the worker.
     let _ = rustix::process::setsid();
-    let path = arguments.assignment_file;
-    let order: Order = record::read(&path).map_err(|source| WorkerError::Order { path, source })?;
     let process = ProcessId::own().map_err(WorkerError::Setup)?;
+    // Told to end before it was told what to do.
+    let Some((order, lifeline)) = order(&arguments)? else { return Ok(None) };
     #[cfg(feature = "hostile-worker")]
     let attempts = arguments.attempts.map(|path| record::read(&path).map_err(|source| WorkerError::Order { path, source })).transpose()?;
     // Once it is confined, it can bind none.
-    let port = bind(order.bind);
+    let port = bind(SocketAddr::new(order.bind, order.port));
     let confinement = confine(&Policy::of(&order), arguments.confine);
-    Ok(Prepared {
+    Ok(Some(Prepared {
         order,
         socket: arguments.socket,
         process,
+        pod_uid: arguments.pod.pod_uid,
+        _lifeline: lifeline,
         port,
         confinement,
         #[cfg(feature = "hostile-worker")]
         attempts,
-    })
+    }))
 }
 
 impl Prepared {
@@ -107,7 +118,7 @@ impl Prepared {
             return Ok(());
         }
         let ends = Ends { terminate: signal(SignalKind::terminate()).map_err(WorkerError::Setup)? };
-        let link = Link::start(self.socket, &self.order, self.process);
+        let link = Link::start(self.socket, &self.order, self.process, self.pod_uid);
         let mut running = Running { order: self.order, link, ends, api_keys: watch::Sender::new(None) };
         match running.carry_out(self.port, self.confinement).await {
             Ok(()) => Ok(()),
@@ -123,11 +134,30 @@ impl Prepared {
 }
 
 /// A port of its own, at which nobody is heard yet.
-fn bind(address: IpAddr) -> io::Result<TcpSocket> {
+fn bind(address: SocketAddr) -> io::Result<TcpSocket> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     socket.set_reuseaddr(true)?;
-    socket.bind(SocketAddr::new(address, 0))?;
+    socket.bind(address)?;
     Ok(socket)
+}
+
+/// What the worker is to do: written down for it, or asked for. `None` where it is told to end before it is told that.
+fn order(arguments: &WorkerArguments) -> Result<Option<(Order, Option<Lifeline>)>, WorkerError> {
+    if let Some(path) = &arguments.assignment_file {
+        let order = record::read(path).map_err(|source| WorkerError::Order { path: path.clone(), source })?;
+        return Ok(Some((order, None)));
+    }
+    let uid = arguments.pod.assignment.as_deref().unwrap_or_default();
+    // On this thread alone, and over before the process is confined.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(WorkerError::Setup)?;
+    runtime.block_on(async {
+        // A container's first process ends by no signal that it has no handler for.
+        let mut terminate = signal(SignalKind::terminate()).map_err(WorkerError::Setup)?;
+        tokio::select! {
+            joined = join::join(&arguments.socket, uid, &arguments.pod) => joined.map(|(order, lifeline)| Some((order, Some(lifeline)))),
+            _ = terminate.recv() => Ok(None),
+        }
+    })
 }
 
 struct Running {
@@ -143,7 +173,7 @@ struct Ends {
 }
 
 /// By then everybody has heard that a replica has left its Service.
-const HEARD_BY: Duration = Duration::from_secs(2);
+pub const HEARD_BY: Duration = Duration::from_secs(2);
 
 /// What somebody wants of the worker.
 enum Wish {
@@ -179,6 +209,11 @@ impl Running {
         self.serve(engine, serving).await
     }
 
+    /// For SIGTERM, which brings no deadline.
+    fn grace(&self) -> Duration {
+        Duration::from_secs(self.order.assignment.termination_grace_period_seconds.into())
+    }
+
     fn phase(&self, phase: Phase) {
         self.link.state.send_modify(|state| state.phase = phase);
     }
@@ -196,6 +231,7 @@ impl Running {
                     self.api_keys.send_replace(api_keys);
                     continue;
                 }
+                FromAgent::Order(_) => continue,
                 FromAgent::Go => Wish::Go,
                 FromAgent::No(_) => Wish::End(Timestamp::now()),
                 FromAgent::Drain { deadline } => Wish::Drain(deadline),
@@ -279,7 +315,7 @@ impl Running {
                         deadline = Some(at);
                     }
                     Wish::End(at) => return self.end(serving, at).await,
-                    Wish::Terminate => return self.end(serving, deadline.unwrap_or_else(|| after(GRACE))).await,
+                    Wish::Terminate => return self.end(serving, deadline.unwrap_or_else(|| after(self.grace()))).await,
                 },
                 () = until(deadline), if deadline.is_some() => return Ok(()),
                 result = serving.finished() => {

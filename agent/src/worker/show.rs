@@ -6,26 +6,33 @@ use stowage_crds::model_deployment::ReplicaState;
 use stowage_placement::{Bytes, HOST, Reason};
 
 use super::attend::{Exit, Worker};
+use super::process::Process;
 use super::protocol::Phase;
 use super::replica::Wanted;
 use super::view::{Refusal, WorkerView};
 
 /// Shows the worker as it is.
 pub(super) fn show_worker(view: &mut WorkerView, worker: &Worker, wanted: Wanted, advertised: &str) {
-    view.pid = Some(worker.process.id.pid);
+    (view.runs, view.pid) = (true, worker.process.pid());
+    // Of one that can be seen, the kernel's count is asked for. In whole MiB, for whoever looks at a view is woken by each change.
+    view.resident = if view.pid.is_none() { Bytes(worker.resident.0.next_multiple_of(1 << 20)) } else { Bytes::ZERO };
     if let Some(state) = &worker.state {
         if view.held != state.measured || view.status.devices.is_empty() {
             view.holds(state.measured.clone());
         }
         view.status.speed.clone_from(&state.speed);
         view.http_address = state.address.map(reached_here);
-        view.status.address = state.address.map(|address| endpoint(advertised, address.port())).unwrap_or_default();
+        view.status.address = state.address.map(|address| reached_by_others(address, advertised, worker)).unwrap_or_default();
     }
     if let Some(refusal) = &worker.refused {
         return view.state(ReplicaState::Refused, None, Some(refusal.clone()));
     }
     if wanted != Wanted::Serve {
         return view.state(ReplicaState::Draining, None, None);
+    }
+    if let Some(silence) = worker.silent_for.filter(|_| worker.process.is_elsewhere()) {
+        let why = format!("{} has said nothing for {} s; its Pod is ended and made anew", shown(&worker.process), silence.as_secs());
+        return view.state(ReplicaState::Failed, None, Some(Refusal::new(Reason::WorkerCrashed, why)));
     }
     match worker.phase() {
         // Of an earlier agent's worker, what that agent wrote down stands until it says hello.
@@ -56,6 +63,20 @@ pub(super) fn show_out_of_memory(view: &mut WorkerView, pid: u32, held: Bytes) {
     let planned = planned.map(|planned| format!(", {planned} planned")).unwrap_or_default();
     let message = format!("the kernel ended the worker (process {pid}), for memory ran out; it held {held} of host memory{planned}");
     view.state(ReplicaState::Refused, None, Some(Refusal::new(Reason::OutOfMemory, message)));
+}
+
+/// A worker in a Pod listens at its Pod's address; one that listens for this machine alone, or everywhere, is reached where this agent is.
+fn reached_by_others(listens: SocketAddr, advertised: &str, worker: &Worker) -> String {
+    let own = worker.process.is_elsewhere() && !listens.ip().is_loopback() && !listens.ip().is_unspecified();
+    if own { listens.to_string() } else { endpoint(advertised, listens.port()) }
+}
+
+/// A worker in words.
+pub(super) fn shown(process: &Process) -> String {
+    match process.pid() {
+        Some(pid) => format!("the worker (process {pid})"),
+        None => "the worker".to_owned(),
+    }
 }
 
 /// Where something that listens at this address is reached on the same machine.

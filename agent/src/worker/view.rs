@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use stowage_crds::model_deployment::{DeviceBytes, ReplicaState};
 use stowage_crds::model_node::{Assignment, ReplicaStatus};
 use stowage_engine::MeasuredDevice;
-use stowage_placement::Reason;
+use stowage_placement::{Bytes, Reason};
 
 use super::loaded_file::LoadedFile;
 
@@ -31,8 +31,12 @@ pub struct WorkerView {
     pub status: ReplicaStatus,
     /// What was asked for; `None` where the agent was told to release what it never knew.
     pub assignment: Option<Assignment>,
-    /// The worker's process, while there is one.
+    /// Whether its process is there.
+    pub runs: bool,
+    /// The process's number, where it can be seen: of one in a Pod of its own it may not be.
     pub pid: Option<u32>,
+    /// What that says itself that it takes of memory.
+    pub resident: Bytes,
     /// What it holds on each device, as it reported.
     pub held: Vec<MeasuredDevice>,
     /// What it was loaded from.
@@ -85,7 +89,8 @@ impl WorkerView {
 
     /// No process is left, so nothing is held and nothing answers.
     pub(super) fn ended(&mut self) {
-        self.pid = None;
+        (self.runs, self.pid, self.resident) = (false, None, Bytes::ZERO);
+        self.status.pod_uid.clear();
         self.file = None;
         self.http_address = None;
         self.status.address.clear();

@@ -81,7 +81,7 @@ impl FakeWorker {
         let mut connection = Connection::new(stream);
         let process = ProcessId::own().unwrap();
         let (assignment, file) = (self.order.assignment.clone(), self.order.file.clone());
-        let hello = Hello { version: VERSION, assignment, process, state: self.state.clone(), file };
+        let hello = Hello { version: VERSION, assignment, process, state: self.state.clone(), file, pod_uid: String::new() };
         let mut say = vec![FromWorker::Hello(Box::new(hello))];
         if self.state.phase == Phase::Asking {
             say.push(FromWorker::MayLoad);
@@ -101,14 +101,14 @@ impl FakeWorker {
                     Ok(Some(message)) => say = self.hear(message),
                     _ => return,
                 },
-                _ = heartbeat.tick(), if !self.is("silent") => say.push(FromWorker::Heartbeat),
+                _ = heartbeat.tick(), if !self.is("silent") => say.push(FromWorker::Heartbeat { resident: None }),
             }
         }
     }
 
     fn hear(&mut self, message: FromAgent) -> Vec<FromWorker> {
         match message {
-            FromAgent::Welcome { .. } | FromAgent::ApiKeys { .. } => Vec::new(),
+            FromAgent::Welcome { .. } | FromAgent::ApiKeys { .. } | FromAgent::Order(_) => Vec::new(),
             FromAgent::Go => self.load(),
             FromAgent::Update { assignment } => {
                 for alias in &assignment.aliases {

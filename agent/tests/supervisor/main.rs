@@ -3,6 +3,7 @@
 
 mod fake_worker;
 mod memory_cgroup;
+mod pods;
 
 use std::future::Future;
 use std::path::Path;

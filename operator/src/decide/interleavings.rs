@@ -1,8 +1,10 @@
 //! Random interleavings of users, agents and leaders over the real decisions, without an API server: watches lag, each kind by itself; writes arrive late,
 //! twice, or without an answer; leaders are killed, paused, or lead beside each other; agents fall silent and come back, others take and free VRAM,
-//! machines are replaced under their names. The observer of [`Cluster::check`] looks at every write.
+//! machines are replaced under their names, and with every second seed workers are in Pods of their own. The observer of [`Cluster::check`] looks at every write.
 //!
 //! A failing seed is replayed with `STOWAGE_SEED=N cargo test -p stowage-operator interleavings`; `STOWAGE_SEEDS=N` tries that many.
+
+use std::sync::Arc;
 
 use kube::runtime::watcher::Event;
 use stowage_crds::model_deployment::PlacementState;
@@ -14,7 +16,7 @@ use crate::clock::after;
 use crate::state::State;
 use crate::step::{Decision, Item, Step, Target};
 use crate::testing::cluster::{Cluster, Store};
-use crate::testing::{gpu_node, lease, listed, now, priority_class};
+use crate::testing::{gpu_node, lease, listed, now, priority_class, worker_settings};
 
 const NODES: [&str; 2] = ["n1", "n2"];
 const NAMES: [&str; 4] = ["a", "b", "c", "d"];
@@ -46,7 +48,7 @@ impl Random {
 }
 
 /// Kinds of objects that leaders watch, Leases left out: those are heard, not watched.
-const KINDS: usize = 5;
+const KINDS: usize = 6;
 
 /// A process that believes it leads.
 pub(super) struct Leader {
@@ -90,6 +92,8 @@ impl Leader {
         meanwhile(cluster);
         (state.services, seen[2]) = list(&cluster.services);
         (state.slices, seen[3]) = list(&cluster.slices);
+        (state.pods, seen[5]) = list(&cluster.pods);
+        state.workers = cluster.has_worker_pods.then(|| Arc::new(worker_settings()));
         state.priority_classes = listed([priority_class(HIGH, 1000)]);
         state.hear(cluster.agents.keys().map(|name| lease(name, 0)).collect(), now());
         Leader { state, seen, slow: None, on_its_way: None }
@@ -107,6 +111,7 @@ impl Leader {
             1 => watch(&cluster.model_nodes, &mut self.state.model_nodes, seen),
             2 => watch(&cluster.services, &mut self.state.services, seen),
             3 => watch(&cluster.slices, &mut self.state.slices, seen),
+            5 => watch(&cluster.pods, &mut self.state.pods, seen),
             _ => watch(&cluster.nodes, &mut self.state.nodes, seen),
         }
     }
@@ -143,6 +148,9 @@ impl Leader {
             Target::Slice(key) => {
                 self.state.slices.confirm(key.clone(), cluster.slices.objects.get(key).cloned(), as_of);
             }
+            Target::Pod(key) => {
+                self.state.pods.confirm(key.clone(), cluster.pods.objects.get(key).cloned(), as_of);
+            }
         }
     }
 
@@ -163,7 +171,7 @@ impl Leader {
             }
             Err(_) => match decision.write.planned_on() {
                 Some((target, as_of)) => self.read(cluster, &target, as_of),
-                None => self.state.memory.rejected(item, after(now(), seconds)),
+                None => self.state.memory.rejected(item, String::new(), after(now(), seconds)),
             },
         }
     }
@@ -180,6 +188,7 @@ struct Run {
 impl Run {
     fn new(seed: u64) -> Run {
         let mut cluster = Cluster::with_nodes(NODES.iter().map(|name| gpu_node(name, VRAM)));
+        cluster.has_worker_pods = seed % 2 == 1;
         let mut leaders: Vec<Leader> = (0..LEADERS).map(|_| Leader::new(&mut cluster, |_| {})).collect();
         let mut random = Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
         leaders[0].slow = Some(random.next(KINDS));
@@ -227,6 +236,7 @@ impl Run {
                 agent.alive = !agent.alive;
             }
             5 if self.random.next(4) == 0 => self.cluster.replace_node(node),
+            6 => drop(self.cluster.kubelets_act()),
             _ => self.cluster.agent(node).others_use(Bytes::mib(mib.saturating_sub(1200))),
         }
     }
@@ -302,7 +312,7 @@ impl Run {
         self.leaders = vec![Leader::new(&mut self.cluster, |_| {})];
         self.listen(0);
         for round in 0..500 {
-            let mut moved = false;
+            let mut moved = self.cluster.kubelets_act();
             for node in NODES {
                 moved |= self.cluster.agent_acts(node, false);
             }
@@ -364,6 +374,8 @@ impl Run {
         }
         assert_eq!(claimed, promised);
         assert_eq!(self.cluster.slices.objects.len(), claimed);
+        let pods = if self.cluster.has_worker_pods { promised } else { 0 };
+        assert_eq!(self.cluster.pods.objects.len(), pods, "every promise has the Pod of its worker, and nothing else has one");
     }
 }
 

@@ -1,6 +1,6 @@
 //! Sends a write to the API server: all that the operator owns of the object, on the version that it was planned on.
 
-use k8s_openapi::api::core::v1::{Node, Service};
+use k8s_openapi::api::core::v1::{Node, Pod, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
@@ -22,6 +22,8 @@ pub enum Answer {
     ModelNode(Box<ModelNode>),
     Service(Box<Service>),
     Slice(Box<EndpointSlice>),
+    Pod(Box<Pod>),
+    PodRemoved(Key),
     ModelNodeRemoved(String),
     SliceRemoved(Key),
 }
@@ -32,6 +34,8 @@ pub enum ApplyError {
     Api(#[from] kube::Error),
     #[error("a Service {0} exists that is not Stowage's; the ModelDeployment needs another name, or the Service does")]
     ForeignService(Key),
+    #[error("there is no ServiceAccount {0}, which the Pods of workers are to go with; the chart makes it")]
+    NoServiceAccount(Key),
 }
 
 /// The API server's own words, where it said something.
@@ -56,7 +60,7 @@ pub enum Remedy {
 impl ApplyError {
     pub fn remedy(&self) -> Remedy {
         match self {
-            ApplyError::ForeignService(_) => Remedy::LeaveAlone,
+            ApplyError::ForeignService(_) | ApplyError::NoServiceAccount(_) => Remedy::LeaveAlone,
             ApplyError::Api(kube::Error::Api(status)) => match status.code {
                 404 | 409 => Remedy::ReadAgain,
                 400 | 403 | 405 | 413 | 415 | 422 => Remedy::LeaveAlone,
@@ -109,6 +113,16 @@ pub async fn send(client: &Client, write: &Write) -> Result<Answer, ApplyError> 
             unless_gone(api.delete(&key.name, &DeleteParams::default().preconditions(only)).await)?;
             Ok(Answer::SliceRemoved(key.clone()))
         }
+        Write::MakePod { pod, owner } => Ok(Answer::Pod(Box::new(make_pod(client, pod, owner).await?))),
+        Write::RemovePod { key, uid } => {
+            let only = Preconditions { uid: Some(uid.clone()), resource_version: None };
+            let api: Api<Pod> = Api::namespaced(client.clone(), &key.namespace);
+            match api.delete(&key.name, &DeleteParams::default().preconditions(only)).await.map(|answer| answer.left()) {
+                // It ends, and is gone when the watch says so.
+                Ok(Some(pod)) => Ok(Answer::Pod(Box::new(pod))),
+                other => unless_gone(other).map(|()| Answer::PodRemoved(key.clone())).map_err(ApplyError::from),
+            }
+        }
     }
 }
 
@@ -135,6 +149,10 @@ pub async fn confirm(client: &Client, state: &mut State, target: &Target, as_of:
             let api: Api<EndpointSlice> = Api::namespaced(client.clone(), &key.namespace);
             state.slices.confirm(key.clone(), api.get_opt(&key.name).await?, as_of);
         }
+        Target::Pod(key) => {
+            let api: Api<Pod> = Api::namespaced(client.clone(), &key.namespace);
+            state.pods.confirm(key.clone(), api.get_opt(&key.name).await?, as_of);
+        }
     }
     Ok(())
 }
@@ -150,6 +168,8 @@ impl Write {
             Write::Status { key, version, .. } => Some((Target::Deployment(key.clone()), revision(version))),
             Write::Slice { key, version, .. } => Some((Target::Slice(key.clone()), version.as_deref().map(revision).unwrap_or_default())),
             Write::RemoveSlice { key, version, .. } => Some((Target::Slice(key.clone()), revision(version))),
+            Write::MakePod { pod, .. } => Some((Target::Pod(Key::of(pod.as_ref())), Revision::default())),
+            Write::RemovePod { key, .. } => Some((Target::Pod(key.clone()), Revision::default())),
             // Its step looks for itself before it writes.
             Write::Service { .. } => None,
         }
@@ -164,6 +184,8 @@ impl Write {
             Write::Service { .. } => "Service",
             Write::Slice { .. } => "EndpointSlice",
             Write::RemoveSlice { .. } => "remove EndpointSlice",
+            Write::MakePod { .. } => "make Pod",
+            Write::RemovePod { .. } => "remove Pod",
         }
     }
 }
@@ -176,6 +198,8 @@ impl State {
             Answer::ModelNode(node) => drop(self.model_nodes.assume(*node)),
             Answer::Service(service) => drop(self.services.assume(*service)),
             Answer::Slice(slice) => drop(self.slices.assume(*slice)),
+            Answer::Pod(pod) => drop(self.pods.assume(*pod)),
+            Answer::PodRemoved(key) => drop(self.pods.confirm(key, None, Revision::default())),
             Answer::ModelNodeRemoved(name) => drop(self.model_nodes.confirm(Key::cluster(&name), None, Revision::default())),
             Answer::SliceRemoved(key) => drop(self.slices.confirm(key, None, Revision::default())),
         }
@@ -219,6 +243,20 @@ async fn write_slice(api: &Api<EndpointSlice>, version: Option<&str>, slice: &En
     slice.metadata.resource_version = Some(version.to_owned());
     let parameters = PatchParams { field_manager: manager(), ..PatchParams::default() };
     api.patch(&slice.name_any(), &parameters, &Patch::Merge(&slice)).await
+}
+
+/// The owner's uid is asked for each time: with one that is no more, the Pod would be removed at once.
+async fn make_pod(client: &Client, pod: &Pod, owner: &str) -> Result<Pod, ApplyError> {
+    let namespace = pod.namespace().unwrap_or_default();
+    let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), &namespace);
+    let account = accounts.get_opt(owner).await?.ok_or_else(|| ApplyError::NoServiceAccount(Key::new(&namespace, owner)))?;
+    let mut pod = pod.clone();
+    // A controller, so that draining a node takes the Pod for one that comes again.
+    pod.metadata.owner_references =
+        account.controller_owner_ref(&()).map(|owner| vec![OwnerReference { block_owner_deletion: None, ..owner }]);
+    let pods: Api<Pod> = Api::namespaced(client.clone(), &namespace);
+    let parameters = PostParams { field_manager: Some(names::OPERATOR_MANAGER.to_owned()), ..PostParams::default() };
+    Ok(pods.create(&parameters, &pod).await?)
 }
 
 fn new_model_node(name: &str, node_uid: &str) -> ModelNode {

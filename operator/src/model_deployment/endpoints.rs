@@ -20,8 +20,6 @@ const PORT: i32 = 11434;
 const PORT_NAME: &str = "http";
 const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 const MANAGED_BY_LABEL: &str = "endpointslice.kubernetes.io/managed-by";
-/// A label's value has at most this many characters.
-const LONGEST_LABEL: usize = 63;
 
 /// ModelDeployments, and what is left of those that are gone.
 pub fn keys(state: &State) -> std::collections::BTreeSet<Key> {
@@ -110,7 +108,7 @@ fn slices(deployment: &ModelDeployment) -> BTreeMap<String, EndpointSlice> {
 fn slice(deployment: &ModelDeployment, placement: &PlacementStatus) -> Option<EndpointSlice> {
     let address: SocketAddr = placement.endpoint.parse().ok()?;
     let name = deployment.name_any();
-    let replica = label_value(&placement.replica);
+    let replica = names::label_value(&placement.replica);
     let labels = [(SERVICE_NAME_LABEL, name.as_str()), (MANAGED_BY_LABEL, names::ENDPOINT_SLICE_MANAGER), (names::REPLICA_LABEL, replica)];
     let conditions = EndpointConditions { ready: Some(true), serving: Some(true), terminating: Some(false) };
     Some(EndpointSlice {
@@ -129,12 +127,6 @@ fn slice(deployment: &ModelDeployment, placement: &PlacementStatus) -> Option<En
             ..EndpointPort::default()
         }]),
     })
-}
-
-/// The end of a replica's name tells it apart from its siblings, so where the name is too long for a label, the end is kept.
-fn label_value(replica: &str) -> &str {
-    let start = replica.len().saturating_sub(LONGEST_LABEL);
-    replica.get(start..).unwrap_or(replica).trim_start_matches(['-', '.'])
 }
 
 /// Whether all that is wanted is there; what others added is theirs.
@@ -168,12 +160,5 @@ mod tests {
         assert!(contains(&json!({"a": [{"b": 1, "nodePort": 30000}], "c": 2}), &json!({"a": [{"b": 1}]})));
         assert!(!contains(&json!({"a": [{"b": 1}, {"b": 2}]}), &json!({"a": [{"b": 1}]})));
         assert!(!contains(&json!({"a": 1}), &json!({"b": 1})));
-    }
-
-    #[test]
-    fn a_label_is_never_too_long() {
-        let replica = format!("{}-0123456789-10", "m".repeat(50));
-        assert!(label_value(&replica).len() <= 63 && label_value(&replica).ends_with("-0123456789-10"));
-        assert_eq!(label_value("m-0123456789-0"), "m-0123456789-0");
     }
 }

@@ -65,7 +65,7 @@ fn on_the_way(before: &PlacementStatus, now: &PlacementStatus) -> Option<(bool, 
             let message = format!("{replica}: the model file is on its way to {node}, {} %", now.percent.unwrap_or(0));
             news.then_some((false, Reason::Downloading, message))
         }
-        Reason::Assigned | Reason::Pending | Reason::Loading => None,
+        Reason::Assigned | Reason::Pending | Reason::WorkerStarting | Reason::Loading => None,
         reason => (before.reason != reason).then(|| (true, reason, format!("{replica} on {node}: {}", now.message))),
     }
 }

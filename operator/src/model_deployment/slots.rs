@@ -14,6 +14,7 @@ use crate::model_deployment::validate::Wanted;
 use crate::model_node::promises;
 use crate::state::State;
 use crate::step::{Step, Target};
+use crate::workers::story;
 
 /// One claimed place as it stands now.
 #[derive(Clone, Debug, PartialEq)]
@@ -57,9 +58,8 @@ impl Slot {
 
     /// Why it is no better place after all.
     pub fn failed_move(&self) -> Option<Refusal> {
-        let failed = self.is_move()
-            && !self.is_ready()
-            && matches!(self.placement.reason, Reason::LoadFailed | Reason::WorkerCrashed | Reason::NodeNotReady);
+        let failures = [Reason::LoadFailed, Reason::WorkerCrashed, Reason::NodeNotReady, Reason::PodUnschedulable, Reason::PodNotStarted];
+        let failed = self.is_move() && !self.is_ready() && failures.contains(&self.placement.reason);
         failed.then(|| Refusal { reason: self.placement.reason, message: self.placement.message.clone() })
     }
 
@@ -114,8 +114,10 @@ pub fn observe(state: &State, deployment: &ModelDeployment, wanted: &Wanted, now
                 leaving(state, placement, Heard::of(state, placement, None, now)),
             )),
             Standing::Promised { assignment, replica } => {
+                let replica = replica.as_ref().as_ref();
                 let heard = Heard::of(state, placement, replica, now);
-                let updated = update(placement, assignment, replica, heard, wanted);
+                let updated =
+                    PlacementStatus { pod_ref: pod_ref(state, assignment), ..update(placement, assignment, replica, heard, wanted) };
                 let crowded = crowded(state, placement);
                 observed.slots.push(Slot { crowded, ..slot(updated, wanted, replica, leaving(state, placement, heard)) });
             }
@@ -187,8 +189,13 @@ enum Standing<'a> {
     Unpromised,
     Promised {
         assignment: &'a Assignment,
-        replica: Option<&'a ReplicaStatus>,
+        replica: Box<Option<ReplicaStatus>>,
     },
+}
+
+/// The Pod of its worker, where there is one, with its namespace.
+fn pod_ref(state: &State, assignment: &Assignment) -> String {
+    story::pod_of(state, assignment).map(|pod| Key::of(pod).to_string()).unwrap_or_default()
 }
 
 fn standing<'a>(state: &'a State, deployment: &ModelDeployment, placement: &PlacementStatus) -> Result<Standing<'a>, Step> {
@@ -201,7 +208,7 @@ fn standing<'a>(state: &'a State, deployment: &ModelDeployment, placement: &Plac
         return Ok(Standing::Over);
     };
     if let Some(assignment) = node.spec.assignments.iter().find(|assignment| assignment.uid == placement.assignment_uid) {
-        return Ok(Standing::Promised { assignment, replica: ledger::replica(node, &placement.assignment_uid) });
+        return Ok(Standing::Promised { assignment, replica: Box::new(story::reported(state, node, assignment)) });
     }
     let over = promises::is_withdrawn(node, &placement.assignment_uid);
     Ok(if over { Standing::Over } else { Standing::Unpromised })

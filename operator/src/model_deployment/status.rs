@@ -197,7 +197,7 @@ fn badness(placement: &PlacementStatus) -> (u8, u32) {
         PlacementState::Releasing => 4,
         PlacementState::Ready => 3,
         _ => match placement.reason {
-            Reason::Assigned => 1,
+            Reason::Assigned | Reason::WorkerStarting => 1,
             Reason::Downloading | Reason::Loading => 2,
             _ => 0,
         },

@@ -7,7 +7,7 @@
 //! - A claim whose promise is missing and won't be made is first written down as withdrawn, in an annotation of the ModelNode. A promise that is still
 //!   on its way was planned on an older version and fails; a promise planned on a newer one sees the annotation. Only then is the claim dropped.
 //! - What was withdrawn is never promised again: assignment uids are used once.
-//! - A promise is removed only when the agent reported its replica gone, and in that write counts as withdrawn.
+//! - A promise is removed only when the agent reported its replica gone and no Pod of its worker runs, and in that write counts as withdrawn.
 
 use std::collections::BTreeSet;
 
@@ -26,6 +26,7 @@ use crate::model_deployment::validate::{Wanted, revision};
 use crate::model_deployment::{models, preemption};
 use crate::state::{State, is_live};
 use crate::step::{Promises, Step, Target, Write};
+use crate::workers::story;
 
 /// On ModelNodes: uids of claims that were withdrawn, or ended, and whose ModelDeployment may not know it yet; separated by commas.
 pub const WITHDRAWN_ANNOTATION: &str = "stowage.dev/withdrawn";
@@ -123,6 +124,7 @@ impl<'a> View<'a> {
     fn keep(&self, assignment: &Assignment) -> Result<Option<Assignment>, Step> {
         if assignment.state == AssignmentState::Release {
             let gone = ledger::replica(self.node, &assignment.uid).is_some_and(|replica| replica.state == ReplicaState::Gone);
+            let gone = gone && !story::lives(self.state, assignment);
             return Ok((!gone).then(|| assignment.clone()));
         }
         let owner = self.state.deployment(&assignment.model_deployment);

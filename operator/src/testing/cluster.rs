@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use k8s_openapi::api::core::v1::{Node, Service};
+use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::ResourceExt;
 use kube::runtime::watcher::Event;
@@ -73,6 +73,9 @@ pub struct Cluster {
     pub model_nodes: Store<ModelNode>,
     pub services: Store<Service>,
     pub slices: Store<EndpointSlice>,
+    pub pods: Store<Pod>,
+    /// Whether workers are in Pods of their own.
+    pub has_worker_pods: bool,
     /// By the names of their nodes.
     pub agents: BTreeMap<String, Agent>,
     made: u64,
@@ -172,6 +175,20 @@ impl Cluster {
                 self.model_nodes.remove(&mut self.revision, &Key::cluster(name));
                 Answer::ModelNodeRemoved(name.clone())
             }
+            Write::MakePod { pod, .. } => {
+                self.made += 1;
+                let mut pod = (**pod).clone();
+                pod.metadata.uid = Some(format!("uid-pod-{}", self.made));
+                Answer::Pod(Box::new(self.pods.put_on(&mut self.revision, None, pod)?))
+            }
+            Write::RemovePod { key, uid } => match self.pods.objects.get(key).cloned() {
+                None => Answer::PodRemoved(key.clone()),
+                Some(pod) if pod.metadata.uid.as_ref() != Some(uid) => return Err(Conflict),
+                Some(mut pod) => {
+                    pod.metadata.deletion_timestamp = Some(crate::clock::whole_seconds(super::now()));
+                    Answer::Pod(Box::new(self.pods.put(&mut self.revision, pod)))
+                }
+            },
         };
         self.check();
         Ok(answer)
@@ -229,6 +246,14 @@ impl Cluster {
         self.model_nodes.put(&mut self.revision, node);
         self.check();
         acted
+    }
+
+    /// The kubelets end a Pod that is to go; says whether there was any.
+    pub fn kubelets_act(&mut self) -> bool {
+        let ends = |(key, pod): (&Key, &Pod)| pod.metadata.deletion_timestamp.as_ref().map(|_| key.clone());
+        let Some(key) = self.pods.objects.iter().find_map(ends) else { return false };
+        self.pods.remove(&mut self.revision, &key);
+        true
     }
 
     /// No device has more promised or held than it has, nor more in use; no replica is promised in two places, and no assignment comes back.

@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use stowage_control_plane::binaries::{self, KUBERNETES_VERSION};
-use stowage_crds::{names, yaml};
+use stowage_crds::yaml;
 
 /// Name of the release, by which its objects are named.
 pub const RELEASE: &str = "stowage";
@@ -65,9 +65,4 @@ pub fn render<A: AsRef<OsStr>>(folder: &Path, namespace: &str, arguments: &[A]) 
 /// The objects of a rendering.
 pub fn objects(rendered: &str) -> Result<Vec<Value>> {
     yaml::documents(rendered).context("reading what helm rendered")
-}
-
-/// The chart as it comes, in the system namespace.
-pub fn as_it_comes(folder: &Path) -> Result<String> {
-    render::<&str>(folder, names::SYSTEM_NAMESPACE, &[])
 }

@@ -45,6 +45,8 @@ pub struct Settings {
     pub without_controller_manager: bool,
     /// The chart is applied, and operator and agents act by the accounts that it makes, each with the token of a Pod, instead of as administrators.
     pub installed: bool,
+    /// The chart is applied with these arguments of helm, and the operator makes Pods of workers as the chart tells it.
+    pub worker_pods: Option<Vec<String>>,
     /// Where the operator serves its metrics; none: at any port, which nobody learns.
     pub metrics_address: Option<SocketAddr>,
 }
@@ -75,13 +77,22 @@ pub struct AgentOptions {
     pub flags: Vec<String>,
     /// Its downloads go to a disk of their own, of this size, which only the agent and its workers see.
     pub cache_disk: Option<Bytes>,
+    /// Workers are in Pods, which somebody else makes and runs, and meet the agent in this folder.
+    pub pod_run_directory: Option<PathBuf>,
 }
 
 impl AgentOptions {
     /// A CPU node.
     pub fn new(node: &str, model_directory: impl Into<PathBuf>) -> AgentOptions {
         let model_directory = model_directory.into();
-        AgentOptions { node: node.to_owned(), model_directory, gpus: Vec::new(), flags: Vec::new(), cache_disk: None }
+        AgentOptions {
+            node: node.to_owned(),
+            model_directory,
+            gpus: Vec::new(),
+            flags: Vec::new(),
+            cache_disk: None,
+            pod_run_directory: None,
+        }
     }
 }
 
@@ -136,7 +147,10 @@ impl Cluster {
             }
         };
         match &control_plane {
-            Some(control_plane) if settings.installed => installed::install(control_plane, folder.path()).await?,
+            Some(control_plane) if settings.installed => {
+                let arguments = settings.worker_pods.clone().unwrap_or_default();
+                installed::install(control_plane, folder.path(), &arguments).await?;
+            }
             _ => prepare(&client).await?,
         }
         let observer = control_plane.as_ref().map(|_| Observer::start(&client, folder.path())).transpose()?;
@@ -156,6 +170,9 @@ impl Cluster {
             let token = installed::bound_token(&cluster.client, Account::Operator, None).await?;
             let path = cluster.account_kubeconfig(Account::Operator.name());
             installed::kubeconfig(&cluster.kubeconfig, &token, path)?;
+        }
+        if cluster.settings.worker_pods.is_some() {
+            cluster.settings.operator_flags.extend(installed::worker_flags(&cluster.client).await?);
         }
         cluster.start_operator()?;
         Ok(cluster)
@@ -281,19 +298,11 @@ impl Cluster {
             Some(size) => with_disk(&program("stowage-agent")?, &cache, size)?,
             None => Command::new(program("stowage-agent")?),
         };
-        command.args([
-            "run",
-            "--stop-workers-on-exit",
-            "--node-name",
-            &options.node,
-            "--advertise-address",
-            ADVERTISED,
-            "--worker-bind-address",
-            "127.0.0.1",
-        ]);
+        command.args(["run", "--node-name", &options.node, "--advertise-address", ADVERTISED, "--worker-bind-address", "127.0.0.1"]);
+        command.arg(if options.pod_run_directory.is_some() { "--workers=pod" } else { "--stop-workers-on-exit" });
         command.args(["--door-address", &format!("127.0.0.1:{door}")]).arg("--kubeconfig").arg(self.account_kubeconfig(&options.node));
         command.arg("--model-dir").arg(&options.model_directory);
-        command.arg("--cache-dir").arg(cache).arg("--run-dir").arg(folder.join("run"));
+        command.arg("--cache-dir").arg(cache).arg("--run-dir").arg(options.pod_run_directory.clone().unwrap_or(folder.join("run")));
         if !options.gpus.is_empty() {
             command.arg("--nvml-library").arg(program("libstowage_fake_nvml.so")?);
             command.env("STOWAGE_FAKE_NVML_CONFIG", &machine.config).env("STOWAGE_SIMULATED_GPU_DIR", &machine.charges);

@@ -1,5 +1,6 @@
 //! Accounts as the chart makes them, with the tokens that their Pods would have: no kubelet runs here, so a Pod is bound to its node by hand.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -34,10 +35,10 @@ impl Account {
     }
 }
 
-/// Applies the chart as it comes, and waits until the API server knows the kinds. `folder`: for what helm and kubectl write.
-pub async fn install(control_plane: &ControlPlane, folder: &Path) -> Result<()> {
+/// Applies the chart with these arguments of helm, and waits until the API server knows the kinds. `folder`: for what helm and kubectl write.
+pub async fn install<A: AsRef<OsStr>>(control_plane: &ControlPlane, folder: &Path, arguments: &[A]) -> Result<()> {
     make_namespace(&control_plane.client).await?;
-    apply(control_plane, folder, &chart::as_it_comes(folder)?)?;
+    apply(control_plane, folder, &chart::render(folder, names::SYSTEM_NAMESPACE, arguments)?)?;
     kinds_are_known(&control_plane.client).await
 }
 
@@ -70,6 +71,13 @@ pub async fn pod_spec(client: &Client, account: Account) -> Result<PodSpec> {
         }
     };
     spec.with_context(|| format!("{name} has no Pod"))
+}
+
+/// What the chart tells the operator of the Pods of workers.
+pub async fn worker_flags(client: &Client) -> Result<Vec<String>> {
+    let spec = pod_spec(client, Account::Operator).await?;
+    let arguments = spec.containers.into_iter().flat_map(|container| container.args.unwrap_or_default());
+    Ok(arguments.filter(|argument| argument.starts_with("--worker")).collect())
 }
 
 /// A token of `account` as its Pod on `node` has it; without a node, of a Pod that has no place yet.

@@ -27,7 +27,7 @@ impl Installed {
     async fn start() -> Result<Installed> {
         let control_plane = ControlPlane::start(Options { controller_manager: false, ..Options::default() }).await?;
         let folder = tempfile::Builder::new().prefix("stowage-permissions-").tempdir()?;
-        installed::install(&control_plane, folder.path()).await?;
+        installed::install::<&str>(&control_plane, folder.path(), &[]).await?;
         for node in ["node-a", "node-b"] {
             let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": node}});
             installed::apply(&control_plane, folder.path(), &node.to_string())?;
@@ -77,6 +77,7 @@ const RESOURCES: &[(&str, &str, &str)] = &[
     ("", "services", ""),
     ("", "services", "stowage-smoke-test"),
     ("", "serviceaccounts", ""),
+    ("", "serviceaccounts", "stowage-worker"),
     ("", "serviceaccounts/token", ""),
     ("", "events", ""),
     ("", "namespaces", ""),
@@ -159,6 +160,8 @@ everywhere: stowage.dev modelnodes: get list watch create patch delete
 stowage-system: coordination.k8s.io leases node-node-a: list watch create
 stowage-system: coordination.k8s.io leases stowage-operator: get list watch create update
 stowage-system: coordination.k8s.io leases: list watch create
+stowage-system: pods: get list watch create delete
+stowage-system: serviceaccounts stowage-worker: get
 ";
 
 const AGENT: &str = "\
@@ -409,6 +412,88 @@ async fn an_agent_is_held_to_its_own_node_by_the_policy() -> Result<()> {
     all_are_taken(&[made, Try::Delete(LEASES, "Lease", "stowage-system", "node-node-a")], &a).await?;
     // Nobody else is held to anything.
     Try::Status("node-b").by(installed.admin()).await?;
+    installed.control_plane.stop();
+    Ok(())
+}
+
+/// A worker's Pod as the operator would make it, in the chart's terms.
+fn worker_pod() -> Value {
+    let folder = |name: &str, path: &str| json!({"name": name, "hostPath": {"path": path}});
+    let mount = |name: &str, path: &str| json!({"name": name, "mountPath": path, "readOnly": true});
+    json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "m-0", "labels": {"stowage.dev/assignment": "a"}},
+        "spec": {
+            "serviceAccountName": "stowage-worker", "automountServiceAccountToken": false,
+            "securityContext": {"runAsNonRoot": true, "runAsUser": 65532, "seccompProfile": {"type": "RuntimeDefault"}},
+            "volumes": [folder("socket", "/run/stowage/pods"), folder("models", "/var/lib/stowage/models")],
+            "containers": [{
+                "name": "worker", "image": "any",
+                "env": [{"name": "STOWAGE_POD_UID", "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}}, {"name": "RUST_LOG", "value": "info"}],
+                "securityContext": {
+                    "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true, "capabilities": {"drop": ["ALL"]},
+                },
+                "volumeMounts": [mount("socket", "/run/stowage/pods"), mount("models", "/var/lib/stowage/models")],
+            }],
+        },
+    })
+}
+
+/// Pods that somebody would make who had got hold of the operator, and what the policy says of each.
+fn other_pods() -> Vec<(&'static str, Value)> {
+    let with = |pointer: &str, name: &str, value: Value| {
+        let mut pod = worker_pod();
+        pod.pointer_mut(pointer).unwrap()[name] = value;
+        pod
+    };
+    let (account, container, folders) = ("has the workers' account", "has one container", "has the folders of models");
+    let root =
+        json!({"allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true, "capabilities": {"drop": ["ALL"]}, "runAsUser": 0});
+    let secret = json!([{"name": "KEY", "valueFrom": {"secretKeyRef": {"name": "keys", "key": "key"}}}]);
+    vec![
+        ("Pods of workers in stowage-system", with("/metadata", "labels", json!({}))),
+        (account, with("/spec", "serviceAccountName", json!("stowage-operator"))),
+        (account, with("/spec", "automountServiceAccountToken", json!(true))),
+        (account, with("/spec", "hostPID", json!(true))),
+        (account, with("/spec", "hostNetwork", json!(true))),
+        (account, with("/spec/securityContext", "runAsUser", json!(1))),
+        (account, with("/spec/securityContext", "seccompProfile", json!({"type": "Unconfined"}))),
+        (container, with("/spec/containers/0/securityContext", "allowPrivilegeEscalation", json!(true))),
+        (container, with("/spec/containers/0", "securityContext", root)),
+        (container, with("/spec/containers/0/securityContext", "capabilities", json!({"drop": ["ALL"], "add": ["NET_RAW"]}))),
+        (container, with("/spec/containers/0", "env", secret)),
+        (container, with("/spec/containers/0", "envFrom", json!([{"secretRef": {"name": "keys"}}]))),
+        (container, with("/spec/containers/0/volumeMounts/1", "readOnly", json!(false))),
+        (container, with("/spec", "initContainers", json!([{"name": "first", "image": "any"}]))),
+        (folders, with("/spec", "volumes", json!([{"name": "socket", "hostPath": {"path": "/"}}, {"name": "models", "emptyDir": {}}]))),
+        (
+            folders,
+            with("/spec", "volumes", json!([{"name": "socket", "secret": {"secretName": "keys"}}, {"name": "models", "emptyDir": {}}])),
+        ),
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_operator_makes_no_pods_but_those_of_workers() -> Result<()> {
+    const POLICY: &str = "ValidatingAdmissionPolicy 'stowage-operator' with binding 'stowage-operator' denied request: ";
+    let installed = Installed::start().await?;
+    let operator = installed.acting_as(Account::Operator, Some("node-a")).await?;
+    let pods = api(&operator, "v1", "Pod", "stowage-system");
+    let make = async |pod: &Value| {
+        let pod = serde_json::from_value::<DynamicObject>(pod.clone()).unwrap();
+        pods.create(&PostParams { dry_run: true, ..PostParams::default() }, &pod).await.map(drop)
+    };
+    let others = other_pods();
+    // The policy holds from a moment after it was made.
+    let held = wait_for(PROPAGATION, async || refusal(make(&others[0].1).await).ok().filter(|message| message.contains(POLICY)));
+    held.await.context("the policy never held")?;
+    for (number, (because, pod)) in others.iter().enumerate() {
+        let message = refusal(make(pod).await).with_context(|| format!("Pod {number}"))?;
+        ensure!(message.contains(POLICY) && message.contains(because), "Pod {number} was refused otherwise: {message}");
+    }
+    make(&worker_pod()).await.context("a worker's Pod")?;
+    let own = "stowage-operator-node-a";
+    let message = refusal(pods.delete(own, &DeleteParams::default()).await.map(drop))?;
+    ensure!(message.contains(POLICY), "a Pod of another kind is not the operator's to remove: {message}");
     installed.control_plane.stop();
     Ok(())
 }

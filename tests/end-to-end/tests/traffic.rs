@@ -131,11 +131,29 @@ impl Scene {
         gone().context("it went")
     }
 
-    async fn kills_an_agent(&mut self) -> Result<()> {
-        let (worker, endpoint) = self.victim()?;
+    /// The node that a replica is on, and its agent's index.
+    async fn agent_of(&self, endpoint: &Endpoint) -> Result<(String, usize)> {
         let m = self.cluster.deployments().get("m").await?.status.unwrap();
         let node = m.placements.iter().find(|on| on.replica == endpoint.replica).context("it is placed")?.node.clone();
         let index = self.cluster.agents.iter().position(|agent| agent.options.node == node).context("its node has an agent")?;
+        Ok((node, index))
+    }
+
+    /// As when its Pod is replaced: its workers end with it.
+    async fn ends_an_agent(&mut self) -> Result<()> {
+        let (worker, endpoint) = self.victim()?;
+        let (node, index) = self.agent_of(&endpoint).await?;
+        tokio::task::block_in_place(|| self.cluster.agents[index].process.stop(Duration::from_secs(30)));
+        ensure!(!worker.lives(), "an agent that is told to end and to take its workers along does so");
+        self.after(&format!("{node}'s agent has ended, and its workers with it")).await?;
+        self.cluster.succeed_agent(index)?;
+        watch::until("two endpoints", || self.traffic.endpoints().ready().len() == 2).await.with_context(|| self.cluster.logs())?;
+        self.after("its successor has started them anew").await
+    }
+
+    async fn kills_an_agent(&mut self) -> Result<()> {
+        let (worker, endpoint) = self.victim()?;
+        let (node, index) = self.agent_of(&endpoint).await?;
         self.cluster.agents[index].process.kill();
         let killed = Timestamp::now();
         self.after(&format!("{node}'s agent is killed")).await?;
@@ -176,6 +194,7 @@ async fn no_request_fails_but_those_on_what_is_killed_or_paused() -> Result<()> 
     scene.pauses_a_worker().await?;
     scene.kills_a_worker().await?;
     scene.kills_an_agent().await?;
+    scene.ends_an_agent().await?;
     scene.kills_the_operator().await?;
     let Scene { cluster, traffic, began } = scene;
     let counts = traffic.stop().await.with_context(|| cluster.logs())?;

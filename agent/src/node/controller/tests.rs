@@ -81,6 +81,7 @@ impl Scene {
             gate: mpsc::channel(1).1,
             routes: watch::Sender::new(Vec::new()),
             figures: watch::Sender::default(),
+            leaving: CancellationToken::new(),
         });
         Scene { controller, told, written, views, reading, _folder: folder }
     }
@@ -230,6 +231,20 @@ async fn the_gate_lets_in_what_fits_now_and_refuses_what_others_took_since_the_s
     assert_eq!(asked(&mut scene).await, Ok(()));
     scene.reading.lock().unwrap().gpus[0].free = Bytes::gib(15);
     assert_eq!(asked(&mut scene).await.unwrap_err().reason, Reason::DeviceChanged);
+}
+
+#[tokio::test]
+async fn while_the_agent_leaves_its_workers_drain_and_nothing_is_started_or_said_to_be_gone() {
+    let mut scene = Scene::new(reading(20));
+    scene.assigned(in_state(AssignmentState::Serve)).await;
+    scene.viewed(ReplicaState::Ready).await;
+    scene.written();
+    scene.controller.parts.leaving.cancel();
+    scene.viewed(ReplicaState::Draining).await;
+    scene.viewed(ReplicaState::Gone).await;
+    let states: Vec<ReplicaState> = scene.written().iter().map(|status| status.replicas[0].state).collect();
+    assert_eq!((states, scene.told()), (vec![ReplicaState::Draining], vec!["start a".to_owned()]));
+    assert_eq!(asked(&mut scene).await.unwrap_err().reason, Reason::Pending);
 }
 
 async fn asked(scene: &mut Scene) -> Result<(), Refusal> {

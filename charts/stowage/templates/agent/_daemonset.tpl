@@ -2,8 +2,16 @@
 {{- define "stowage.agent.daemonset" -}}
 {{- $root := .root -}}
 {{- $agent := $root.Values.agent -}}
-{{- $resources := $agent.resources -}}
+{{- $pods := eq $root.Values.workers.mode "Pod" -}}
+{{- $resources := $agent.resources | default (include "stowage.agent.resources" $root | fromYaml) -}}
 {{- if and .gpu $agent.gpu.resources }}{{ $resources = $agent.gpu.resources }}{{ end -}}
+{{- $rollingUpdate := $agent.updateStrategy.rollingUpdate | default dict -}}
+{{- if and $pods (not (has (toString ($rollingUpdate.maxSurge | default 0)) (list "0" "0%"))) }}
+{{- fail "agent.updateStrategy.rollingUpdate.maxSurge must be 0 where workers.mode is Pod: two agents of a node can't share its workers" }}
+{{- end -}}
+{{- $given := list -}}
+{{- if eq $agent.cache.type "hostPath" }}{{ $given = append $given (dict "name" "cache" "path" "/var/lib/stowage/cache") }}{{ end -}}
+{{- if $pods }}{{ $given = append $given (dict "name" "run" "path" "/run/stowage") }}{{ end -}}
 apiVersion: apps/v1
 kind: DaemonSet
 metadata:
@@ -21,7 +29,7 @@ spec:
     {{- toYaml $agent.updateStrategy | nindent 4 }}
   template:
     metadata:
-      # Nothing here follows the chart's version: agents are replaced, and models loaded anew, only where something changes that they are made of.
+      # Nothing here follows the chart's version: agents are replaced, and models in their Pods loaded anew, only where something changes that they are made of.
       labels:
         {{- include "stowage.selectorLabels" (list $root "agent") | nindent 8 }}
         stowage.dev/gpu: {{ .gpu | quote }}
@@ -44,7 +52,7 @@ spec:
       {{- end }}
       {{- if .gpu }}
       runtimeClassName: {{ $agent.gpu.runtimeClassName }}
-      hostPID: {{ $agent.gpu.hostPID }}
+      hostPID: {{ ternary $pods $agent.gpu.hostPID (kindIs "invalid" $agent.gpu.hostPID) }}
       {{- end }}
       # Names of Services in workers' environments are of no use to them.
       enableServiceLinks: false
@@ -57,9 +65,9 @@ spec:
         fsGroupChangePolicy: OnRootMismatch
         seccompProfile:
           type: RuntimeDefault
-      {{- if eq $agent.cache.type "hostPath" }}
+      {{- with $given }}
       initContainers:
-        # The kubelet makes a hostPath's folder as root's; this gives it to the user that the agent runs as, and can do nothing else.
+        # The kubelet makes a hostPath's folder as root's; this gives them to the user that the agent runs as, and can do nothing else.
         - name: prepare
           image: {{ include "stowage.image" (list $root $agent.image) }}
           imagePullPolicy: {{ $root.Values.image.pullPolicy }}
@@ -67,7 +75,9 @@ spec:
             - prepare
             - --user={{ $agent.user.uid }}
             - --group={{ $agent.user.gid }}
-            - /var/lib/stowage/cache
+            {{- range . }}
+            - {{ .path }}
+            {{- end }}
           resources:
             {{- toYaml $resources | nindent 12 }}
           securityContext:
@@ -80,8 +90,10 @@ spec:
               drop: [ALL]
               add: [CHOWN]
           volumeMounts:
-            - name: cache
-              mountPath: /var/lib/stowage/cache
+            {{- range . }}
+            - name: {{ .name }}
+              mountPath: {{ .path }}
+            {{- end }}
       {{- end }}
       containers:
         - name: agent
@@ -117,12 +129,17 @@ spec:
               value: /var/lib/stowage/cache
             - name: STOWAGE_RUN_DIR
               value: /run/stowage
+            {{- if $pods }}
+            - name: STOWAGE_WORKERS
+              value: pod
+            {{- else }}
             # They are in this Pod, and end with it; so they are told to.
             - name: STOWAGE_STOP_WORKERS_ON_EXIT
               value: "true"
             # And what they print is in this container's log, which the kubelet keeps from growing.
             - name: STOWAGE_WORKER_LOG
               value: forward
+            {{- end }}
             - name: RUST_LOG
               value: {{ $agent.log.level | quote }}
             {{- if $root.Values.apiKeys.existingSecret }}
@@ -150,7 +167,7 @@ spec:
               port: door
             periodSeconds: 1
             failureThreshold: 60
-          # Patient: what restarts the agent ends its workers, and all cores may be busy with a prompt.
+          # Patient: all cores may be busy with a prompt, and what restarts the agent ends workers that are in its Pod.
           livenessProbe:
             httpGet:
               path: /healthz
@@ -183,7 +200,13 @@ spec:
             {{- end }}
       volumes:
         - name: run
+          {{- if $pods }}
+          hostPath:
+            path: {{ $root.Values.workers.pod.runDirectory }}
+            type: DirectoryOrCreate
+          {{- else }}
           emptyDir: {}
+          {{- end }}
         {{- with $root.Values.apiKeys.existingSecret }}
         # Mounted by the kubelet: the agent's account reads no Secret.
         - name: api-keys
@@ -227,6 +250,17 @@ spec:
 {{- toYaml $terms -}}
 {{- else if $agent.nodeSelectorTerms -}}
 {{- toYaml $agent.nodeSelectorTerms -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* What an agent needs, and in mode Process its models with it. */ -}}
+{{- define "stowage.agent.resources" -}}
+{{- if eq .Values.workers.mode "Pod" -}}
+requests: {cpu: 50m, memory: 128Mi}
+limits: {memory: 512Mi}
+{{- else -}}
+requests: {cpu: "1", memory: 4Gi}
+limits: {memory: 4Gi}
 {{- end -}}
 {{- end -}}
 

@@ -49,7 +49,9 @@ impl Standing<'_> {
 
     fn is_cached(&self) -> Observation {
         let has_file = |node: &str| self.found.as_ref().is_ok_and(|found| found.present_on.contains(node));
-        let loaded = |reason| matches!(reason, Reason::Loading | Reason::Serving | Reason::RunningOnCPU | Reason::PartlyOnCPU);
+        let loaded = |reason| {
+            matches!(reason, Reason::WorkerStarting | Reason::Loading | Reason::Serving | Reason::RunningOnCPU | Reason::PartlyOnCPU)
+        };
         let mut lacking = self.current().map(|slot| &slot.placement).filter(|placed| !loaded(placed.reason) && !has_file(&placed.node));
         match lacking.next() {
             Some(placement) => observe(ConditionType::ModelCached, false, placement.reason, told(placement)),

@@ -81,6 +81,7 @@ async fn start_agent(cluster: &Cluster, node: String, models: channel::Receiver<
         routes: channel::Sender::default(),
         figures: channel::Sender::default(),
         calibration: cluster.node_folder(&node).join("calibration.json"),
+        leaving: CancellationToken::new(),
         node,
     });
     tokio::spawn(controller.run(stop.clone()));

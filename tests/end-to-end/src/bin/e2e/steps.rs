@@ -115,6 +115,7 @@ impl Everything {
         self.restart_kubelet().await?;
         self.upgrade_agent().await?;
         self.nothing_was_restarted()?;
+        self.workers_as_processes().await?;
         self.uninstall().await?;
         self.nothing_is_left().await
     }
@@ -138,6 +139,7 @@ impl Everything {
         self.ready().await?;
         self.clock.step("kubectl apply -f examples/smollm2.yaml: it is ready");
         eprint!("{}", self.kubectl(&["get", "modeldeployments", MODEL])?);
+        self.look_at_the_worker()?;
         let address = self.kubectl(&["get", "service", MODEL, "-o", "jsonpath={.spec.clusterIP}:{.spec.ports[0].port}"])?;
         let pod = json!({
             "apiVersion": "v1",
@@ -172,32 +174,73 @@ impl Everything {
         self.undisturbed("the kubelet is restarted", async |all: &mut Everything| Ok(all.node.restart_kubelet().await?)).await
     }
 
-    /// Makes a change in which no request may fail and the agent's Pod stays.
+    /// The Pod that the ModelDeployment names, by what users ask of a Pod.
+    fn look_at_the_worker(&mut self) -> Result<()> {
+        let named = self.kubectl(&["get", "modeldeployment", MODEL, "-o", "jsonpath={.status.placements[*].podRef}"])?;
+        let (namespace, pod) = named.split_once('/').with_context(|| format!("podRef is {named:?}"))?;
+        let log = self.kubectl(&["-n", namespace, "logs", pod])?;
+        ensure!(log.contains("the replica serves"), "the log of {named} is: {log}");
+        let get = |path: &str| self.kubectl(&["-n", namespace, "get", "pod", pod, "-o", &format!("jsonpath={path}")]);
+        let (limit, request) =
+            (get("{.spec.containers[0].resources.limits.memory}")?, get("{.spec.containers[0].resources.requests.memory}")?);
+        ensure!(!limit.is_empty() && limit == request, "{named} has {limit} of memory as limit and {request} as request");
+        let ready = get("{.status.containerStatuses[*].ready}")?;
+        self.clock.step(&format!("kubectl logs {named} tells of its replica; memory {limit}, ready {ready}"));
+        Ok(())
+    }
+
+    /// Makes a change in which no request may fail, and nothing is loaded anew.
     async fn undisturbed(&mut self, what: &str, change: impl AsyncFnOnce(&mut Everything) -> Result<()>) -> Result<()> {
-        let (before, agent) = (self.asked()?, self.agent()?);
+        let (before, worker) = (self.asked()?, self.worker()?);
         change(self).await?;
         let asked = self.answers_since(before).await?;
         self.clock.step(&format!("{what}: {}", asked.told()));
         ensure!(asked.failed == 0, "{what}: {} requests failed meanwhile: {}", asked.failed, self.failures()?);
-        ensure!(self.agent()? == agent, "{what}: the agent's Pod was replaced by that");
+        let now = self.worker()?;
+        ensure!(now == worker && !worker.is_empty(), "{what}: the worker's Pod was {worker} and is {now}");
         Ok(())
     }
 
-    /// The one node's agent is replaced, and its models loaded anew: until then requests fail.
+    /// The one node's agent is replaced twice; what it has loaded stays as it is.
     async fn upgrade_agent(&mut self) -> Result<()> {
-        let (before, agent, since) = (self.asked()?, self.agent()?, Instant::now());
-        self.helm("upgrade", &["--reuse-values", "--set", "agent.log.level=debug"])?;
-        self.kubectl(&["-n", NAMESPACE, "rollout", "status", "daemonset/stowage-agent", "--timeout=180s"])?;
-        ensure!(self.agent()? != agent, "the agent's Pod was not replaced by an upgrade of the agent");
-        self.ready().await?;
-        let replaced = self.asked()?;
-        let asked = self.answers_since(replaced).await?;
-        let during = Asked {
-            answered: asked.answered + replaced.answered - before.answered,
-            failed: asked.failed + replaced.failed - before.failed,
+        let change = async |all: &mut Everything| {
+            let agent = all.pods_of("agent")?;
+            all.helm("upgrade", &["--reuse-values", "--set", "agent.log.level=debug"])?;
+            all.agent_is_replaced(&agent)
         };
-        let seconds = since.elapsed().as_secs_f64();
-        self.clock.step(&format!("helm upgrade, of the agent, which loads its models anew: {} in {seconds:.1} s", during.told()));
+        self.undisturbed("helm upgrade, of the agent", change).await?;
+        let change = async |all: &mut Everything| {
+            let agent = all.pods_of("agent")?;
+            all.kubectl(&["-n", NAMESPACE, "rollout", "restart", "daemonset/stowage-agent"])?;
+            all.agent_is_replaced(&agent)
+        };
+        self.undisturbed("kubectl rollout restart of the agents", change).await
+    }
+
+    fn agent_is_replaced(&self, before: &str) -> Result<()> {
+        self.kubectl(&["-n", NAMESPACE, "rollout", "status", "daemonset/stowage-agent", "--timeout=180s"])?;
+        ensure!(self.pods_of("agent")? != before, "the agent's Pod was not replaced");
+        Ok(())
+    }
+
+    /// Workers go into the agent's Pod, and back into their own: each time models are loaded anew, and until then requests fail.
+    async fn workers_as_processes(&mut self) -> Result<()> {
+        for mode in ["Process", "Pod"] {
+            let (before, agent, since) = (self.asked()?, self.pods_of("agent")?, Instant::now());
+            self.helm("upgrade", &["--reuse-values", "--set", &format!("workers.mode={mode}")])?;
+            self.agent_is_replaced(&agent)?;
+            let moved = wait_for(DEADLINE, async || (self.pods_of("worker").ok()?.is_empty() == (mode == "Process")).then_some(()));
+            moved.await.with_context(|| format!("with workers.mode={mode} these Pods are workers: {:?}", self.pods_of("worker")))?;
+            self.ready().await?;
+            let replaced = self.asked()?;
+            let asked = self.answers_since(replaced).await?;
+            let during = Asked {
+                answered: asked.answered + replaced.answered - before.answered,
+                failed: asked.failed + replaced.failed - before.failed,
+            };
+            let seconds = since.elapsed().as_secs_f64();
+            self.clock.step(&format!("helm upgrade to workers.mode={mode}, which loads models anew: {} in {seconds:.1} s", during.told()));
+        }
         eprint!("{}", self.failures()?);
         Ok(())
     }
@@ -215,9 +258,9 @@ impl Everything {
         Ok(())
     }
 
+    /// While a model is loaded: its worker's Pod goes, too. What users made stays until its kind goes.
     async fn uninstall(&mut self) -> Result<()> {
         self.kubectl(&["delete", "pod", CLIENT, "--timeout=60s"])?;
-        self.kubectl(&["delete", "modeldeployment", MODEL, "--timeout=60s"])?;
         let mut command = chart::helm(&self.folder)?;
         command.args(["uninstall", chart::RELEASE, "--namespace", NAMESPACE, "--wait", "--timeout=2m"]);
         chart::output(command.env("KUBECONFIG", self.control_plane.kubeconfig())).context("helm uninstall")?;
@@ -226,6 +269,8 @@ impl Everything {
             kept.contains("modeldeployments.stowage.dev"),
             "helm uninstall keeps the CustomResourceDefinitions, but these are there: {kept}"
         );
+        let gone = wait_for(DEADLINE, async || self.pods_of("worker").ok()?.is_empty().then_some(()));
+        gone.await.context("helm uninstall left a worker's Pod")?;
         let kinds: Vec<&str> = kept.lines().filter(|line| line.ends_with(".stowage.dev")).collect();
         self.kubectl(&[&["delete", "--timeout=60s"], kinds.as_slice()].concat())?;
         self.kubectl(&["delete", "namespace", NAMESPACE, "--timeout=60s"])?;
@@ -311,11 +356,18 @@ impl Everything {
         self.kubectl(&["logs", CLIENT])
     }
 
-    /// The agent's Pod, by its uid.
-    fn agent(&self) -> Result<String> {
-        let arguments =
-            ["-n", NAMESPACE, "get", "pods", "-l", "app.kubernetes.io/component=agent", "-o", "jsonpath={.items[*].metadata.uid}"];
-        self.kubectl(&arguments)
+    /// Uid of the Pod of the model's worker.
+    fn worker(&self) -> Result<String> {
+        self.pods_with(&format!("{}={MODEL}", names::MODEL_DEPLOYMENT_LABEL))
+    }
+
+    /// Uids of the Pods of a component.
+    fn pods_of(&self, component: &str) -> Result<String> {
+        self.pods_with(&format!("app.kubernetes.io/component={component}"))
+    }
+
+    fn pods_with(&self, label: &str) -> Result<String> {
+        self.kubectl(&["-n", NAMESPACE, "get", "pods", "-l", label, "-o", "jsonpath={.items[*].metadata.uid}"])
     }
 
     fn apply(&self, manifest: &str) -> Result<()> {
@@ -344,11 +396,12 @@ impl Everything {
 
     /// All that helps to see why something failed.
     fn tell(&self) {
-        let asked: [&[&str]; 5] = [
+        let asked: [&[&str]; 6] = [
             &["get", "pods,modeldeployments,modelnodes", "-A", "-o", "wide"],
             &["get", "events", "-A", "--sort-by=.lastTimestamp"],
             &["describe", "pods", "-n", NAMESPACE],
             &["logs", "-n", NAMESPACE, "-l", "app.kubernetes.io/component=agent", "--tail=40", "--all-containers"],
+            &["logs", "-n", NAMESPACE, "-l", "app.kubernetes.io/component=worker", "--tail=20"],
             &["logs", "-n", NAMESPACE, "-l", "app.kubernetes.io/component=operator", "--tail=40"],
         ];
         for arguments in asked {
