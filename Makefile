@@ -29,7 +29,7 @@ help: ## this list
 
 .PHONY: run
 run: build models control-plane ## everything up on this machine, a model deployed and asked (ONCE=1: and then ended; CLUSTER=current: on kubectl's cluster)
-	@exec $(TARGET)/debug/stowage-up --model $(MODEL) $(if $(ONCE),--once) $(if $(CLUSTER),--cluster $(CLUSTER)) $(ARGS)
+	@exec $(TARGET)/debug/stowage-up --model $(MODEL) $(if $(ONCE),--once) $(if $(CLUSTER),--cluster $(CLUSTER)) --environment target/run.env $(ARGS)
 
 .PHONY: build
 build: ## what `run` and the tests start
@@ -139,7 +139,7 @@ bench: ## beside llama.cpp, in turns: prefill, decode, start, memory; and reques
 	@$(STAGE) bench scripts/bench.sh $(TARGET)/release/stowage-agent $(TARGET)/release/examples $(CACHE)
 
 .PHONY: crds
-crds: ## crds/generated/ and the chart's templates of it, from the Rust types
+crds: ## crds/generated/, the chart's templates of it and the API reference, from the Rust types
 	@$(STAGE) 'build of crdgen' cargo build --quiet --workspace $(SIMULATED) --bin crdgen
 	@$(STAGE) crds $(TARGET)/debug/crdgen
 

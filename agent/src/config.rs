@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use stowage_crds::names;
 
 use crate::bench::BenchArgs;
+use crate::kubectl::KubectlArgs;
 use crate::plan::PlanArgs;
 use crate::prepare::PrepareArgs;
 use crate::smoke_test::SmokeTestArgs;
@@ -31,6 +32,8 @@ pub enum Command {
     Worker(WorkerArguments),
     Plan(PlanArgs),
     Bench(BenchArgs),
+    /// What `kubectl stowage` does, where it is not installed as kubectl's plugin.
+    Kubectl(KubectlArgs),
     SmokeTest(SmokeTestArgs),
     #[command(hide = true)]
     Prepare(PrepareArgs),

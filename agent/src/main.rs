@@ -1,4 +1,4 @@
-//! `stowage-agent run | worker | plan | bench | smoke-test | prepare`.
+//! `stowage-agent run | worker | plan | bench | kubectl | smoke-test | prepare`; under the name `kubectl-stowage`, kubectl's plugin.
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -6,11 +6,14 @@ use std::process::ExitCode;
 use clap::Parser;
 use stowage_agent::config::{Cli, Command, NVML_LIBRARY};
 use stowage_agent::devices::{Devices, Memory, Reading, offers};
-use stowage_agent::{bench, plan, prepare, run, smoke_test, worker};
+use stowage_agent::{bench, kubectl, plan, prepare, run, smoke_test, worker};
 use stowage_placement::layout::Backend;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
+    if kubectl::is_called(std::env::args_os().next()) {
+        return on_runtime(kubectl::run(kubectl::Cli::parse().args));
+    }
     match Cli::parse().command {
         Command::Run(args) => served(run::run(args)),
         Command::Worker(args) => {
@@ -24,6 +27,7 @@ fn main() -> ExitCode {
             plan::run(&args, &machine).await
         }),
         Command::Bench(args) => bench::run(&args),
+        Command::Kubectl(args) => on_runtime(kubectl::run(args)),
         Command::SmokeTest(args) => served(smoke_test::run(args)),
         Command::Prepare(args) => told(prepare::run(&args)),
     }

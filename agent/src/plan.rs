@@ -8,10 +8,11 @@ mod comparison;
 mod curve;
 mod gpus;
 mod offered;
-mod source;
+mod requested;
+pub(crate) mod source;
 mod svg;
-mod table;
-mod text;
+pub(crate) mod table;
+pub(crate) mod text;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -19,24 +20,24 @@ use std::process::ExitCode;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 use stowage_placement::layout::Backend;
-use stowage_placement::{Asked, Bytes, KvCacheType, NodeDevices, PlanReport, Refusal, Tokens, decide};
+use stowage_placement::{Asked, Bytes, KvCacheType, NodeDevices, PlanReport, Refusal, decide};
 
 use stowage_sources::hugging_face;
 
 pub use cache_types::CacheTypes;
-use cache_types::cache_type;
 pub use curve::Chart;
 pub use gpus::Gpus;
 pub use offered::DefaultsArgs;
 use offered::Offered;
+pub use requested::RequestArgs;
 pub use source::PlanError;
 
 /// It fits as asked, or with one of the types of cache that are compared.
-const FITS: u8 = 0;
+pub(crate) const FITS: u8 = 0;
 /// Bad input: nothing can be said.
-const BAD_INPUT: u8 = 2;
+pub(crate) const BAD_INPUT: u8 = 2;
 /// It does not fit as asked.
-const DOES_NOT_FIT: u8 = 3;
+pub(crate) const DOES_NOT_FIT: u8 = 3;
 
 /// Say where a model's bytes would go, without a cluster. Exit status: 0 it fits as asked (compared: with one of the types at least), 3 it does not,
 /// 2 bad input.
@@ -44,21 +45,8 @@ const DOES_NOT_FIT: u8 = 3;
 pub struct PlanArgs {
     /// A GGUF file (its header is enough; of a split model, the first part), an http(s) URL of one, or a ModelDeployment's YAML.
     pub source: String,
-    /// Tokens of context of each sequence. Omitted: the largest that stays on the GPU, up to 32768.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-    pub num_ctx: Option<u64>,
-    /// Layers on GPU: -1 as many as fit, 0 none, N exactly N, 999 all.
-    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(i64).range(-1..))]
-    pub num_gpu: Option<i64>,
-    /// Tokens in one step of reading a prompt.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    pub num_batch: Option<u32>,
-    /// Sequences served at once, each with its own context.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    pub parallel: Option<u32>,
-    /// Type of the KV cache: f16, q8_0 or q4_0.
-    #[arg(long, value_name = "T", value_parser = cache_type)]
-    pub kv_cache_type: Option<KvCacheType>,
+    #[command(flatten)]
+    pub request: RequestArgs,
     /// Compare types of the KV cache, such as f16,q8_0,q4_0: a row for each instead of one plan; JSON and YAML have a list of plans.
     #[arg(long, value_name = "T,T…", value_parser = clap::value_parser!(CacheTypes), conflicts_with_all = ["kv_cache_type", "layers"])]
     pub compare: Option<CacheTypes>,
@@ -111,18 +99,6 @@ impl PlanArgs {
     /// Whether the machine's own devices count; where they don't, there is no need to look for them.
     pub fn needs_machine(&self) -> bool {
         self.node.is_none() && (self.gpus.is_empty() || self.memory.is_none())
-    }
-
-    /// What the source asks for, with the flags on top.
-    fn over(&self, asked: Asked) -> Asked {
-        Asked {
-            num_ctx: self.num_ctx.map(Tokens).or(asked.num_ctx),
-            num_gpu: self.num_gpu.unwrap_or(asked.num_gpu),
-            num_batch: self.num_batch.unwrap_or(asked.num_batch),
-            parallel: self.parallel.unwrap_or(asked.parallel),
-            kv_cache_type: self.kv_cache_type.unwrap_or(asked.kv_cache_type),
-            ..asked
-        }
     }
 }
 
@@ -183,7 +159,7 @@ pub async fn plan(args: &PlanArgs, machine: &Machine) -> Result<Planned, PlanErr
     let node = args.node.as_deref().map(source::model_node).transpose()?;
     let source::Model { summary, asked, deployment } = source::read(&args.source, &args.hf_endpoint, node.as_ref()).await?;
     let Offered { devices, whose } = Offered::of(args, machine, node.as_ref(), deployment.as_ref());
-    let asked = args.over(asked);
+    let asked = args.request.over(asked);
     let report = |asked: &Asked| -> Result<PlanReport, Refusal> { Ok(decide(&summary, asked, &devices)?.report) };
     let answer = match &args.compare {
         None => Answer::Plan(Box::new(report(&asked)?)),
@@ -218,8 +194,8 @@ fn write(path: &Path, text: &str) -> Result<(), PlanError> {
 }
 
 /// Text in which names may stand that come from a file: nothing in it that a terminal would obey.
-fn printable(text: &str) -> String {
-    let shown = |c: char| if c.is_control() && c != '\n' { char::REPLACEMENT_CHARACTER } else { c };
+pub(crate) fn printable(text: &str) -> String {
+    let shown = |c: char| if c.is_control() && !['\n', '\t'].contains(&c) { char::REPLACEMENT_CHARACTER } else { c };
     text.chars().map(shown).collect()
 }
 

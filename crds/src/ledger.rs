@@ -15,6 +15,17 @@ use crate::model_node::{Assignment, DeviceBackend, DeviceProcess, DeviceStatus, 
 /// A replica as spec promises it and as status reports it.
 type Replica<'a> = (Option<&'a Assignment>, Option<&'a ReplicaStatus>);
 
+/// What one replica has of one device.
+#[derive(Clone, Copy, Debug)]
+pub struct Share<'a> {
+    /// `None`: a worker whose assignment is gone.
+    pub assignment: Option<&'a Assignment>,
+    /// `None`: its agent has said nothing of it yet.
+    pub replica: Option<&'a ReplicaStatus>,
+    pub promised: Bytes,
+    pub held: Bytes,
+}
+
 /// One node's account.
 pub struct Ledger<'a> {
     node: &'a ModelNode,
@@ -50,12 +61,20 @@ impl<'a> Ledger<'a> {
         NodeDevices { gpus: gpus.collect(), host: self.host(), defaults: self.defaults }
     }
 
+    /// What each replica was promised of a device and holds there, in the order of their uids.
+    pub fn shares(&self, device: &str) -> Vec<Share<'a>> {
+        let share = |&(assignment, replica): &Replica<'a>| Share {
+            assignment,
+            replica,
+            promised: assignment.map_or(Bytes::ZERO, |assignment| promised_on(assignment, device)),
+            held: replica.map_or(Bytes::ZERO, |replica| held_on(replica, assignment.is_some(), device)),
+        };
+        self.replicas.values().map(share).collect()
+    }
+
     /// Promised and held bytes on a device, one entry a replica.
     pub fn holdings(&self, device: &str) -> Vec<(Bytes, Bytes)> {
-        let holding = |&(promised, held): &Replica<'_>| {
-            (promised.map_or(Bytes::ZERO, |a| promised_on(a, device)), held.map_or(Bytes::ZERO, |r| held_on(r, promised.is_some(), device)))
-        };
-        self.replicas.values().map(holding).collect()
+        self.shares(device).into_iter().map(|share| (share.promised, share.held)).collect()
     }
 
     /// Bytes of this GPU that are promised to replicas and that others use, and who those are; `None` where every promise can be kept.
@@ -101,19 +120,17 @@ impl<'a> Ledger<'a> {
     /// Who holds the GPU: replicas, with what they were promised or hold, and processes of others, as far as the agent saw them. What is promised
     /// beyond what the GPU has is had back first, and by nobody.
     fn holders(&self, gpu: &DeviceStatus, overdrawn: Bytes) -> Vec<Holder> {
-        let replica = |&(promised, held): &Replica<'_>| {
+        let replica = |share: Share<'_>| {
             // Of a worker whose assignment is gone nobody knows any more whose it was; it ends by itself.
-            let assignment = promised?;
-            let held = held.map_or(Bytes::ZERO, |replica| held_on(replica, true, &gpu.uuid));
-            let bytes = promised_on(assignment, &gpu.uuid).max(held);
+            let assignment = share.assignment?;
             let owner = &assignment.model_deployment;
             let (namespace, deployment) = (owner.namespace.clone(), owner.name.clone());
             let who = Who::Replica { namespace, deployment, replica: assignment.replica.clone() };
-            Some(Holder { who, bytes })
+            Some(Holder { who, bytes: share.promised.max(share.held) })
         };
         let process =
             |process: &DeviceProcess| Holder { who: Who::Process { pid: process.pid, name: process.name.clone() }, bytes: process.bytes };
-        let holders = self.replicas.values().filter_map(replica).chain(gpu.used_by.iter().map(process));
+        let holders = self.shares(&gpu.uuid).into_iter().filter_map(replica).chain(gpu.used_by.iter().map(process));
         let given_back = |holder: Holder| Holder { bytes: holder.bytes.saturating_sub(overdrawn), ..holder };
         holders.map(given_back).filter(|holder| holder.bytes > Bytes::ZERO).collect()
     }

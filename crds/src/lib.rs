@@ -7,6 +7,7 @@
 // Printer columns repeat `type_ = "string"`, each in a group of its own; clippy takes them for repetitions.
 #![allow(clippy::duplicated_attributes)]
 
+pub mod candidate;
 pub mod conditions;
 pub mod definitions;
 pub mod ledger;

@@ -89,15 +89,18 @@ pub struct ModelDeploymentSpec {
     #[serde(default = "one")]
     #[schemars(range(min = 1, max = 256))]
     pub parallel: u32,
+    /// On which devices of which nodes a replica may live.
     #[serde(default)]
     pub placement: PlacementSpec,
     /// Replicas of a higher class are served first. Must exist where it is set.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 253))]
     pub priority_class_name: String,
+    /// Loaded copies of the model.
     #[serde(default = "one")]
     #[schemars(range(min = 0, max = 1000))]
     pub replicas: u32,
+    /// How a new revision takes the place of the old one.
     #[serde(default)]
     pub update_strategy: UpdateStrategy,
     /// Seconds after which a rollout that did not progress is reported as failed.
@@ -111,6 +114,7 @@ pub struct ModelDeploymentSpec {
     /// While true, changes are not acted upon.
     #[serde(default)]
     pub paused: bool,
+    /// The Service by which the replicas are reached.
     #[serde(default)]
     pub service: ServiceSpec,
 }
@@ -135,8 +139,10 @@ pub struct ModelSource {
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct HuggingFaceSource {
+    /// `OWNER/NAME`.
     #[schemars(length(min = 3, max = 256), regex(pattern = r"^[A-Za-z0-9._-]+/[A-Za-z0-9._-]+$"))]
     pub repository: String,
+    /// Of a GGUF file in it; of a split model, the first part.
     #[schemars(length(min = 1, max = 1024))]
     pub file: String,
     /// A branch, a tag or a commit; resolved to a commit once a revision of the ModelDeployment.
@@ -149,6 +155,7 @@ pub struct HuggingFaceSource {
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct HttpSource {
+    /// Of a GGUF file; of a split model, of its first part.
     #[schemars(length(min = 1, max = 2048), regex(pattern = r"^https?://[^\s]+$"))]
     pub url: String,
     /// The file's SHA-256, in hexadecimal; of a split model, its first part's. Where it is missing, the file is taken as it comes.
@@ -181,27 +188,35 @@ pub struct Parameters {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = -2, max = 1_000_000_000))]
     pub num_predict: Option<i64>,
+    /// How much less likely tokens are preferred: 0 takes the most likely one always.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0.0, max = 100.0))]
     pub temperature: Option<f64>,
+    /// Only this many of the most likely tokens are drawn from; 0: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1_000_000))]
     pub top_k: Option<u32>,
+    /// Only the most likely tokens that make up this probability together are drawn from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0.0, max = 1.0))]
     pub top_p: Option<f64>,
+    /// Only tokens at least this likely, as a share of the most likely one, are drawn from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0.0, max = 1.0))]
     pub min_p: Option<f64>,
+    /// By how much tokens that came before are less likely; 1: not at all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0.0, max = 100.0))]
     pub repeat_penalty: Option<f64>,
+    /// How many of the last tokens that counts for; -1: the whole context, 0: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = -1, max = 1_000_000))]
     pub repeat_last_n: Option<i64>,
+    /// Of the random numbers; the same one gives the same answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub seed: Option<i64>,
+    /// Texts at which an answer ends.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), inner(length(min = 1, max = 256)))]
     pub stop: Vec<String>,
@@ -211,8 +226,10 @@ pub struct Parameters {
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PlacementSpec {
+    /// Whether it must be on GPU, should be, or must not be.
     #[serde(default)]
     pub policy: PlacementPolicy,
+    /// Whether `num_ctx` may be shortened to make it fit.
     #[serde(default)]
     pub context_policy: ContextPolicy,
     /// The smallest context that `ShrinkToFit` may go down to.
@@ -223,6 +240,7 @@ pub struct PlacementSpec {
     /// Labels that the Node must have.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub node_selector: BTreeMap<String, String>,
+    /// Which GPUs may be used.
     #[serde(default)]
     pub device_selector: DeviceSelector,
 }
@@ -281,12 +299,15 @@ pub enum WhenNoRoom {
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ServiceSpec {
+    /// As of Kubernetes' Services.
     #[serde(default, rename = "type")]
     pub type_: ServiceType,
+    /// For what makes load balancers and the like.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
 }
 
+/// As of Kubernetes' Services.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum ServiceType {
     #[default]

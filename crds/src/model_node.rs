@@ -50,16 +50,24 @@ pub struct ModelNodeSpec {
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Assignment {
+    /// By which `status.replicas` refers to it.
     pub uid: String,
+    /// Which replica it is for.
     pub replica: String,
+    /// Whose replica it is.
     pub model_deployment: ModelDeploymentReference,
+    /// Of the ModelDeployment.
     pub revision: String,
+    /// What the agent is to do.
     pub state: AssignmentState,
     /// With `Drain` and `Release`: when answers that still run are cut off.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline: Option<Time>,
+    /// The file, as it was resolved.
     pub source: AssignedSource,
+    /// What was asked for, with what was settled.
     pub request: Request,
+    /// What goes on which device.
     pub plan: DevicePlan,
     /// Of the fit report that the plan is from: the largest context that fitted on this node then with the whole model on GPU, 0 where none did. For
     /// what users are told; nothing is planned with it.
@@ -71,10 +79,13 @@ pub struct Assignment {
     /// Threads, and the defaults of requests. Changes here reload nothing, but for `num_thread`.
     #[serde(default)]
     pub parameters: Parameters,
+    /// As of the ModelDeployment.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub system: String,
+    /// As of the ModelDeployment.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub template: String,
+    /// As of the ModelDeployment.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub aliases: Vec<String>,
     /// Of the ModelDeployment, which may be gone when this is released.
@@ -86,11 +97,15 @@ fn thirty_seconds() -> u32 {
     30
 }
 
+/// A ModelDeployment, and no later one of its name.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ModelDeploymentReference {
+    /// Its namespace.
     pub namespace: String,
+    /// Its name.
     pub name: String,
+    /// Its uid.
     pub uid: String,
 }
 
@@ -98,6 +113,7 @@ pub struct ModelDeploymentReference {
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct AssignedSource {
+    /// As of the ModelDeployment.
     pub model: ModelSource,
     /// Commit of a Hugging Face revision.
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -125,6 +141,7 @@ pub enum AssignmentState {
 #[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DevicePolicy {
+    /// The GPU's.
     pub uuid: String,
     /// False keeps Stowage off the device.
     #[serde(default = "yes")]
@@ -142,12 +159,15 @@ fn yes() -> bool {
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ModelNodeStatus {
+    /// The generation of the spec that this status speaks of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
+    /// Its GPUs.
     #[schemars(length(max = 64))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["uuid".to_owned()]))]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub devices: Vec<DeviceStatus>,
+    /// How many there are.
     #[serde(default)]
     pub gpu_count: u32,
     /// Sum over the GPUs, for the column.
@@ -156,14 +176,18 @@ pub struct ModelNodeStatus {
     /// Why there is no GPU to use, where there is none: NVML's own words.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub gpu_message: String,
+    /// Its processor and memory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub system: Option<SystemStatus>,
+    /// What runs there.
     #[schemars(length(max = 128))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["uid".to_owned()]))]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub replicas: Vec<ReplicaStatus>,
+    /// How many run there.
     #[serde(default)]
     pub replica_count: u32,
+    /// Files in its model directory and its cache.
     #[schemars(length(max = 64))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["path".to_owned()]))]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -174,6 +198,7 @@ pub struct ModelNodeStatus {
     /// Address at which this node's workers and its door are reached.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub address: String,
+    /// The agent's.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub version: String,
 }
@@ -182,27 +207,35 @@ pub struct ModelNodeStatus {
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DeviceStatus {
+    /// As NVML gives it.
     #[serde(default)]
     pub uuid: String,
+    /// Its product name.
     #[serde(default)]
     pub name: String,
+    /// How the engine computes there.
     #[serde(default)]
     pub backend: DeviceBackend,
     /// Why the engine can't use it, where `backend` is `None`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub message: String,
+    /// All of its memory.
     #[serde(default)]
     pub total_bytes: Bytes,
+    /// What is free of it, as last published.
     #[serde(default)]
     pub free_bytes: Bytes,
     /// Held by processes that are no workers of this node.
     #[serde(default)]
     pub used_by_others_bytes: Bytes,
+    /// Who those are, as far as that can be seen.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub used_by: Vec<DeviceProcess>,
+    /// As `9.0`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub compute_capability: String,
+    /// The driver's version.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub driver: String,
     /// What loads on this kind of GPU showed. Missing until one was measured; then the operator's default counts.
@@ -244,20 +277,25 @@ pub enum DeviceBackend {
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DeviceProcess {
+    /// Its id on the host.
     #[serde(default)]
     pub pid: u32,
+    /// Its name, where that can be seen.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub name: String,
+    /// What it holds of the device.
     #[serde(default)]
     pub bytes: Bytes,
 }
 
+/// The processor and the memory of a node.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SystemStatus {
     /// Physical cores that the agent may use.
     #[serde(default)]
     pub cores: u32,
+    /// The processor's name.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub cpu: String,
     /// Such as `avx2`, `avx512vnni`.
@@ -278,24 +316,31 @@ pub struct ReplicaStatus {
     /// Of the assignment.
     #[serde(default)]
     pub uid: String,
+    /// Its name.
     #[serde(default)]
     pub replica: String,
+    /// How far it is.
     #[serde(default)]
     pub state: ReplicaState,
     /// Percent of the download or the load, by its state.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub percent: Option<u32>,
+    /// Why it is as it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<stowage_placement::Reason>,
+    /// The reason in words.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub message: String,
+    /// How it runs.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub processor: String,
     /// Missing until its worker has measured it, and where it ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub speed: Option<Speed>,
+    /// Tokens of context of each sequence.
     #[serde(default)]
     pub num_ctx: Tokens,
+    /// Bytes on each device.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["id".to_owned()]))]
     pub devices: Vec<DeviceBytes>,
@@ -335,16 +380,19 @@ pub struct ModelFile {
     /// Relative to the model directory.
     #[serde(default)]
     pub path: String,
+    /// Size of the file.
     #[serde(default)]
     pub size_bytes: Bytes,
     /// `sha256:…`, where it was computed.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub digest: String,
+    /// What placement needs of its header.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub summary: Option<ModelSummary>,
     /// Why there is no summary.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<stowage_placement::Reason>,
+    /// The same in words.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub message: String,
 }

@@ -30,11 +30,14 @@ pub struct DevicePlan {
     /// As a person reads it: `100% GPU`, `100% CPU`, `38%/62% CPU/GPU` (shares of bytes, without input embeddings and the process). Where the host holds experts, it is
     /// such a share even if all layers are on GPU.
     pub processor: String,
+    /// Layers on GPU, the output layer counted.
     pub gpu_layers: LayerCount,
+    /// Layers of the model, the output layer counted.
     pub total_layers: LayerCount,
     pub devices: Vec<DeviceAllocation>,
 }
 
+/// Which kind of device it is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum DeviceKind {
@@ -49,6 +52,7 @@ pub enum DeviceKind {
 pub struct DeviceAllocation {
     /// A GPU's UUID (`gpu0`, `gpu1`, … where `agent plan` was given sizes alone), or `host`.
     pub id: String,
+    /// A GPU, or the host.
     pub kind: DeviceKind,
     /// First and last layer of each run, both included; the output layer is `totalLayers - 1`.
     #[serde(default)]
@@ -56,12 +60,19 @@ pub struct DeviceAllocation {
     /// Likewise the layers whose experts the host holds while all else of them is on GPU.
     #[serde(default)]
     pub expert_layer_ranges: Vec<[u32; 2]>,
+    /// Of the weights, as allocated there.
     pub weights_bytes: Bytes,
+    /// Of the KV cache, for all sequences.
     pub kv_cache_bytes: Bytes,
+    /// Of recurrent states.
     pub state_bytes: Bytes,
+    /// Of copies of rings and states, from which a prefix of a sequence can be gone on.
     pub checkpoint_bytes: Bytes,
+    /// Of working space, for `num_batch` tokens.
     pub compute_bytes: Bytes,
+    /// On a GPU what its driver and libraries take, on the host what the worker's process takes beside the model.
     pub overhead_bytes: Bytes,
+    /// All of the above.
     pub total_bytes: Bytes,
     /// How far `totalBytes` may be off, up or down: what is known of this kind of GPU's overhead. 0 for the host.
     #[serde(default)]
@@ -113,9 +124,21 @@ pub struct Holder {
 #[serde(rename_all = "camelCase")]
 pub enum Who {
     /// A replica, by its ModelDeployment.
-    Replica { namespace: String, deployment: String, replica: String },
+    Replica {
+        /// Of the ModelDeployment.
+        namespace: String,
+        /// The ModelDeployment's name.
+        deployment: String,
+        /// The replica's name.
+        replica: String,
+    },
     /// A process that is none of ours.
-    Process { pid: u32, name: String },
+    Process {
+        /// Its id on the host.
+        pid: u32,
+        /// Its name, where that can be seen.
+        name: String,
+    },
 }
 
 /// The host's id in plans.

@@ -31,13 +31,18 @@ use crate::units::{Bytes, LayerCount, Tokens};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PlanReport {
+    /// What the model is.
     pub model: ModelDescription,
+    /// What was asked for, with what was settled.
     pub request: Request,
+    /// What it needs.
     pub footprint: Footprint,
+    /// Where it goes; where it is refused, the nearest that the GPUs can hold.
     pub plan: DevicePlan,
     /// With which the devices' offers were made.
     #[serde(default)]
     pub defaults: Defaults,
+    /// Whether it fits, what is short, and what would make it fit.
     pub fit: FitReport,
 }
 
@@ -45,23 +50,32 @@ pub struct PlanReport {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ModelDescription {
+    /// As the file names it, such as `llama`.
     pub architecture: String,
+    /// The model's own name.
     #[serde(default)]
     pub name: String,
+    /// Weights of the model.
     #[schemars(schema_with = "crate::units::unsigned")]
     pub parameter_count: u64,
+    /// The most frequent type of weights, as file names have it: `Q4_K_M`.
     pub quantization: String,
+    /// Its layers, the output layer counted.
     pub total_layers: LayerCount,
+    /// Tokens that it was trained for.
     pub trained_context: Tokens,
+    /// Size of the file.
     pub size_bytes: Bytes,
 }
 
+/// Whether it fits, what is short, and what would make it fit.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct FitReport {
     /// Whether the request is met as wished: for `num_gpu: -1` under `PreferGPU` that is the whole model on GPU, else what was demanded.
     pub fits: bool,
     pub reason: Reason,
+    /// The same for people, with the numbers.
     pub message: String,
     /// Bytes missing on GPU for the layers that are wished there, all unless `num_gpu` says fewer; where those fit or none is, bytes missing in host
     /// memory. 0: nothing is missing.
@@ -79,9 +93,13 @@ pub struct FitReport {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Suggestion {
+    /// What to change.
     pub change: String,
+    /// To what.
     pub value: String,
+    /// How it would run then.
     pub processor: String,
+    /// The same for people, with what it costs.
     pub message: String,
 }
 

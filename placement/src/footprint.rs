@@ -22,15 +22,21 @@ use crate::units::{Bytes, Tokens};
 pub struct Footprint {
     /// Tensors of the layers. An output layer that shares the token embeddings' matrix has none of its own in the file.
     pub file_weights_bytes: Bytes,
+    /// Tensors of the input layer, as they lie in the file.
     pub file_host_weights_bytes: Bytes,
+    /// Tensors of the layers, as the GPU has them.
     pub weights_bytes: Bytes,
     /// Tensors of the input layer, which stay in host memory.
     pub host_weights_bytes: Bytes,
+    /// Keys and values of `num_ctx` tokens, for all sequences.
     pub kv_cache_bytes: Bytes,
+    /// Recurrent states, for all sequences.
     pub state_bytes: Bytes,
     /// Copies of rings and states, from which a prefix of a sequence can be gone on.
     pub checkpoint_bytes: Bytes,
+    /// Working space for `num_batch` tokens.
     pub compute_bytes: Bytes,
+    /// What the GPU's driver and libraries take for a replica.
     pub overhead_bytes: Bytes,
     /// What the GPU needs: all of the above but what is in the file and on the host.
     pub total_bytes: Bytes,
@@ -39,13 +45,19 @@ pub struct Footprint {
     pub layers: Vec<LayerFootprint>,
 }
 
+/// What one layer takes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct LayerFootprint {
+    /// Of the layer, from 0.
     pub index: u32,
+    /// Its tensors, as the GPU has them.
     pub weights_bytes: Bytes,
+    /// Its keys and values.
     pub kv_cache_bytes: Bytes,
+    /// Its recurrent state.
     pub state_bytes: Bytes,
+    /// Copies of its ring or state.
     #[serde(default)]
     pub checkpoint_bytes: Bytes,
 }

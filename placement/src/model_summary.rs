@@ -17,15 +17,19 @@ use crate::units::{Bytes, LayerCount, Tokens, unsigned};
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ModelSummary {
+    /// As the file names it, such as `llama`.
     pub architecture: String,
+    /// The model's own name.
     #[serde(default)]
     pub name: String,
+    /// Weights of the model.
     #[schemars(schema_with = "unsigned")]
     pub parameter_count: u64,
     /// The most frequent type of weights, as file names have it: `Q4_K_M`, `F16`.
     pub quantization: String,
     /// Size of the file, all of it.
     pub size_bytes: Bytes,
+    /// Tokens that the model was trained for.
     pub trained_context: Tokens,
     #[serde(default)]
     pub particulars: Particulars,
@@ -39,6 +43,7 @@ pub struct ModelSummary {
     /// The kind of the token embeddings, where the output layer multiplies with them: on a GPU it holds them again, on the host one copy serves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tied_output: Option<u32>,
+    /// Every distinct kind of layer; `layers` refers to it by index.
     pub layer_kinds: Vec<LayerKind>,
     /// The blocks in order.
     pub layers: Vec<LayerRun>,
@@ -70,18 +75,25 @@ pub struct Particulars {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ModelShape {
+    /// Elements of a token as it goes from layer to layer.
     #[schemars(schema_with = "unsigned")]
     pub embedding: u64,
+    /// Heads of attention.
     #[schemars(schema_with = "unsigned")]
     pub heads: u64,
+    /// Heads that have keys and values of their own.
     #[schemars(schema_with = "unsigned")]
     pub kv_heads: u64,
+    /// Elements of one key.
     #[schemars(schema_with = "unsigned")]
     pub key_length: u64,
+    /// Elements of one value.
     #[schemars(schema_with = "unsigned")]
     pub value_length: u64,
+    /// Elements between the matrices of a feed-forward.
     #[schemars(schema_with = "unsigned")]
     pub feed_forward: u64,
+    /// Tokens that there are.
     #[schemars(schema_with = "unsigned")]
     pub vocabulary: u64,
     /// Ways in which positions become angles.
@@ -96,6 +108,7 @@ pub struct ModelShape {
     #[serde(default, skip_serializing_if = "is_zero")]
     #[schemars(schema_with = "unsigned")]
     pub experts_used: u64,
+    /// Likewise of one expert's feed-forward.
     #[serde(default, skip_serializing_if = "is_zero")]
     #[schemars(schema_with = "unsigned")]
     pub expert_feed_forward: u64,
@@ -127,10 +140,13 @@ impl From<&ModelShape> for ComputeShape {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 pub struct TensorKind {
+    /// Its type, as ggml numbers it.
     #[serde(rename = "type")]
     pub ggml_type: GgmlType,
+    /// Its rows, of all experts together.
     #[schemars(schema_with = "unsigned")]
     pub rows: u64,
+    /// Its columns.
     #[schemars(schema_with = "unsigned")]
     pub columns: u64,
 }
@@ -155,6 +171,7 @@ pub struct LayerKind {
     #[serde(default, skip_serializing_if = "is_zero")]
     #[schemars(schema_with = "unsigned")]
     pub key_length: u64,
+    /// Likewise as its value.
     #[serde(default, skip_serializing_if = "is_zero")]
     #[schemars(schema_with = "unsigned")]
     pub value_length: u64,

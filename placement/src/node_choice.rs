@@ -40,6 +40,19 @@ pub struct Node {
     pub devices: NodeDevices,
 }
 
+impl Node {
+    /// Why it is not considered, where it is not.
+    pub fn kept_out(&self) -> Option<Reason> {
+        let filters = [
+            (!self.selector_matches, Reason::NoMatchingNode),
+            (!self.ready, Reason::NodeNotReady),
+            (!self.schedulable, Reason::NodeUnschedulable),
+            (self.assignments >= MAX_ASSIGNMENTS, Reason::TooManyAssignments),
+        ];
+        filters.into_iter().find(|(applies, _)| *applies).map(|(_, reason)| reason)
+    }
+}
+
 /// Where a replica goes, or why it goes nowhere.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Choice {
@@ -68,7 +81,7 @@ pub fn choose(summary: &ModelSummary, asked: &Asked, nodes: &[Node]) -> Choice {
 
 /// Likewise for another engine than ours.
 pub fn choose_for(engine: Engine, summary: &ModelSummary, asked: &Asked, nodes: &[Node]) -> Choice {
-    let reasons: Vec<Option<Reason>> = nodes.iter().map(filtered).collect();
+    let reasons: Vec<Option<Reason>> = nodes.iter().map(Node::kept_out).collect();
     let open: Vec<usize> = (0..nodes.len()).filter(|index| reasons[*index].is_none()).collect();
     let filtered: Vec<Reason> = reasons.into_iter().flatten().collect();
     if open.is_empty() {
@@ -96,17 +109,6 @@ impl Choice {
 
 /// Assignments that a ModelNode's list holds.
 pub const MAX_ASSIGNMENTS: u32 = 64;
-
-/// Why a node is not considered, where it is not.
-fn filtered(node: &Node) -> Option<Reason> {
-    let filters = [
-        (!node.selector_matches, Reason::NoMatchingNode),
-        (!node.ready, Reason::NodeNotReady),
-        (!node.schedulable, Reason::NodeUnschedulable),
-        (node.assignments >= MAX_ASSIGNMENTS, Reason::TooManyAssignments),
-    ];
-    filters.into_iter().find(|(applies, _)| *applies).map(|(_, reason)| reason)
-}
 
 #[cfg(test)]
 mod tests;

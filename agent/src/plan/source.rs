@@ -15,6 +15,8 @@ use crate::model_header::{self, Data, HeaderError};
 
 /// A ModelDeployment is far smaller; etcd takes no object beyond 1.5 MiB.
 const LARGEST_YAML: u64 = 4 << 20;
+/// What is wrong with a ModelDeployment that names none, or several.
+pub(crate) const ONE_SOURCE: &str = "spec.model needs exactly one source: huggingFace, http or path";
 
 /// Why nothing can be planned.
 #[derive(Debug, thiserror::Error)]
@@ -56,10 +58,26 @@ impl Model {
     }
 }
 
+/// What a source turns out to be.
+#[derive(Debug)]
+pub(crate) enum Input {
+    /// A file, or what a URL leads to.
+    Model(Box<ModelSummary>),
+    Deployment(Box<ModelDeployment>),
+}
+
 /// `hub` is the Hugging Face hub's address. A model of the agents' model directory is known to the `node` that has it.
 pub(super) async fn read(source: &str, hub: &str, node: Option<&ModelNode>) -> Result<Model, PlanError> {
+    match open(source).await? {
+        Input::Model(summary) => Ok(Model::alone(*summary)),
+        Input::Deployment(deployment) => of_deployment(Path::new(source), *deployment, hub, node).await,
+    }
+}
+
+/// Reads a file, or the header behind a URL.
+pub(crate) async fn open(source: &str) -> Result<Input, PlanError> {
     if is_url(source) {
-        return Ok(Model::alone(remote_summary(source).await?));
+        return Ok(Input::Model(remote_summary(source).await?.into()));
     }
     let path = Path::new(source);
     let io = |error| PlanError::Io { path: source.to_owned(), source: error };
@@ -68,7 +86,7 @@ pub(super) async fn read(source: &str, hub: &str, node: Option<&ModelNode>) -> R
     let mut magic = Vec::new();
     file.by_ref().take(4).read_to_end(&mut magic).map_err(io)?;
     if magic == b"GGUF" || has_extension(path, &["gguf"]) {
-        return Ok(Model::alone(local_summary(path)?));
+        return Ok(Input::Model(local_summary(path)?.into()));
     }
     let not_understood = |message: String| PlanError::NotUnderstood { path: source.to_owned(), message };
     if size > LARGEST_YAML {
@@ -78,7 +96,7 @@ pub(super) async fn read(source: &str, hub: &str, node: Option<&ModelNode>) -> R
         std::io::ErrorKind::InvalidData => not_understood("it is no text".into()),
         _ => io(error),
     })?;
-    of_deployment(path, document(path, &text, "ModelDeployment")?, hub, node).await
+    Ok(Input::Deployment(Box::new(document(path, &text, "ModelDeployment")?)))
 }
 
 /// The only ModelNode of a YAML file.
@@ -113,20 +131,27 @@ fn document<K: DeserializeOwned>(path: &Path, text: &str, kind: &str) -> Result<
 
 async fn of_deployment(path: &Path, deployment: ModelDeployment, hub: &str, node: Option<&ModelNode>) -> Result<Model, PlanError> {
     let wrong = |message: &str| PlanError::Deployment { path: path.display().to_string(), message: message.to_owned() };
-    let summary = match &deployment.spec.model {
-        ModelSource { path: Some(model), http: None, hugging_face: None } => match node {
-            Some(node) => published(node, model).map_err(|message| wrong(&message))?,
-            None => local_summary(&beside(path, model))?,
-        },
-        ModelSource { path: None, http: Some(http), hugging_face: None } => remote_summary(&http.url).await?,
+    let summary = match (&deployment.spec.model, node) {
+        (ModelSource { path: Some(model), http: None, hugging_face: None }, Some(node)) => {
+            published(node, model).map_err(|message| wrong(&message))?
+        }
+        (ModelSource { path: Some(model), http: None, hugging_face: None }, None) => local_summary(&beside(path, model))?,
+        (source, _) => downloaded(source, hub).await?.ok_or_else(|| wrong(ONE_SOURCE))?,
+    };
+    Ok(Model { summary, asked: deployment.spec.asked(), deployment: Some(deployment) })
+}
+
+/// The model behind a source that is downloaded, of which only the header is read; `None` where the source is no such one.
+pub(crate) async fn downloaded(source: &ModelSource, hub: &str) -> Result<Option<ModelSummary>, PlanError> {
+    match source {
+        ModelSource { path: None, http: Some(http), hugging_face: None } => remote_summary(&http.url).await.map(Some),
         ModelSource { path: None, http: None, hugging_face: Some(file) } => {
             // As the operator does: what is read in several requests must be of one commit.
             let commit = hugging_face::commit(hub, &file.repository, &file.revision, &anywhere()?).await?;
-            remote_summary(&hugging_face::file_url(hub, &file.repository, &commit, &file.file)?).await?
+            remote_summary(&hugging_face::file_url(hub, &file.repository, &commit, &file.file)?).await.map(Some)
         }
-        _ => return Err(wrong("spec.model needs exactly one source: huggingFace, http or path")),
-    };
-    Ok(Model { summary, asked: deployment.spec.asked(), deployment: Some(deployment) })
+        _ => Ok(None),
+    }
 }
 
 /// The summary that the node's agent published of a file in its model directory, or why there is none.
@@ -141,12 +166,12 @@ fn published(node: &ModelNode, model: &str) -> Result<ModelSummary, String> {
 }
 
 /// A `path` source is a file in the agents' model directory; here it is looked for beside the YAML.
-fn beside(yaml: &Path, model: &str) -> PathBuf {
+pub(crate) fn beside(yaml: &Path, model: &str) -> PathBuf {
     yaml.parent().unwrap_or(Path::new("")).join(model)
 }
 
 /// What placement needs of a file on this machine, which may end after its header, or of the files of a split model.
-fn local_summary(path: &Path) -> Result<ModelSummary, PlanError> {
+pub(crate) fn local_summary(path: &Path) -> Result<ModelSummary, PlanError> {
     let joined = model_header::read(path, Data::MayBeMissing)?;
     summarise(&joined.header, joined.size(), path.display().to_string())
 }

@@ -21,7 +21,7 @@ pub(super) fn name(report: &PlanReport) -> String {
 }
 
 /// What the model is.
-pub(super) fn model(report: &PlanReport) -> String {
+pub(crate) fn model(report: &PlanReport) -> String {
     let model = &report.model;
     let facts = [
         model.architecture.clone(),
@@ -34,7 +34,8 @@ pub(super) fn model(report: &PlanReport) -> String {
     paragraph("Model", &name(report)) + &paragraph("", &facts.join(", "))
 }
 
-fn request(report: &PlanReport) -> String {
+/// What is asked for, with what was settled.
+pub(crate) fn request(report: &PlanReport) -> String {
     let Request { num_ctx, num_gpu, kv_cache_type, parallel, num_batch } = &report.request;
     let asked = format!("num_ctx {num_ctx}, num_gpu {num_gpu}, KV cache {kv_cache_type}, parallel {parallel}, num_batch {num_batch}");
     paragraph("Request", &asked)
@@ -123,7 +124,8 @@ fn layers(device: &DeviceAllocation) -> String {
     if ranges.is_empty() { "-".into() } else { ranges.join(",") }
 }
 
-fn fit(report: &PlanReport) -> String {
+/// Whether it fits, with the numbers.
+pub(crate) fn fit(report: &PlanReport) -> String {
     let (plan, fit) = (&report.plan, &report.fit);
     let verdict = if fit.fits { "yes".to_owned() } else { format!("no: {}", fit.reason) };
     let largest = |tokens: Tokens, whereabouts: &str| match tokens.0 {
@@ -140,7 +142,8 @@ fn fit(report: &PlanReport) -> String {
     .concat()
 }
 
-fn suggestions(report: &PlanReport) -> String {
+/// Changes that would make it fit; empty where there are none.
+pub(crate) fn suggestions(report: &PlanReport) -> String {
     if report.fit.suggestions.is_empty() {
         return String::new();
     }

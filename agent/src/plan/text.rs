@@ -1,11 +1,11 @@
 //! Text as a terminal has it: columns that are aligned, and paragraphs that wrap.
 
 /// Terminals are at least this wide.
-pub(super) const WIDTH: usize = 80;
+pub(crate) const WIDTH: usize = 80;
 
 /// Rows with their columns aligned: the first one to the left, the others, mostly bytes, to the right. They come closer together where the terminal
 /// would not be wide enough for two spaces between them.
-pub(super) fn columns<const N: usize>(rows: &[[String; N]]) -> String {
+pub(crate) fn columns<const N: usize>(rows: &[[String; N]]) -> String {
     let widths: [usize; N] = std::array::from_fn(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0));
     let between = if widths.iter().sum::<usize>() + 2 * N.saturating_sub(1) <= WIDTH { "  " } else { " " };
     let mut text = String::new();
@@ -21,7 +21,7 @@ pub(super) fn columns<const N: usize>(rows: &[[String; N]]) -> String {
 }
 
 /// A label and words that wrap beside it.
-pub(super) fn paragraph(label: &str, text: &str) -> String {
+pub(crate) fn paragraph(label: &str, text: &str) -> String {
     const INDENT: usize = 11;
     let mut lines = vec![String::new()];
     for word in text.split_whitespace() {

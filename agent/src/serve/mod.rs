@@ -35,7 +35,7 @@ mod tools;
 mod worker;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, State};

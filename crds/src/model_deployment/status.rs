@@ -5,6 +5,7 @@ use super::*;
 /// Placements that a status lists at most, the worst first.
 pub const MAX_PLACEMENTS: usize = 32;
 
+/// What the operator says of a ModelDeployment.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ModelDeploymentStatus {
@@ -14,6 +15,7 @@ pub struct ModelDeploymentStatus {
     /// Replicas that have a place.
     #[serde(default)]
     pub replicas: u32,
+    /// Replicas that serve.
     #[serde(default)]
     pub ready_replicas: u32,
     /// Replicas of the newest revision.
@@ -25,6 +27,7 @@ pub struct ModelDeploymentStatus {
     /// Label selector of the replicas, for the scale subresource.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub selector: String,
+    /// The model, once its header is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<ModelDescription>,
     /// What was settled for the newest revision, once.
@@ -65,6 +68,7 @@ pub struct DecisionRecord {
     pub nodes: u32,
     /// The node that was chosen, or where none was, the one that came nearest.
     pub node: String,
+    /// The ModelNode's uid.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub model_node_uid: String,
     /// Of the ModelNode, when it was decided.
@@ -98,6 +102,7 @@ pub struct ResolvedSource {
     /// The commit that a Hugging Face revision stood for.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub commit: String,
+    /// Size of the file, where it is known.
     #[serde(default)]
     pub size_bytes: Bytes,
     /// `sha256:…`, where it is known.
@@ -105,28 +110,38 @@ pub struct ResolvedSource {
     pub digest: String,
 }
 
+/// What `kubectl get` prints.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Summary {
+    /// How the worst placement runs.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub processor: String,
+    /// Tokens of context of each sequence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub num_ctx: Option<Tokens>,
+    /// Layers on GPU, of all.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub layers: String,
+    /// GPU memory that it holds.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub vram: String,
+    /// Where the worst placement is.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub node: String,
+    /// Why it is as it is.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub reason: String,
+    /// Bytes that were predicted, and how far that may be off.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub predicted: String,
+    /// Bytes that were measured.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub measured: String,
     /// See `placements[].speed`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub speed: String,
+    /// The largest context that fits wholly on GPU.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_num_ctx_on_gpu: Option<Tokens>,
 }
@@ -135,8 +150,11 @@ pub struct Summary {
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PlacementStatus {
+    /// Its name, `NAME-REVISION-INDEX`.
     pub replica: String,
+    /// Of the ModelDeployment.
     pub revision: String,
+    /// Where it is.
     pub node: String,
     /// Of the ModelNode that the place was claimed on; another one of the same name is of another machine.
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -146,23 +164,31 @@ pub struct PlacementStatus {
     /// The assignment whose place this one takes once it serves, of a replica that moves to a better place.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub replaces: String,
+    /// How far it is.
     pub state: PlacementState,
+    /// How it runs.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub processor: String,
+    /// Tokens of context of each sequence.
     #[serde(default)]
     pub num_ctx: Tokens,
+    /// Layers on GPU.
     #[serde(default)]
     pub gpu_layers: u32,
+    /// Layers of the model.
     #[serde(default)]
     pub total_layers: u32,
+    /// Bytes on each device.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["id".to_owned()]))]
     pub devices: Vec<DeviceBytes>,
+    /// What it was predicted to take, on all devices.
     #[serde(default)]
     pub predicted_bytes: Bytes,
     /// How far the prediction may be off, up or down: what is known of these kinds of GPU.
     #[serde(default)]
     pub uncertainty_bytes: Bytes,
+    /// What it took, once that was measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub measured_bytes: Option<Bytes>,
     /// `282 tokens/s`: what one sequence alone was generated with when the replica was loaded; of a model that generates no text, what it was read with.
@@ -171,12 +197,15 @@ pub struct PlacementStatus {
     /// Percent of the present step (download or load) that is done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub percent: Option<u32>,
+    /// Why it is as it is.
     pub reason: stowage_placement::Reason,
+    /// The reason in words, with numbers.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub message: String,
     /// `address:port` of the replica's HTTP API.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub endpoint: String,
+    /// The Pod that it runs in, where it has one of its own.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub pod_ref: String,
 }
@@ -211,13 +240,16 @@ pub enum ReplicaState {
     Gone,
 }
 
+/// What a replica takes of one device.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DeviceBytes {
     /// A GPU's UUID, or `host`.
     pub id: String,
+    /// What it was predicted to take.
     #[serde(default)]
     pub predicted_bytes: Bytes,
+    /// What it took, once that was measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub measured_bytes: Option<Bytes>,
 }

@@ -3,11 +3,12 @@
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use stowage_crds::ModelNode;
-use stowage_crds::model_deployment::{DecisionRecord, DeviceSelector};
+use stowage_crds::candidate::{self, selector_matches};
+use stowage_crds::model_deployment::DecisionRecord;
 use stowage_crds::model_node::Assignment;
-use stowage_placement::{Asked, Bytes, Choice, Node, PlacementPolicy, PlanReport, Refusal, choose};
+use stowage_placement::{Asked, Bytes, Choice, Node, PlanReport, Refusal, choose};
 
-use crate::ledger::{Ledger, matches};
+use crate::ledger::Ledger;
 use crate::model_deployment::models::Found;
 use crate::model_deployment::preemption;
 use crate::model_deployment::validate::Wanted;
@@ -82,12 +83,9 @@ pub fn candidate(
 ) -> Node {
     let name = node.name_any();
     let ledger = Ledger::without(node, state.defaults, given_back);
-    let selector_matches = selector_matches(state, wanted, node);
-    let mut devices = ledger.devices(&wanted.placement.device_selector);
-    if !selector_matches && devices.gpus.is_empty() {
-        // It is told what it could have if the selector admitted them.
-        devices = ledger.devices(&DeviceSelector::default());
-    }
+    let labels = state.node(&name).map(|node| node.labels().clone()).unwrap_or_default();
+    let selector_matches = selector_matches(&wanted.placement, &wanted.spec_asked, &labels, node);
+    let mut devices = candidate::devices(&ledger, &wanted.placement, selector_matches);
     // What a replica of this revision was seen to take beyond its plan is there for it, and promised to nobody.
     let beyond_plan = state.refused(wanted).map_or(Bytes::ZERO, |refused| refused.beyond_plan);
     devices.host.offered = devices.host.offered.saturating_sub(beyond_plan);
@@ -102,15 +100,4 @@ pub fn candidate(
         devices,
         name,
     }
-}
-
-/// The node's labels, and where the deviceSelector names a kind of GPU, that it has one; unless no GPU is asked for.
-fn selector_matches(state: &State, wanted: &Wanted, node: &ModelNode) -> bool {
-    let labels = state.node(&node.name_any()).map(|node| node.labels().clone()).unwrap_or_default();
-    let labels_match = wanted.placement.node_selector.iter().all(|(label, value)| labels.get(label) == Some(value));
-    let selector = &wanted.placement.device_selector;
-    let names_a_gpu = !selector.product.is_empty() || selector.min_memory.0 > 0;
-    let on_cpu = wanted.spec_asked.policy == PlacementPolicy::RequireCPU || wanted.spec_asked.num_gpu == 0;
-    let mut gpus = node.status.iter().flat_map(|status| &status.devices);
-    labels_match && (!names_a_gpu || on_cpu || gpus.any(|gpu| matches(selector, gpu)))
 }

@@ -1,8 +1,9 @@
 //! Which model is meant: what placement needs of its header, learnt from its source or from the nodes that have the file.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use stowage_crds::candidate::{Meant, meant};
 use stowage_crds::model_deployment::ResolvedSource;
 use stowage_crds::model_node::ModelFile;
 use stowage_placement::{Bytes, ModelSummary, Reason, Refusal};
@@ -44,18 +45,10 @@ fn remote_model(state: &State, remote: &RemoteModel) -> Found {
 }
 
 fn in_model_directories(state: &State, path: &str) -> Result<Found, Refusal> {
-    let found: Vec<(&str, &ModelFile)> = files(state).filter(|(_, file)| file.path == path).collect();
-    // The same name can stand for different files; the one that most nodes have is meant.
-    let mut by_summary: Vec<(&ModelSummary, BTreeMap<&str, &ModelFile>)> = Vec::new();
-    for (node, file) in &found {
-        let Some(summary) = &file.summary else { continue };
-        match by_summary.iter_mut().find(|(known, _)| *known == summary) {
-            Some((_, nodes)) => drop(nodes.insert(node, file)),
-            None => by_summary.push((summary, BTreeMap::from([(*node, *file)]))),
-        }
-    }
-    let most = by_summary.into_iter().reduce(|best, other| if other.1.len() > best.1.len() { other } else { best });
-    let Some((summary, nodes)) = most else { return Err(not_found(state, path, &found)) };
+    let Some(Meant { summary, nodes }) = meant(files(state), path) else {
+        let unreadable: Vec<(&str, &ModelFile)> = files(state).filter(|(_, file)| file.path == path).collect();
+        return Err(not_found(state, path, &unreadable));
+    };
     let size = nodes.values().map(|file| file.size_bytes).max().unwrap_or(Bytes::ZERO);
     let digest = nodes.values().map(|file| file.digest.clone()).find(|digest| !digest.is_empty()).unwrap_or_default();
     let names: BTreeSet<String> = nodes.keys().map(|node| (*node).to_owned()).collect();

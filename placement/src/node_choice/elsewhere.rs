@@ -4,7 +4,7 @@ use crate::capability::Engine;
 use crate::fit_report::{Demand, PlanReport, Refusal, Suggestion};
 use crate::model_summary::ModelSummary;
 use crate::node_choice::search::Search;
-use crate::node_choice::{MAX_ASSIGNMENTS, Node, filtered};
+use crate::node_choice::{MAX_ASSIGNMENTS, Node};
 use crate::request::Asked;
 
 /// Adds the best such node to what is suggested where the request is not met as wished. It stands before what others would have to give up.
@@ -12,7 +12,7 @@ pub(super) fn suggest(report: &mut PlanReport, engine: Engine, summary: &ModelSu
     if report.fit.fits {
         return;
     }
-    let kept_out: Vec<usize> = (0..nodes.len()).filter(|index| nodes[*index].ready && filtered(&nodes[*index]).is_some()).collect();
+    let kept_out: Vec<usize> = (0..nodes.len()).filter(|index| nodes[*index].ready && nodes[*index].kept_out().is_some()).collect();
     if kept_out.is_empty() {
         return;
     }

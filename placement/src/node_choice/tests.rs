@@ -183,7 +183,7 @@ fn a_node_that_is_kept_out_is_suggested_where_it_would_do() {
 fn by_planning_all(engine: Engine, summary: &ModelSummary, asked: &Asked, nodes: &[Node]) -> Choice {
     let (mut placed, mut refused, mut filtered) = (Vec::new(), BTreeMap::<Reason, Vec<(Bytes, &str, usize)>>::new(), Vec::new());
     for (index, node) in nodes.iter().enumerate() {
-        if let Some(reason) = super::filtered(node) {
+        if let Some(reason) = node.kept_out() {
             filtered.push(reason);
             continue;
         }
@@ -219,7 +219,7 @@ fn by_planning_all(engine: Engine, summary: &ModelSummary, asked: &Asked, nodes:
 
 /// The best of all nodes that are kept out though they are ready, and on which the request is met.
 fn other_node(engine: Engine, summary: &ModelSummary, asked: &Asked, nodes: &[Node]) -> Option<Suggestion> {
-    let kept_out = nodes.iter().filter(|node| super::filtered(node).is_some() && node.ready);
+    let kept_out = nodes.iter().filter(|node| node.kept_out().is_some() && node.ready);
     let found = kept_out.filter_map(|node| {
         let considered = consider(engine, summary, asked, &node.devices).unwrap();
         let rank = Figures::of(&considered).rank(node);

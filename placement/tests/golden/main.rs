@@ -14,6 +14,7 @@ mod model;
 mod properties;
 mod quantize;
 mod report;
+mod sizing;
 
 use stowage_placement::{ModelSummary, decide};
 

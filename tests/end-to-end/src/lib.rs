@@ -15,6 +15,7 @@ pub mod manifest;
 pub mod metrics_api;
 pub mod models;
 pub mod observer;
+pub mod page;
 pub mod played_kubelet;
 pub mod stranger;
 pub mod traffic;

@@ -42,7 +42,7 @@ fn placement() -> PlacementInfo {
 }
 
 /// A worker for `namespace/name`, and the switch of its phase.
-fn worker(namespace: &str, name: &str) -> (Router, watch::Sender<Phase>) {
+pub(crate) fn worker(namespace: &str, name: &str) -> (Router, watch::Sender<Phase>) {
     let names = ModelNames::new(namespace, name, vec!["polly:1b".into()]);
     let (router, phase, _) = worker_with(Settings { names, defaults: RequestDefaults::default() });
     (router, phase)

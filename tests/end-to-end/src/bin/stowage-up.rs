@@ -9,6 +9,7 @@ use clap::{Parser, ValueEnum};
 use serde_json::{Value, json};
 use stowage_control_plane::processes::wait_for;
 use stowage_crds::{ModelDeployment, yaml};
+use stowage_end_to_end::cluster::program;
 use stowage_end_to_end::{AgentOptions, Cluster, Settings, SimulatedGpu, watch};
 use stowage_placement::Bytes;
 use tokio::signal::unix::{SignalKind, signal};
@@ -34,6 +35,9 @@ struct Arguments {
     simulated_gpu: Option<u64>,
     #[arg(long, default_value = "What is the capital of Japan?")]
     question: String,
+    /// While it serves, a file that shells source to find everything: the cluster, the programs, the model's API.
+    #[arg(long, value_name = "FILE")]
+    environment: Option<PathBuf>,
     /// Manifests to apply beside the example, each of a ModelDeployment in the namespace `default`.
     #[arg(long, value_name = "FILE")]
     also: Vec<PathBuf>,
@@ -109,7 +113,7 @@ async fn use_it(cluster: &Cluster, door: u16, arguments: &Arguments, step: &impl
     let answer = ask(door, &arguments.question).await?;
     println!("> {}\n{answer}", arguments.question);
     if !arguments.once {
-        serve_until_interrupted(cluster, door).await;
+        serve_until_interrupted(cluster, door, arguments).await?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -179,11 +183,51 @@ async fn ask(door: u16, question: &str) -> Result<String> {
     Ok(content.with_context(|| format!("{url} answered without a message: {answer}"))?.trim().to_owned())
 }
 
-async fn serve_until_interrupted(cluster: &Cluster, door: u16) {
+async fn serve_until_interrupted(cluster: &Cluster, door: u16, arguments: &Arguments) -> Result<()> {
+    let own = cluster.folder().join("environment");
+    let environment = Environment::write(arguments.environment.clone().unwrap_or(own), cluster, door)?;
     println!(
-        "\nIt serves until Ctrl-C. Try, from another terminal:\n  export KUBECONFIG={}\n  kubectl get modeldeployments -o wide\n  \
-         curl http://127.0.0.1:{door}/api/chat -d '{{\"model\": \"{NAME}\", \"messages\": [{{\"role\": \"user\", \"content\": \"Hello!\"}}]}}'",
-        cluster.kubeconfig().display()
+        "\nIt serves until Ctrl-C. Try, from another terminal:\n  . {}\n  kubectl get modeldeployments -o wide\n  kubectl stowage explain mdl/{NAME}\n  \
+         kubectl stowage chat mdl/{NAME}",
+        environment.0.display()
     );
-    std::future::pending::<()>().await;
+    std::future::pending().await
+}
+
+/// The file that shells source. It goes with what it leads to.
+struct Environment(PathBuf);
+
+impl Environment {
+    fn write(path: PathBuf, cluster: &Cluster, door: u16) -> Result<Environment> {
+        let programs = programs(cluster)?;
+        let url = format!("http://127.0.0.1:{door}");
+        let text = format!(
+            "export KUBECONFIG={}\nexport PATH={}:$PATH\nexport OLLAMA_HOST={url} OPENAI_BASE_URL={url}/v1 OPENAI_API_KEY=none\n\
+             # No Pod holds the replica, so `kubectl stowage chat` is told where it answers.\nexport STOWAGE_ADDRESS={url}\n",
+            cluster.kubeconfig().display(),
+            programs.display()
+        );
+        let written = path.parent().map_or(Ok(()), std::fs::create_dir_all).and_then(|()| std::fs::write(&path, text));
+        written.with_context(|| format!("writing {}", path.display()))?;
+        Ok(Environment(path))
+    }
+}
+
+impl Drop for Environment {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// A folder with kubectl and its plugin, and the agent for `stowage-agent plan`.
+fn programs(cluster: &Cluster) -> Result<PathBuf> {
+    let programs = cluster.folder().join("bin");
+    let agent = program("stowage-agent")?;
+    let kubectl = PathBuf::from(cluster.kubectl().get_program());
+    let links = [("stowage-agent", agent.clone()), ("kubectl-stowage", agent), ("kubectl", kubectl)];
+    std::fs::create_dir_all(&programs).with_context(|| format!("making {}", programs.display()))?;
+    for (name, path) in links.into_iter().filter(|(_, path)| path.is_absolute()) {
+        std::os::unix::fs::symlink(&path, programs.join(name)).with_context(|| format!("linking {name} to {}", path.display()))?;
+    }
+    Ok(programs)
 }

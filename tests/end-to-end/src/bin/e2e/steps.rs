@@ -14,6 +14,7 @@ use stowage_control_plane::node::{NodeOptions, system};
 use stowage_control_plane::processes::wait_for;
 use stowage_control_plane::{ControlPlane, ForNode, Node, Options};
 use stowage_crds::names;
+use stowage_end_to_end::cluster::program;
 use stowage_end_to_end::{chart, watch};
 
 /// The interface with the node's address, and its other end.
@@ -110,6 +111,7 @@ impl Everything {
     async fn try_all(&mut self, inputs: &Inputs) -> Result<()> {
         self.install(&inputs.model).await?;
         self.deploy().await?;
+        self.plugin()?;
         self.smoke_test()?;
         self.upgrade_operator().await?;
         self.restart_kubelet().await?;
@@ -155,6 +157,23 @@ impl Everything {
         self.answers_since(Asked::default()).await?;
         let said = self.client_log()?.lines().find(|line| line.starts_with("answered")).unwrap_or_default().to_owned();
         self.clock.step(&format!("another Pod asks it at its Service's address, {address}: {said}"));
+        Ok(())
+    }
+
+    /// `kubectl stowage`, which reaches the replica through the API server and the kubelet.
+    fn plugin(&mut self) -> Result<()> {
+        let agent = program("stowage-agent")?;
+        let plugin = |arguments: &[&str]| {
+            let mut command = Command::new(&agent);
+            command.arg("kubectl").args(arguments).arg("--kubeconfig").arg(self.control_plane.kubeconfig());
+            printed(&mut command)
+        };
+        let model = format!("mdl/{MODEL}");
+        let explained = plugin(&["explain", &model])?;
+        ensure!(explained.contains("1/1 ready"), "kubectl stowage explain says: {explained}");
+        let answer = plugin(&["chat", &model, "What is the capital of Japan?", "--option", "temperature=0"])?;
+        ensure!(answer.contains("Tokyo"), "kubectl stowage chat says: {answer}");
+        self.clock.step(&format!("kubectl stowage chat, through the API server: {}", answer.trim()));
         Ok(())
     }
 

@@ -1,5 +1,8 @@
-//! Writes the CustomResourceDefinitions to `crds/generated/` and, as templates, to the Helm chart, or with `--check` fails where what is there is stale.
+//! Writes the CustomResourceDefinitions to `crds/generated/` and, as templates, to the Helm chart, and their fields as a page to `docs/`; or with `--check`
+//! fails where what is there is stale.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod reference;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -12,12 +15,17 @@ use stowage_crds::{definitions, yaml};
 /// From this crate.
 const GENERATED: &str = "generated";
 const CHART: &str = "../charts/stowage/templates/crds";
+const REFERENCE: &str = "../docs/api-reference.md";
 
 fn main() -> ExitCode {
     let check = std::env::args().nth(1).as_deref() == Some("--check");
     let directory = Path::new(env!("CARGO_MANIFEST_DIR"));
     let definitions = definitions::all().map_err(|error| format!("making the definitions: {error}"));
-    match definitions.and_then(|all| all.iter().try_for_each(|definition| emit(definition, directory, check))) {
+    let emitted = definitions.and_then(|all| {
+        all.iter().try_for_each(|definition| emit(definition, directory, check))?;
+        put(&reference::page(&all), &directory.join(REFERENCE), check)
+    });
+    match emitted {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {
             eprintln!("crdgen: {message}");
