@@ -73,7 +73,14 @@ impl Node {
             aliases: Vec::new(),
             termination_grace_period_seconds: 30,
         };
-        Order { assignment, model: self.path("models/own-00001-of-00002.gguf"), file: None, bind: [127, 0, 0, 1].into(), port: 0 }
+        Order {
+            assignment,
+            model: self.path("models/own-00001-of-00002.gguf"),
+            file: None,
+            bind: [127, 0, 0, 1].into(),
+            port: 0,
+            pod_address: None,
+        }
     }
 
     /// What a worker that tries these says of each.

@@ -1,6 +1,6 @@
 //! How a worker in a Pod comes to its order: it knows its assignment's uid, and asks its node's agent for the rest, however long that is away.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -24,10 +24,10 @@ pub struct PodArguments {
     /// Of the Pod.
     #[arg(long, env = "STOWAGE_POD_UID", value_name = "UID", default_value = "")]
     pub pod_uid: String,
-    /// Where a worker in a Pod listens: at its Pod's address.
-    #[arg(long, env = "STOWAGE_WORKER_BIND_ADDRESS", value_name = "ADDRESS", default_value = "0.0.0.0")]
-    pub bind_address: IpAddr,
-    /// And on this port; 0: any.
+    /// Of the Pod, at which its worker is reached.
+    #[arg(long, env = "STOWAGE_POD_ADDRESS", value_name = "ADDRESS", default_value = "0.0.0.0")]
+    pub pod_address: IpAddr,
+    /// Where the worker listens; 0: any.
     #[arg(long, value_name = "PORT", default_value_t = 0)]
     pub port: u16,
 }
@@ -48,7 +48,16 @@ pub(super) async fn join(socket: &Path, uid: &str, pod: &PodArguments) -> Result
     };
     let path: PathBuf = record::lifeline(socket.parent().unwrap_or(Path::new("/")), uid);
     let held = lifeline::hold(&path).await.map_err(|source| WorkerError::Lifeline { path, source })?;
-    Ok((Order { bind: pod.bind_address, port: pod.port, ..order }, held))
+    Ok((Order { bind: bind(pod.pod_address), port: pod.port, pod_address: Some(pod.pod_address), ..order }, held))
+}
+
+/// All of the Pod's own addresses: who asks through the API server (`kubectl port-forward`) comes by its loopback. Where there is nothing but that, no other.
+fn bind(pod_address: IpAddr) -> IpAddr {
+    match pod_address {
+        address if address.is_loopback() => address,
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    }
 }
 
 async fn ask(mut connection: Connection, uid: &str) -> Option<Order> {

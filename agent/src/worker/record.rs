@@ -37,6 +37,9 @@ pub struct Order {
     /// 0: the worker picks it.
     #[serde(default)]
     pub port: u16,
+    /// The address of the worker's own Pod, at which it is reached.
+    #[serde(default)]
+    pub pod_address: Option<IpAddr>,
 }
 
 /// A worker as its agent last saw it.

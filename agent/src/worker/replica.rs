@@ -143,7 +143,8 @@ impl Replica {
     fn launch(&mut self, model: std::path::PathBuf) -> Step {
         let config = &self.shared.config;
         let file = LoadedFile::now(&model).ok();
-        let order = Order { assignment: self.assignment.clone(), model, file: file.clone(), bind: config.worker_bind, port: 0 };
+        let order =
+            Order { assignment: self.assignment.clone(), model, file: file.clone(), bind: config.worker_bind, port: 0, pod_address: None };
         if config.mode == Mode::Pod {
             return Step::Await(Box::new(order));
         }

@@ -199,6 +199,7 @@ impl Running {
         memory::give_back();
         let listening = port.listen(BACKLOG).and_then(|listener| Ok((listener.local_addr()?, listener)));
         let (address, listener) = listening.map_err(no_port)?;
+        let address = SocketAddr::new(self.order.pod_address.unwrap_or(address.ip()), address.port());
         let serving = Serving::start(engine.clone(), &self.order, self.api_keys.subscribe(), listener);
         self.link.state.send_replace(WorkerState {
             phase: Phase::Testing,

@@ -168,7 +168,7 @@ fn env(gpus: &[&str], settings: &Settings) -> Vec<EnvVar> {
         ..EnvVar::default()
     };
     let value = |name: &str, value: String| EnvVar { name: name.into(), value: Some(value), ..EnvVar::default() };
-    let mut env = vec![field("STOWAGE_POD_UID", "metadata.uid"), field("STOWAGE_WORKER_BIND_ADDRESS", "status.podIP")];
+    let mut env = vec![field("STOWAGE_POD_UID", "metadata.uid"), field("STOWAGE_POD_ADDRESS", "status.podIP")];
     if !gpus.is_empty() {
         env.push(value("NVIDIA_VISIBLE_DEVICES", gpus.join(",")));
         env.push(value("NVIDIA_DRIVER_CAPABILITIES", "compute,utility".into()));
@@ -243,7 +243,7 @@ mod tests {
                         ],
                         "env": [
                             {"name": "STOWAGE_POD_UID", "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}},
-                            {"name": "STOWAGE_WORKER_BIND_ADDRESS", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
+                            {"name": "STOWAGE_POD_ADDRESS", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
                             {"name": "RUST_LOG", "value": "info"},
                         ],
                         "ports": [{"name": "http", "containerPort": 11434, "protocol": "TCP"}],
