@@ -345,7 +345,7 @@ $ five
         assert_eq!(follow("```console\n$ cat <<'END'\n$ a\nEND\n…\n$ true\n```\n").await.unwrap().run, 2);
         let page = "```console\n$ there=here; cd /\n$ echo \"$there in $PWD\"\nhere in /\n$ ls /none; false\n…\n```\n<!-- not run: why not -->\n```sh\nfalse\n```\n";
         let ran = follow(page).await.unwrap();
-        assert_eq!((ran.run, ran.not_run), (3, vec![(9, "why not".to_owned())]));
+        assert_eq!((ran.run, ran.not_run), (3, vec![(10, "why not".to_owned())]));
         let wrong = follow("```console\n$ echo one\ntwo\n```\n").await.unwrap_err().to_string();
         assert!(wrong.contains("line 2: `echo one` prints\none\n"), "{wrong}");
         let failed = follow("```sh\ncat /none\n```\n").await.unwrap_err().to_string();
