@@ -11,9 +11,8 @@ use std::process::{Command, Stdio};
 use stowage_agent::worker::Confine;
 use stowage_agent::worker::confine::attempts::{Attempt, Attempts, Outcome};
 use stowage_agent::worker::record::Order;
-use stowage_crds::model_deployment::ModelSource;
-use stowage_crds::model_node::{AssignedSource, Assignment, AssignmentState, ModelDeploymentReference};
-use stowage_placement::{DevicePlan, Request};
+use stowage_crds::model_node::{Assignment, ModelDeploymentReference};
+use stowage_crds::testing;
 use tempfile::TempDir;
 
 const REFUSED_FILE: i32 = libc::EACCES;
@@ -56,22 +55,9 @@ impl Node {
 
     fn order(&self) -> Order {
         let assignment = Assignment {
-            uid: "own".into(),
             replica: "own-0123456789-0".into(),
             model_deployment: ModelDeploymentReference { namespace: "default".into(), name: "own".into(), uid: "m".into() },
-            revision: "0123456789".into(),
-            state: AssignmentState::Serve,
-            deadline: None,
-            source: AssignedSource { model: ModelSource::default(), ..AssignedSource::default() },
-            request: Request::default(),
-            plan: DevicePlan::default(),
-            max_num_ctx_on_gpu: None,
-            max_num_ctx: None,
-            parameters: Default::default(),
-            system: String::new(),
-            template: String::new(),
-            aliases: Vec::new(),
-            termination_grace_period_seconds: 30,
+            ..testing::assignment("own")
         };
         Order {
             assignment,

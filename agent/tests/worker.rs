@@ -14,7 +14,8 @@ use stowage_agent::store::{Store, StoreConfig};
 use stowage_agent::worker::process::{Process, ProcessId};
 use stowage_agent::worker::{Confine, Supervisor, SupervisorConfig, WorkerLog, WorkerView};
 use stowage_crds::model_deployment::{ModelSource, ReplicaState};
-use stowage_crds::model_node::{AssignedSource, Assignment, AssignmentState, ModelDeploymentReference};
+use stowage_crds::model_node::{AssignedSource, Assignment};
+use stowage_crds::testing;
 use stowage_placement::gguf::{Feed, HeaderReader, Keep};
 use stowage_placement::{Asked, Bytes, ModelSummary, NodeDevices, PlacementPolicy, Tokens, decide};
 use stowage_sources::AddressPolicy;
@@ -53,22 +54,12 @@ fn assignment(models: PathBuf) -> Assignment {
     let report = decide(&summary(models.join(MODEL)), &asked, &NodeDevices::new(Vec::new(), Bytes::gib(4))).unwrap().report;
     let source = AssignedSource { model: ModelSource { path: Some(MODEL.into()), ..ModelSource::default() }, ..AssignedSource::default() };
     Assignment {
-        uid: UID.into(),
-        replica: "smol-0123456789-0".into(),
-        model_deployment: ModelDeploymentReference { namespace: "default".into(), name: "smol".into(), uid: "m".into() },
-        revision: "0123456789".into(),
-        state: AssignmentState::Serve,
-        deadline: None,
         source,
         request: report.request,
         plan: report.plan,
         max_num_ctx_on_gpu: Some(report.fit.max_num_ctx_on_gpu),
         max_num_ctx: Some(report.fit.max_num_ctx),
-        parameters: Default::default(),
-        system: String::new(),
-        template: String::new(),
-        aliases: Vec::new(),
-        termination_grace_period_seconds: 30,
+        ..testing::assignment(UID)
     }
 }
 

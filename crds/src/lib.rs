@@ -14,6 +14,8 @@ pub mod ledger;
 pub mod model_deployment;
 pub mod model_node;
 pub mod names;
+#[doc(hidden)]
+pub mod testing;
 pub mod yaml;
 
 pub use model_deployment::{ModelDeployment, ModelDeploymentSpec, ModelDeploymentStatus};

@@ -18,6 +18,8 @@ pub const REPLICA_LABEL: &str = "stowage.dev/replica";
 pub const ENDPOINT_SLICE_MANAGER: &str = "stowage.dev";
 /// On agents' Leases, so that they can be listed apart from other Leases of the namespace.
 pub const NODE_LEASE_LABEL: &str = "stowage.dev/node-lease";
+/// How long such a Lease holds: silence after which the node takes part in no decision.
+pub const NODE_LEASE_SECONDS: i32 = 40;
 
 /// The Lease by which the agent of a node says that it is alive.
 pub fn node_lease(node: &str) -> String {

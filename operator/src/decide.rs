@@ -230,7 +230,7 @@ impl DecisionTask {
     /// Says which replicas are to be asked whether they serve, and forgets answers of those that need not be asked any more.
     fn call_the_roll(&mut self) {
         let questions = roll_call::questions(&self.state, self.clock.now());
-        self.state.unanswering.retain(|uid| questions.contains_key(uid));
+        self.state.unanswering.retain(|uid| questions.iter().any(|question| question.uid == *uid));
         send_if_new(&self.questions, questions);
     }
 

@@ -8,12 +8,10 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::jiff::Timestamp;
+use stowage_crds::names;
 
 use crate::cache::{Cache, Key};
 use crate::clock::after;
-
-/// How long a Lease holds that does not say so itself.
-const DEFAULT_LEASE_SECONDS: i32 = 40;
 
 /// The heartbeats of the agents whose Leases there are.
 #[derive(Clone, Debug, Default)]
@@ -45,7 +43,7 @@ impl Heartbeats {
 
     /// Until when the agent counts as alive if it is not heard again; `None` for one that was never heard.
     pub fn alive_until(&self, lease: &Lease, key: &Key) -> Option<Timestamp> {
-        let seconds = lease.spec.as_ref().and_then(|spec| spec.lease_duration_seconds).unwrap_or(DEFAULT_LEASE_SECONDS);
+        let seconds = lease.spec.as_ref().and_then(|spec| spec.lease_duration_seconds).unwrap_or(names::NODE_LEASE_SECONDS);
         self.heard.get(key).map(|heard| after(heard.at, seconds.into()))
     }
 }

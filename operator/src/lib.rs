@@ -24,6 +24,7 @@ pub mod state;
 pub mod step;
 pub mod term;
 pub mod waits;
+mod wanted_tasks;
 pub mod watch;
 pub mod workers;
 

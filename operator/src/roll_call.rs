@@ -3,7 +3,7 @@
 //! A worker outlives its agent, so a silent agent does not say that its replicas are gone: one that answers goes on serving where it is, one that does not is
 //! placed elsewhere. Replicas of agents that are heard are asked nothing, for those say it themselves.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,10 +15,10 @@ use hyper_util::rt::TokioExecutor;
 use k8s_openapi::jiff::Timestamp;
 use stowage_crds::model_deployment::ReplicaState;
 use tokio::sync::{mpsc, watch};
-use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
 use crate::state::State;
+use crate::wanted_tasks;
 use crate::watch::Change;
 
 /// Between two questions to one replica.
@@ -28,8 +28,16 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// Questions in a row without an answer after which a replica counts as gone.
 const TRIES: u32 = 2;
 
-/// Addresses (`HOST:PORT`) of replicas to ask, by the uids of their assignments.
-pub type Questions = BTreeMap<String, String>;
+/// One replica that is to be asked.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Question {
+    /// Of its assignment.
+    pub uid: String,
+    /// `HOST:PORT`.
+    pub address: String,
+}
+
+pub type Questions = BTreeSet<Question>;
 
 /// Asks one replica. A seam, so that tests need no worker.
 pub trait AskReplica: Send + Sync + 'static {
@@ -70,34 +78,15 @@ pub fn questions(state: &State, now: Timestamp) -> Questions {
     let silent = state.model_nodes.iter().filter(|(key, _)| !state.is_ready(&key.name, now));
     let replicas = silent.flat_map(|(_, node)| &node.status).flat_map(|status| &status.replicas);
     let served = replicas.filter(|replica| replica.state == ReplicaState::Ready && !replica.address.is_empty());
-    served.map(|replica| (replica.uid.clone(), replica.address.clone())).collect()
+    served.map(|replica| Question { uid: replica.uid.clone(), address: replica.address.clone() }).collect()
 }
 
 /// Keeps asking what is to be asked, and tells each answer that is another than the one before.
-pub async fn run(asker: Arc<dyn AskReplica>, mut questions: watch::Receiver<Questions>, changes: mpsc::Sender<Change>) {
-    let mut tasks = JoinSet::new();
-    let mut started: BTreeMap<(String, String), AbortHandle> = BTreeMap::new();
-    loop {
-        let asked = questions.borrow_and_update().clone();
-        started.retain(|(uid, address), task| {
-            let stays = asked.get(uid) == Some(address);
-            if !stays {
-                task.abort();
-            }
-            stays
-        });
-        for (uid, address) in asked {
-            let start = || tasks.spawn(keep_asking(asker.clone(), uid.clone(), address.clone(), changes.clone()));
-            started.entry((uid.clone(), address.clone())).or_insert_with(start);
-        }
-        if questions.changed().await.is_err() {
-            return;
-        }
-        while tasks.try_join_next().is_some() {}
-    }
+pub async fn run(asker: Arc<dyn AskReplica>, questions: watch::Receiver<Questions>, changes: mpsc::Sender<Change>) {
+    wanted_tasks::run(questions, |question| keep_asking(asker.clone(), question, changes.clone())).await;
 }
 
-async fn keep_asking(asker: Arc<dyn AskReplica>, uid: String, address: String, changes: mpsc::Sender<Change>) {
+async fn keep_asking(asker: Arc<dyn AskReplica>, Question { uid, address }: Question, changes: mpsc::Sender<Change>) {
     let mut told = true;
     let mut unanswered = 0;
     loop {
@@ -140,7 +129,7 @@ mod tests {
         assert!(questions(&state, now()).is_empty());
         let later = crate::clock::after(now(), 50);
         state.hear(vec![lease("n1", -50), lease("n2", 0), lease("n3", 0)], later);
-        assert_eq!(questions(&state, later), Questions::from([("bb".into(), "192.0.2.1:1002".into())]));
+        assert_eq!(questions(&state, later), Questions::from([Question { uid: "bb".into(), address: "192.0.2.1:1002".into() }]));
     }
 
     /// Answers in turn, the last for ever.
@@ -157,7 +146,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn one_that_misses_a_question_still_serves_and_what_changes_is_told_once() {
         let asker = Scripted(Mutex::new(vec![true, false, true, false, false, false, true, true]));
-        let (_ask, asked) = watch::channel(Questions::from([("a".to_owned(), "192.0.2.1:1".to_owned())]));
+        let (_ask, asked) = watch::channel(Questions::from([Question { uid: "a".into(), address: "192.0.2.1:1".into() }]));
         let (changes, mut told) = mpsc::channel(8);
         tokio::spawn(run(Arc::new(asker), asked, changes));
         for expected in [false, true] {

@@ -11,12 +11,10 @@ use k8s_openapi::jiff::Timestamp;
 use kube::runtime::watcher::Event;
 use serde_json::json;
 use stowage_crds::model_deployment::{DeviceBytes, ReplicaState, ResolvedSource};
-use stowage_crds::model_node::{
-    Assignment, AssignmentState, DeviceBackend, DeviceStatus, ModelFile, ModelNodeStatus, ReplicaStatus, SystemStatus,
-};
+use stowage_crds::model_node::{Assignment, DeviceBackend, DeviceStatus, ModelFile, ModelNodeStatus, ReplicaStatus, SystemStatus};
 use stowage_crds::{ModelDeployment, ModelNode, ModelNodeSpec, names};
 use stowage_placement::testing::SMOLLM2_135M;
-use stowage_placement::{Bytes, DeviceAllocation, DevicePlan, HOST, LayerCount, Request};
+use stowage_placement::{Bytes, DeviceAllocation, DevicePlan, HOST, LayerCount};
 
 use crate::cache::Cache;
 use crate::state::{RemoteModel, State};
@@ -126,27 +124,16 @@ pub fn remote_model() -> RemoteModel {
 pub fn assignment(uid: &str, bytes: Bytes) -> Assignment {
     let on = |id: String, total_bytes| DeviceAllocation { id, total_bytes, ..DeviceAllocation::default() };
     Assignment {
-        uid: uid.into(),
         replica: format!("m-{uid}"),
         model_deployment: Default::default(),
         revision: String::new(),
-        state: AssignmentState::Serve,
-        deadline: None,
-        source: Default::default(),
-        request: Request::default(),
         plan: DevicePlan {
             processor: "100% GPU".into(),
             gpu_layers: LayerCount(31),
             total_layers: LayerCount(31),
             devices: vec![on(gpu("n1"), bytes), on(HOST.into(), Bytes::ZERO)],
         },
-        max_num_ctx_on_gpu: None,
-        max_num_ctx: None,
-        parameters: Default::default(),
-        system: String::new(),
-        template: String::new(),
-        aliases: Vec::new(),
-        termination_grace_period_seconds: 30,
+        ..stowage_crds::testing::assignment(uid)
     }
 }
 

@@ -55,12 +55,8 @@ fn one_token(prompt: Vec<u32>) -> GenerateRequest {
     GenerateRequest {
         prompt,
         sampling: SamplingOptions { seed: Some(1), ..SamplingOptions::default() },
-        stop: Vec::new(),
         max_tokens: Some(1),
-        top_logprobs: None,
-        grammar: None,
-        grammar_after: None,
-        occasions: Vec::new(),
+        ..GenerateRequest::default()
     }
 }
 

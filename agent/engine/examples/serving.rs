@@ -70,12 +70,8 @@ fn request(prompt: &[u32], max_tokens: u32) -> GenerateRequest {
         prompt: prompt.to_vec(),
         // Not greedy, which small models answer with one sentence for ever.
         sampling: SamplingOptions { seed: Some(1), ..SamplingOptions::default() },
-        stop: Vec::new(),
         max_tokens: Some(max_tokens),
-        top_logprobs: None,
-        grammar: None,
-        grammar_after: None,
-        occasions: Vec::new(),
+        ..GenerateRequest::default()
     }
 }
 

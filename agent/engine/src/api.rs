@@ -166,7 +166,7 @@ pub struct FramedJson {
     pub after: String,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct GenerateRequest {
     /// Token ids, from [`crate::Engine::tokenize`].
     pub prompt: Vec<u32>,

@@ -13,9 +13,6 @@ use stowage_placement::{Defaults, Node};
 use super::cluster::{Cluster, ClusterError, all};
 use super::model::Question;
 
-/// How long a Lease holds that does not say so itself.
-const DEFAULT_LEASE_SECONDS: i32 = 40;
-
 /// What was read of the nodes.
 #[derive(Clone, Debug, Default)]
 pub struct Seen {
@@ -94,7 +91,7 @@ impl Seen {
     fn is_alive(&self, node: &str) -> bool {
         let Some(leases) = &self.leases else { return true };
         let Some(spec) = leases.get(&names::node_lease(node)).and_then(|lease| lease.spec.as_ref()) else { return false };
-        let seconds = spec.lease_duration_seconds.unwrap_or(DEFAULT_LEASE_SECONDS);
+        let seconds = spec.lease_duration_seconds.unwrap_or(names::NODE_LEASE_SECONDS);
         spec.renew_time.as_ref().is_some_and(|renewed| self.now.duration_since(renewed.0).as_secs() <= i64::from(seconds))
     }
 }

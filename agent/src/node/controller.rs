@@ -142,18 +142,18 @@ impl<W: Workers> Controller<W> {
     pub async fn step(&mut self) {
         let leaving = self.parts.leaving.is_cancelled();
         let views = self.views.borrow_and_update().clone();
-        let reading = if leaving {
-            self.replicas.observe_leaving(&views);
-            // The door leads on to workers that leave: they still serve, and nobody else on this node does.
-            self.read().await
+        if leaving {
+            self.replicas.observe_leaving(&views)
         } else {
-            self.replicas.observe(&views);
-            let reading = self.read().await;
+            self.replicas.observe(&views)
+        }
+        let reading = self.read().await;
+        // The door leads on to workers that leave: they still serve, and nobody else on this node does.
+        if !leaving {
             self.act(&reading);
             self.learn(&reading);
             self.open_door();
-            reading
-        };
+        }
         let status = self.status(&reading);
         self.show_figures(&status);
         self.publish(status).await;

@@ -11,8 +11,6 @@ use stowage_crds::names;
 use tokio_util::sync::CancellationToken;
 
 const RENEW_EVERY: Duration = Duration::from_secs(10);
-/// Silence after which the node takes part in no decision.
-const DURATION_SECONDS: i32 = 40;
 const RETRY_AFTER: Duration = Duration::from_secs(2);
 
 /// Renews the Lease of `node` until `stop`. It is left to run out then: workers may serve on, and a successor renews it.
@@ -59,7 +57,7 @@ fn lease(node: &str, now: Timestamp) -> Lease {
         },
         spec: Some(LeaseSpec {
             holder_identity: Some(node.to_owned()),
-            lease_duration_seconds: Some(DURATION_SECONDS),
+            lease_duration_seconds: Some(names::NODE_LEASE_SECONDS),
             renew_time: Some(MicroTime(now)),
             ..LeaseSpec::default()
         }),

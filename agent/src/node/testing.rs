@@ -1,27 +1,15 @@
 //! Objects that the tests of this module are about.
 
-use stowage_crds::model_node::{AssignedSource, Assignment, AssignmentState, ModelDeploymentReference};
-use stowage_placement::{Bytes, DeviceAllocation, DeviceKind, DevicePlan, HOST, Request};
+use stowage_crds::model_node::Assignment;
+use stowage_crds::testing;
+use stowage_placement::{Bytes, DeviceAllocation, DeviceKind, DevicePlan, HOST};
 
 /// Serves a model on the host alone, with 1 GiB.
 pub fn assignment(uid: &str) -> Assignment {
     Assignment {
-        uid: uid.to_owned(),
         replica: format!("smol-{uid}"),
-        model_deployment: ModelDeploymentReference { namespace: "default".into(), name: "smol".into(), uid: "m".into() },
-        revision: "0123456789".into(),
-        state: AssignmentState::Serve,
-        deadline: None,
-        source: AssignedSource::default(),
-        request: Request::default(),
         plan: DevicePlan { processor: "100% CPU".into(), devices: vec![allocation(HOST, 1)], ..DevicePlan::default() },
-        max_num_ctx_on_gpu: None,
-        max_num_ctx: None,
-        parameters: Default::default(),
-        system: String::new(),
-        template: String::new(),
-        aliases: Vec::new(),
-        termination_grace_period_seconds: 30,
+        ..testing::assignment(uid)
     }
 }
 

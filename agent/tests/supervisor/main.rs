@@ -15,9 +15,10 @@ use stowage_agent::store::{Store, StoreConfig};
 use stowage_agent::worker::process::{Process, ProcessId};
 use stowage_agent::worker::{LastLines, Refusal, Supervisor, SupervisorConfig, SupervisorError, WorkerLog, WorkerView};
 use stowage_crds::model_deployment::{ModelSource, ReplicaState};
-use stowage_crds::model_node::{AssignedSource, Assignment, AssignmentState, ModelDeploymentReference};
+use stowage_crds::model_node::{AssignedSource, Assignment};
+use stowage_crds::testing;
 use stowage_placement::gguf::write::HeaderWriter;
-use stowage_placement::{Bytes, DeviceAllocation, DeviceKind, DevicePlan, HOST, Reason, Request};
+use stowage_placement::{Bytes, DeviceAllocation, DeviceKind, DevicePlan, HOST, Reason};
 use stowage_sources::AddressPolicy;
 use tempfile::TempDir;
 
@@ -27,22 +28,9 @@ fn assignment() -> Assignment {
     let host = DeviceAllocation { id: HOST.into(), kind: DeviceKind::Host, total_bytes: Bytes(9), ..DeviceAllocation::default() };
     let model = ModelSource { path: Some("m.gguf".into()), ..ModelSource::default() };
     Assignment {
-        uid: UID.into(),
-        replica: "smol-0123456789-0".into(),
-        model_deployment: ModelDeploymentReference { namespace: "default".into(), name: "smol".into(), uid: "m".into() },
-        revision: "0123456789".into(),
-        state: AssignmentState::Serve,
-        deadline: None,
         source: AssignedSource { model, ..AssignedSource::default() },
-        request: Request::default(),
         plan: DevicePlan { processor: "100% CPU".into(), devices: vec![host], ..DevicePlan::default() },
-        max_num_ctx_on_gpu: None,
-        max_num_ctx: None,
-        parameters: Default::default(),
-        system: String::new(),
-        template: String::new(),
-        aliases: Vec::new(),
-        termination_grace_period_seconds: 30,
+        ..testing::assignment(UID)
     }
 }
 

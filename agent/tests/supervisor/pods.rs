@@ -75,6 +75,16 @@ impl Worker {
     }
 }
 
+/// A supervisor, and a worker that serves.
+async fn serving(node: &Node) -> (Supervisor, Worker) {
+    let supervisor = supervise(node);
+    supervisor.start(&assignment());
+    let mut worker = Worker::begin(node).await;
+    worker.loads().await;
+    in_state(&supervisor, ReplicaState::Ready).await;
+    (supervisor, worker)
+}
+
 #[tokio::test]
 async fn a_worker_in_a_pod_is_told_its_order_serves_outlives_its_agent_and_is_gone_when_it_has_ended() {
     let node = Node::new("");
@@ -120,11 +130,7 @@ async fn a_worker_of_no_assignment_of_the_node_is_told_nothing() {
 #[tokio::test]
 async fn a_worker_in_a_pod_that_dies_is_awaited_again_after_a_pause() {
     let node = Node::new("");
-    let supervisor = supervise(&node);
-    supervisor.start(&assignment());
-    let mut worker = Worker::begin(&node).await;
-    worker.loads().await;
-    in_state(&supervisor, ReplicaState::Ready).await;
+    let (supervisor, worker) = serving(&node).await;
     drop(worker);
     let mut next = Worker::begin(&node).await;
     next.loads().await;
@@ -134,11 +140,7 @@ async fn a_worker_in_a_pod_that_dies_is_awaited_again_after_a_pause() {
 #[tokio::test]
 async fn a_worker_in_a_pod_that_ended_while_there_was_no_agent_is_not_adopted() {
     let node = Node::new("");
-    let supervisor = supervise(&node);
-    supervisor.start(&assignment());
-    let mut worker = Worker::begin(&node).await;
-    worker.loads().await;
-    in_state(&supervisor, ReplicaState::Ready).await;
+    let (supervisor, worker) = serving(&node).await;
     supervisor.detach().await;
     drop((supervisor, worker));
     let successor = supervise(&node);

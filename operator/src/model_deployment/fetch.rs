@@ -3,7 +3,7 @@
 //! Each model that is wanted has one task; it ends when the header is read, tries again with a growing delay where it could not be, and is stopped when
 //! the model is no longer wanted.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,10 +13,10 @@ use stowage_placement::gguf::Keep;
 use stowage_placement::{ModelSummary, Reason, Refusal};
 use stowage_sources::{AddressPolicy, RemoteHeader, SourceError, hugging_face};
 use tokio::sync::{mpsc, watch};
-use tokio::task::{AbortHandle, JoinSet};
 
 use crate::model_deployment::validate::Origin;
 use crate::state::{HeaderRead, RemoteModel};
+use crate::wanted_tasks;
 use crate::watch::Change;
 
 const FIRST_DELAY: Duration = Duration::from_secs(2);
@@ -39,27 +39,8 @@ impl ReadHeader for FromSources {
 }
 
 /// Keeps reading what is wanted until nobody wants anything any more.
-pub async fn run(reader: Arc<dyn ReadHeader>, mut wanted: watch::Receiver<BTreeSet<Origin>>, changes: mpsc::Sender<Change>) {
-    let mut tasks = JoinSet::new();
-    let mut started: BTreeMap<Origin, AbortHandle> = BTreeMap::new();
-    loop {
-        let now_wanted = wanted.borrow_and_update().clone();
-        started.retain(|origin, task| {
-            let keep = now_wanted.contains(origin);
-            if !keep {
-                task.abort();
-            }
-            keep
-        });
-        for origin in now_wanted {
-            let start = || tasks.spawn(read_until_read(reader.clone(), origin.clone(), changes.clone()));
-            started.entry(origin.clone()).or_insert_with(start);
-        }
-        if wanted.changed().await.is_err() {
-            return;
-        }
-        while tasks.try_join_next().is_some() {}
-    }
+pub async fn run(reader: Arc<dyn ReadHeader>, wanted: watch::Receiver<BTreeSet<Origin>>, changes: mpsc::Sender<Change>) {
+    wanted_tasks::run(wanted, |origin| read_until_read(reader.clone(), origin, changes.clone())).await;
 }
 
 async fn read_until_read(reader: Arc<dyn ReadHeader>, origin: Origin, changes: mpsc::Sender<Change>) {

@@ -113,8 +113,9 @@ pub fn observe(state: &State, deployment: &ModelDeployment, wanted: &Wanted, now
                 None,
                 leaving(state, placement, Heard::of(state, placement, None, now)),
             )),
-            Standing::Promised { assignment, replica } => {
-                let replica = replica.as_ref().as_ref();
+            Standing::Promised { node, assignment } => {
+                let replica = story::reported(state, node, assignment);
+                let replica = replica.as_deref();
                 let heard = Heard::of(state, placement, replica, now);
                 let updated =
                     PlacementStatus { pod_ref: pod_ref(state, assignment), ..update(placement, assignment, replica, heard, wanted) };
@@ -188,8 +189,8 @@ enum Standing<'a> {
     /// Nothing is promised yet, or no longer; the ModelNode's step settles which.
     Unpromised,
     Promised {
+        node: &'a ModelNode,
         assignment: &'a Assignment,
-        replica: Box<Option<ReplicaStatus>>,
     },
 }
 
@@ -208,7 +209,7 @@ fn standing<'a>(state: &'a State, deployment: &ModelDeployment, placement: &Plac
         return Ok(Standing::Over);
     };
     if let Some(assignment) = node.spec.assignments.iter().find(|assignment| assignment.uid == placement.assignment_uid) {
-        return Ok(Standing::Promised { assignment, replica: Box::new(story::reported(state, node, assignment)) });
+        return Ok(Standing::Promised { node, assignment });
     }
     let over = promises::is_withdrawn(node, &placement.assignment_uid);
     Ok(if over { Standing::Over } else { Standing::Unpromised })

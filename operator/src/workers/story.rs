@@ -1,5 +1,7 @@
 //! What a worker's Pod says of its replica, and no agent can see: whether there is room for it, whether it can be started, and how it ended. Pure.
 
+use std::borrow::Cow;
+
 use k8s_openapi::api::core::v1::{ContainerState, ContainerStateTerminated, Pod};
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
@@ -70,12 +72,12 @@ pub fn lifetime(pod: &Pod) -> (Option<Timestamp>, Option<Timestamp>) {
 }
 
 /// How a replica stands: what its agent reports, with what its Pod says.
-pub fn reported(state: &State, node: &ModelNode, assignment: &Assignment) -> Option<ReplicaStatus> {
-    let reported = ledger::replica(node, &assignment.uid).cloned();
+pub fn reported<'a>(state: &State, node: &'a ModelNode, assignment: &Assignment) -> Option<Cow<'a, ReplicaStatus>> {
+    let reported = ledger::replica(node, &assignment.uid);
     if state.workers.is_none() || assignment.state == AssignmentState::Release {
-        return reported;
+        return reported.map(Cow::Borrowed);
     }
-    let said = reported.unwrap_or_else(|| ReplicaStatus {
+    let said = reported.cloned().unwrap_or_else(|| ReplicaStatus {
         uid: assignment.uid.clone(),
         replica: assignment.replica.clone(),
         reason: Some(Reason::Assigned),
@@ -83,12 +85,12 @@ pub fn reported(state: &State, node: &ModelNode, assignment: &Assignment) -> Opt
     });
     let Some(pod) = pod_of(state, assignment) else {
         let rejected = state.memory.rejected.get(&Item::Worker(assignment.uid.clone())).filter(|_| awaits_worker(&said));
-        return Some(match rejected {
+        return Some(Cow::Owned(match rejected {
             Some(rejected) => because(said, Reason::PodNotStarted, format!("its Pod can't be made: {}", rejected.message)),
             None => said,
-        });
+        }));
     };
-    Some(with_pod(said, pod, assignment))
+    Some(Cow::Owned(with_pod(said, pod, assignment)))
 }
 
 fn with_pod(said: ReplicaStatus, pod: &Pod, assignment: &Assignment) -> ReplicaStatus {

@@ -23,16 +23,7 @@ fn greedy() -> SamplingOptions {
 fn question(engine: &Engine, content: &str, sampling: SamplingOptions) -> GenerateRequest {
     let message = ChatMessage { role: "user".into(), content: content.into(), ..ChatMessage::default() };
     let prompt = engine.tokenize(&engine.render_chat(&[message], &[]).unwrap(), true);
-    GenerateRequest {
-        prompt,
-        sampling,
-        stop: Vec::new(),
-        max_tokens: Some(40),
-        top_logprobs: None,
-        grammar: None,
-        grammar_after: None,
-        occasions: Vec::new(),
-    }
+    GenerateRequest { prompt, sampling, max_tokens: Some(40), ..GenerateRequest::default() }
 }
 
 async fn answer(engine: &Engine, request: GenerateRequest) -> (String, Finish) {
@@ -68,16 +59,8 @@ async fn smollm2_answers_a_question_and_says_the_same_again() {
 async fn smollm2_completes_a_text() {
     let Some(engine) = smollm2() else { return };
     let prompt = engine.tokenize("The capital of France is", false);
-    let request = GenerateRequest {
-        prompt,
-        sampling: greedy(),
-        stop: vec!["\n".into()],
-        max_tokens: Some(8),
-        top_logprobs: None,
-        grammar: None,
-        grammar_after: None,
-        occasions: Vec::new(),
-    };
+    let request =
+        GenerateRequest { prompt, sampling: greedy(), stop: vec!["\n".into()], max_tokens: Some(8), ..GenerateRequest::default() };
     assert_eq!(answer(&engine, request).await.0, " Paris.");
 }
 
@@ -155,16 +138,7 @@ async fn a_model_that_embeds_gives_vectors_and_no_text() {
     assert!(vectors[0] == vectors[2] && vectors[0] != vectors[1]);
     let error = engine.embed(&[vec![3; 33]]).await.unwrap_err();
     assert_eq!(error.message, "input 0 has 33 tokens; this replica embeds texts of at most 32");
-    let request = GenerateRequest {
-        prompt: vec![3],
-        sampling: Default::default(),
-        stop: Vec::new(),
-        max_tokens: None,
-        top_logprobs: None,
-        grammar: None,
-        grammar_after: None,
-        occasions: Vec::new(),
-    };
+    let request = GenerateRequest { prompt: vec![3], sampling: Default::default(), ..GenerateRequest::default() };
     let error = engine.generate(request).err().unwrap();
     assert!(error.is_callers_fault() && error.message.contains("embeddings"), "{error}");
 }

@@ -193,16 +193,7 @@ fn letters(text: &str) -> Vec<u32> {
 
 fn request(prompt: &str) -> GenerateRequest {
     let sampling = SamplingOptions { temperature: 0.0, repeat_penalty: 1.0, ..SamplingOptions::default() };
-    GenerateRequest {
-        prompt: letters(prompt),
-        sampling,
-        stop: Vec::new(),
-        max_tokens: None,
-        top_logprobs: None,
-        grammar: None,
-        grammar_after: None,
-        occasions: Vec::new(),
-    }
+    GenerateRequest { prompt: letters(prompt), sampling, ..GenerateRequest::default() }
 }
 
 fn all(mut events: mpsc::Receiver<GenerateEvent>) -> (String, Result<Finish, EngineError>) {

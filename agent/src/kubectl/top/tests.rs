@@ -1,10 +1,8 @@
 use proptest::prelude::*;
 use stowage_crds::ModelNode;
-use stowage_crds::model_deployment::{DeviceBytes, ModelSource, Parameters, ReplicaState};
-use stowage_crds::model_node::{
-    AssignedSource, Assignment, AssignmentState, DeviceBackend, DevicePolicy, DeviceProcess, ModelDeploymentReference, ReplicaStatus,
-};
-use stowage_placement::{Bytes, Defaults, DeviceAllocation, DeviceKind, DevicePlan, Request};
+use stowage_crds::model_deployment::{DeviceBytes, ReplicaState};
+use stowage_crds::model_node::{Assignment, DeviceBackend, DevicePolicy, DeviceProcess, ModelDeploymentReference, ReplicaStatus};
+use stowage_placement::{Bytes, Defaults, DeviceAllocation, DeviceKind, DevicePlan};
 
 use super::*;
 use crate::kubectl::testing::{gpu_node, is_golden};
@@ -13,22 +11,11 @@ use crate::kubectl::testing::{gpu_node, is_golden};
 fn assignment(node: &str, replica: &str, promised: Bytes) -> Assignment {
     let gpu = DeviceAllocation { id: format!("GPU-{node}"), kind: DeviceKind::Gpu, total_bytes: promised, ..DeviceAllocation::default() };
     Assignment {
-        uid: replica.to_owned(),
         replica: replica.to_owned(),
-        model_deployment: ModelDeploymentReference { namespace: "default".into(), name: "smollm2".into(), uid: "u".into() },
         revision: "5d9f".into(),
-        state: AssignmentState::Serve,
-        deadline: None,
-        source: AssignedSource { model: ModelSource::default(), ..AssignedSource::default() },
-        request: Request::default(),
+        model_deployment: ModelDeploymentReference { namespace: "default".into(), name: "smollm2".into(), uid: "u".into() },
         plan: DevicePlan { devices: vec![gpu], ..DevicePlan::default() },
-        max_num_ctx_on_gpu: None,
-        max_num_ctx: None,
-        parameters: Parameters::default(),
-        system: String::new(),
-        template: String::new(),
-        aliases: Vec::new(),
-        termination_grace_period_seconds: 30,
+        ..stowage_crds::testing::assignment(replica)
     }
 }
 

@@ -30,8 +30,9 @@ impl<'a> Fresh<'a> {
         let name = deployment.name_any();
         let placements = deployment.status.as_ref().map(|status| status.placements.as_slice()).unwrap_or_default();
         let wanted = usize::try_from(deployment.spec.replicas).unwrap_or(usize::MAX);
+        let now = self.place(deployment, &|_| false)?;
         if placements.len() < wanted {
-            if let Some(report) = self.place(deployment, &|_| false)? {
+            if let Some(report) = now {
                 bail!("{name} lacks a replica, and there is room for it: {}", report.fit.message);
             }
             let lower = |assignment: &Assignment| self.is_below(assignment, deployment);
@@ -42,7 +43,7 @@ impl<'a> Fresh<'a> {
         }
         ensure!(placements.len() == wanted, "{name} is to have {wanted} replicas and has {placements:?}");
         if let Some(left) = placements.iter().find(|placement| self.cordoned.contains(&placement.node))
-            && let Some(report) = self.place(deployment, &|_| false)?
+            && let Some(report) = &now
         {
             bail!("{} stays on {}, which is cordoned, and there is room elsewhere: {}", left.replica, left.node, report.fit.message);
         }
@@ -50,7 +51,7 @@ impl<'a> Fresh<'a> {
         if !prefers_gpu || placements.iter().all(|placement| placement.gpu_layers == placement.total_layers) {
             return Ok(());
         }
-        let better = self.place(deployment, &|_| false)?.filter(|report| report.plan.gpu_layers == report.plan.total_layers);
+        let better = now.filter(|report| report.plan.gpu_layers == report.plan.total_layers);
         better.map_or(Ok(()), |report| bail!("{name} has a replica on CPU, and a GPU has room for it: {}", report.fit.message))
     }
 
