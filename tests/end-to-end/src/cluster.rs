@@ -25,6 +25,7 @@ use crate::installed::{self, Account};
 use crate::machine::{SimulatedGpu, SimulatedMachine};
 use crate::models;
 use crate::observer::Observer;
+use crate::reasons;
 use crate::watch;
 use crate::workers::LeftBehind;
 
@@ -314,7 +315,7 @@ impl Cluster {
 
     /// Ends agents with their workers, operators, then the control plane. What is not ended in time is killed.
     ///
-    /// An error: the observer saw, while the cluster lived, what must never be.
+    /// An error: the observer saw, while the cluster lived, what must never be; or it did not see the reasons that the test is there to produce.
     pub fn stop(mut self) -> Result<()> {
         self.agents.clear();
         for operator in &mut self.operators {
@@ -330,7 +331,7 @@ impl Cluster {
             Ok(Some(seen)) if seen.model_nodes == 0 || seen.deployments == 0 || seen.writes == 0 => {
                 bail!("the observer looked away: {seen:?}")
             }
-            Ok(_) => Ok(()),
+            Ok(seen) => seen.map_or(Ok(()), |seen| reasons::check(&seen.reasons)),
             Err(error) => Err(error.context(self.logs())),
         }
     }
