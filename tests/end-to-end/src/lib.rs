@@ -18,6 +18,7 @@ pub mod models;
 pub mod observer;
 pub mod page;
 pub mod played_kubelet;
+mod prepare;
 pub mod reasons;
 pub mod stranger;
 pub mod traffic;
