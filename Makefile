@@ -138,7 +138,7 @@ lint: ## formatting, clippy, generated files, dependencies
 	@$(STAGE) dependencies scripts/deny.sh
 
 .PHONY: bench
-bench: ## beside llama.cpp, in turns: prefill, decode, start, memory; and requests together (ROUNDS, MODELS="smollm2 gemma3 random")
+bench: ## beside llama.cpp, in turns: prefill, decode, start, memory; and requests together (ROUNDS, MODELS="smollm2 gemma3 random", INSTRUCTIONS=avx2)
 	@$(STAGE) 'release build' cargo build --release --package stowage-agent
 	@$(STAGE) 'release build of examples' cargo build --release --package stowage-engine --example first_token --example serving
 	@$(STAGE) bench scripts/bench.sh $(TARGET)/release/stowage-agent $(TARGET)/release/examples $(CACHE)
