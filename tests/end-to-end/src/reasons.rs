@@ -17,6 +17,7 @@ pub const TOLD: &[(&str, &[Reason])] = &[
     ("what_another_process_takes_is_told_with_its_name_and_keeps_replicas_away_until_it_is_freed", &[InsufficientVRAM]),
     ("what_others_take_of_promised_vram_is_told_with_their_names_and_the_replica_serves_on", &[VRAMTakenByOthers]),
     ("a_plan_made_on_figures_that_no_longer_hold_is_refused_with_what_was_seen_and_another_is_made", &[DeviceChanged]),
+    ("a_replica_on_a_lost_gpu_is_started_elsewhere_and_it_is_said_why", &[DeviceLost]),
     (
         "each_that_has_no_place_says_why_and_goes_where_it_can_when_that_changes",
         &[NoNodes, NoUsableGPU, NoMatchingNode, InsufficientMemory, InvalidRequest, NodeUnschedulable, ScaledToZero],
