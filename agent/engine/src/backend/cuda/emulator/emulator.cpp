@@ -133,8 +133,8 @@ void live() {
 void prepare(Fiber &fiber, unsigned index) {
     char *stack = machine->stacks + STACK_BYTES * index;
 #if defined(__x86_64__)
-    // As if `live` had been called: six registers, where to go on, and nowhere to return to.
-    void **top = reinterpret_cast<void **>(stack + STACK_BYTES) - 2;
+    // As if `live` had been called: six registers, where to go on, and nowhere to return to, which lies 8 bytes off a multiple of 16.
+    void **top = reinterpret_cast<void **>(stack + STACK_BYTES) - 3;
     top[0] = nullptr;
     top[-1] = reinterpret_cast<void *>(&live);
     for (int i = 2; i < 8; i++) top[-i] = nullptr;
