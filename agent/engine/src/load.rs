@@ -115,7 +115,7 @@ fn layout_of(device: &DeviceAllocation) -> Layout {
 /// Why layers can't be on a GPU that is not there.
 fn without_gpu() -> String {
     #[cfg(feature = "cuda")]
-    return match cuda::probe::probe() {
+    return match cuda::raw_probe::probe() {
         Ok(devices) => {
             let found: Vec<&str> = devices.iter().map(|device| device.uuid.as_str()).collect();
             format!("CUDA has no such device; it has {}", found.join(", "))

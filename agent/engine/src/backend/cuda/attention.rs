@@ -8,7 +8,7 @@ use super::buffers::Buffers;
 use super::driver::{DevicePointer, Kernel};
 use super::kernels::{FEW, Kernels, THREADS, WARP};
 use super::pass::Pass;
-use super::weights::{DeviceNorm, Loader};
+use super::weights::DeviceNorm;
 use crate::api::EngineError;
 use crate::cache;
 use crate::graph::{Attention, CacheShape, Operand, Pairing, Rope};
@@ -70,10 +70,10 @@ pub fn device_cache(shape: &CacheShape, request: &Request, data: DevicePointer) 
 impl DeviceAttention {
     pub fn new(
         attention: &Attention,
+        sinks: DevicePointer,
         approach: Approach,
         (ropes, cache, window): (&[Rope], Cache, Option<usize>),
         buffers: &Buffers,
-        loader: &mut Loader<'_>,
         kernels: &Kernels,
     ) -> Result<DeviceAttention, EngineError> {
         check_lengths(&cache)?;
@@ -107,7 +107,7 @@ impl DeviceAttention {
             partials: buffers.partials,
             tokens: buffers.tokens,
             spans: buffers.spans,
-            sinks: loader.optional_vector(attention.sinks.as_ref())?,
+            sinks,
             heads: heads.heads,
             query_stride: query.stride,
             to_stride: to.stride,

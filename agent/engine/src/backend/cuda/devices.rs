@@ -23,8 +23,8 @@ pub fn open(id: &str) -> Option<Result<Arc<dyn Driver>, EngineError>> {
         return Some(Ok(Arc::new(super::driver::raw_emulator::Emulator::new(bytes.map_or(EMULATED_BYTES, Bytes)))));
     }
     #[cfg(feature = "cuda")]
-    if let Some(ordinal) = super::probe::ordinal(id) {
-        let driver = super::driver::raw_cudarc::CudaDriver::open(ordinal);
+    if let Some(device) = super::raw_probe::find(id) {
+        let driver = super::driver::raw_cudarc::CudaDriver::open(device);
         return Some(driver.map(|driver| Arc::new(driver) as Arc<dyn Driver>));
     }
     None
@@ -37,7 +37,7 @@ pub fn has(id: &str) -> bool {
         return true;
     }
     #[cfg(feature = "cuda")]
-    if super::probe::ordinal(id).is_some() {
+    if super::raw_probe::find(id).is_some() {
         return true;
     }
     false

@@ -126,7 +126,8 @@ impl Compiler<'_, '_> {
             Operation::Linear { from, products } => Step::Linear(self.linear(*from, products)?),
             Operation::Attention(attention) => {
                 let (approach, context) = (std::mem::take(&mut self.approach), (self.ropes, self.cache, self.window));
-                let attention = DeviceAttention::new(attention, approach, context, self.buffers, self.loader, self.kernels)?;
+                let sinks = self.loader.optional_vector(attention.sinks.as_ref())?;
+                let attention = DeviceAttention::new(attention, sinks, approach, context, self.buffers, self.kernels)?;
                 Step::Attention(Box::new(attention))
             }
             Operation::Gelu { value } => Step::Activate(Activate::gelu(self.buffers.rows(*value)?, self.up_length as u32)),

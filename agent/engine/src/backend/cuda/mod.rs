@@ -10,6 +10,8 @@ mod attention;
 mod buffers;
 pub mod devices;
 pub mod driver;
+#[cfg(feature = "cuda")]
+mod embedded;
 mod experts;
 mod kernels;
 mod layer;
@@ -19,11 +21,14 @@ mod output;
 mod pass;
 mod planes;
 mod raw_bytes;
-mod run;
-mod weights;
-
 #[cfg(feature = "cuda")]
-pub mod nvrtc;
+pub mod raw_nvrtc;
+#[cfg(feature = "cuda")]
+pub mod raw_probe;
+mod run;
+#[cfg(feature = "cuda")]
+pub mod sources;
+mod weights;
 #[cfg(all(test, feature = "emulated-cuda"))]
 mod tests;
 

@@ -75,9 +75,6 @@ pub trait Driver: Send + Sync {
     /// Gives back what was allocated.
     fn free(&self, at: DevicePointer, bytes: Bytes);
 
-    /// What the device has free.
-    fn free_bytes(&self) -> Result<Bytes, EngineError>;
-
     fn upload(&self, to: DevicePointer, from: &[u8]) -> Result<(), EngineError>;
 
     /// Waits for all that was asked before.

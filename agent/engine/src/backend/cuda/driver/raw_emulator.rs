@@ -45,7 +45,6 @@ struct State {
     held: u64,
     capturing: Option<Vec<Kept>>,
     captured: Vec<Vec<Kept>>,
-    launches: usize,
 }
 
 /// One emulated device with so much memory.
@@ -119,10 +118,6 @@ impl Driver for Emulator {
         }
     }
 
-    fn free_bytes(&self) -> Result<Bytes, EngineError> {
-        Ok(Bytes(self.total.0.saturating_sub(self.state().held)))
-    }
-
     fn upload(&self, to: DevicePointer, from: &[u8]) -> Result<(), EngineError> {
         // SAFETY: the caller gives a place in what it allocated that has so many bytes.
         unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), to.0 as *mut u8, from.len()) };
@@ -162,7 +157,6 @@ impl Driver for Emulator {
             kept.push(Kept { kernel, shape, arguments: copy, bytes });
             return Ok(());
         }
-        state.launches += 1;
         let name = state.names[kernel.0].clone();
         drop(state);
         run(&name, shape, at, bytes)
