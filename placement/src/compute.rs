@@ -62,7 +62,8 @@ pub fn logit_rows(parallel: u32) -> u64 {
 /// Scratch memory of one device. `None`: more than 64 bits hold.
 pub fn scratch_bytes(shape: &ComputeShape, num_batch: u32, parallel: u32, backend: Backend, role: DeviceRole) -> Option<Bytes> {
     let batch = u64::from(num_batch);
-    let mut sizes = if backend == Backend::Cuda { cuda::buffers(shape, batch, parallel, role) } else { cpu_buffers(shape, batch, parallel, role) };
+    let mut sizes =
+        if backend == Backend::Cuda { cuda::buffers(shape, batch, parallel, role) } else { cpu_buffers(shape, batch, parallel, role) };
     if role.input {
         sizes.push(floats(batch, shape.embedding));
     }

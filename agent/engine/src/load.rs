@@ -61,6 +61,9 @@ pub(crate) fn check(file: &ModelFile, graph: &Graph, request: &LoadRequest) -> R
         }
     }
     let lengths = graph.blocks.iter().flat_map(|block| [block.cache.key_length as u64, block.cache.value_length as u64]);
+    for layout in &layouts {
+        capability::attended_heads(lengths.clone(), *layout).map_err(|missing| EngineError::new(Reason::EngineCannotRun, missing))?;
+    }
     capability::cached_heads(lengths, cache).map_err(|missing| EngineError::new(Reason::EngineCannotRun, missing))?;
     let parameters = &request.request;
     if parameters.num_ctx.0 == 0 || parameters.num_ctx.0 > 1 << 30 || parameters.num_batch == 0 || parameters.parallel == 0 {

@@ -1,6 +1,6 @@
 //! What rows are put through between products.
 
-use super::arguments::{ActivateArguments, CombineArguments};
+use super::arguments::{ActivateArguments, CombineArguments, Quantised};
 use super::buffers::Rows;
 use super::driver::DevicePointer;
 use super::kernels::Kernels;
@@ -18,17 +18,41 @@ impl Activate {
             Activation::GeluTanh => (1, 0.0, 0.0),
             Activation::ClampedSwiGlu { alpha, limit } => (2, alpha, limit),
         };
-        Activate(ActivateArguments { gate: gate.at, up: up.at, stride: gate.stride, length, activation, alpha, limit })
+        Activate(ActivateArguments {
+            gate: gate.at,
+            up: up.at,
+            stride: gate.stride,
+            length,
+            activation,
+            alpha,
+            limit,
+            quantised: Quantised::NOWHERE,
+        })
     }
 
     /// `value = gelu(value)`
     pub fn gelu(value: Rows, length: u32) -> Activate {
         let Rows { at: gate, stride } = value;
-        Activate(ActivateArguments { gate, up: DevicePointer::NULL, stride, length, activation: 3, alpha: 0.0, limit: 0.0 })
+        Activate(ActivateArguments {
+            gate,
+            up: DevicePointer::NULL,
+            stride,
+            length,
+            activation: 3,
+            alpha: 0.0,
+            limit: 0.0,
+            quantised: Quantised::NOWHERE,
+        })
     }
 
-    pub fn run(&self, kernels: &Kernels, rows: u32) -> Result<(), EngineError> {
-        kernels.launch_rows(kernels.activate, rows, self.0.length, &self.0)
+    /// Where what it gives lies.
+    pub fn result(&self) -> DevicePointer {
+        self.0.gate
+    }
+
+    /// The result goes into 8 bits, too, where that is asked for.
+    pub fn run(&self, kernels: &Kernels, rows: u32, quantised: Quantised) -> Result<(), EngineError> {
+        kernels.launch_rows(kernels.activate, rows, self.0.length, &ActivateArguments { quantised, ..self.0 })
     }
 }
 

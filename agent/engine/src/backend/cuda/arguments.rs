@@ -44,6 +44,18 @@ pub struct Part {
     pub add: u32,
 }
 
+/// Where rows go in 8 bits, too. Null: nowhere.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Quantised {
+    pub codes: DevicePointer,
+    pub scales: DevicePointer,
+}
+
+impl Quantised {
+    pub const NOWHERE: Quantised = Quantised { codes: DevicePointer::NULL, scales: DevicePointer::NULL };
+}
+
 /// Parts of one launch.
 pub const MOST_PARTS: usize = 4;
 
@@ -88,11 +100,11 @@ arguments! {
         to_stride: u32,
         length: u32,
         epsilon: f32,
+        quantised: Quantised,
     }
     QuantiseArguments {
         from: DevicePointer,
-        codes: DevicePointer,
-        scales: DevicePointer,
+        to: Quantised,
         stride: u32,
         length: u32,
     }
@@ -112,6 +124,7 @@ arguments! {
         activation: u32,
         alpha: f32,
         limit: f32,
+        quantised: Quantised,
     }
     CombineArguments {
         to: DevicePointer,

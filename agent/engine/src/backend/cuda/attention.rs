@@ -15,12 +15,13 @@ use crate::graph::{Attention, CacheShape, Operand, Pairing, Rope};
 
 /// Queries that a block attends from.
 const QUERIES: u32 = 8;
+/// Queries of a block of `attend_tiles`, the longest keys and values for which it has room, and its shared memory: 64 keys in rows of 136 halves, and 128 elements of
+/// values in rows of 72.
+const TILE_QUERIES: u32 = 64;
+const TILE_LENGTH: u32 = 128;
+const TILE_SHARED_FLOATS: u32 = (64 * 136 + 128 * 72) / 2;
 /// Positions that a block looks at together.
 const POSITIONS: u32 = THREADS;
-/// The longest values that the kernels sum.
-const LONGEST_VALUE: u32 = 512;
-/// Shared memory of a block of any GPU, in floats.
-const SHARED_FLOATS: u32 = (48 << 10) / 4;
 /// Positions for which another split is worth its while.
 const SPLIT_POSITIONS: u64 = 256;
 /// Splits of one row at most.
@@ -76,7 +77,6 @@ impl DeviceAttention {
         buffers: &Buffers,
         kernels: &Kernels,
     ) -> Result<DeviceAttention, EngineError> {
-        check_lengths(&cache)?;
         let [query, key, value, to] = [Operand::Query, Operand::Key, Operand::Value, attention.to].map(|operand| buffers.rows(operand));
         let (query, key, value, to) = (query?, key?, value?, to?);
         let rope = rope_of(&approach)?;
@@ -128,8 +128,13 @@ impl DeviceAttention {
         let longest = key_length.max(value_length);
         kernels.launch(kernels.heads, [pass.rows, heads + 2 * kv_heads, 1], longest + THREADS / WARP, &self.heads)?;
         let arguments = AttendArguments { count: pass.rows, splits: pass.splits, ..self.attend };
-        let groups = (pass.longest_span * (heads / kv_heads)).div_ceil(QUERIES);
-        kernels.launch(self.kernel, [pass.spans, kv_heads * groups, pass.splits], shared_floats(key_length), &arguments)?;
+        let is_tiled = pass.rows > FEW && longest <= TILE_LENGTH;
+        let (kernel, queries, shared) = match is_tiled {
+            true => (kernels.attend_tiles, TILE_QUERIES, TILE_SHARED_FLOATS),
+            false => (self.kernel, QUERIES, shared_floats(key_length)),
+        };
+        let groups = (pass.longest_span * (heads / kv_heads)).div_ceil(queries);
+        kernels.launch(kernel, [pass.spans, kv_heads * groups, pass.splits], shared, &arguments)?;
         if pass.splits > 1 {
             kernels.launch(kernels.attend_combine, [pass.rows, heads, 1], 0, &arguments)?;
         }
@@ -155,18 +160,6 @@ pub fn splits(rows: u32, longest: u64) -> u32 {
 /// Shared memory of attention: queries, weights of positions, and what warps tell each other.
 fn shared_floats(key_length: u32) -> u32 {
     QUERIES * key_length.next_multiple_of(8) + QUERIES * POSITIONS + QUERIES * (THREADS / WARP)
-}
-
-fn check_lengths(cache: &Cache) -> Result<(), EngineError> {
-    let Cache { key_length, value_length, .. } = *cache;
-    if value_length <= LONGEST_VALUE && shared_floats(key_length) <= SHARED_FLOATS {
-        return Ok(());
-    }
-    let message = format!(
-        "the cuda backend attends with keys of up to {} elements and values of up to {LONGEST_VALUE}; this model's have {key_length} and {value_length}",
-        (SHARED_FLOATS - shared_floats(0)) / QUERIES
-    );
-    Err(EngineError::new(Reason::EngineCannotRun, message))
 }
 
 /// The rope by which queries and keys are turned alike.

@@ -4,7 +4,7 @@ use stowage_placement::Reason;
 use stowage_placement::compute::cuda::TILE_COLUMNS;
 
 use super::activation::Activate;
-use super::arguments::{ChooseArguments, Part, SortArguments, SumExpertsArguments};
+use super::arguments::{ChooseArguments, Part, Quantised, SortArguments, SumExpertsArguments};
 use super::buffers::{Buffers, ExpertBuffers, Rows};
 use super::driver::{DevicePointer, Shape};
 use super::kernels::{ExpertKernels, FEW, Kernels, WARP};
@@ -27,13 +27,26 @@ pub struct DeviceExperts {
 }
 
 impl DeviceExperts {
-    pub fn load(experts: &Experts, buffers: &Buffers, loader: &mut Loader<'_>, kernels: &mut Kernels) -> Result<DeviceExperts, EngineError> {
+    pub fn load(
+        experts: &Experts,
+        buffers: &Buffers,
+        loader: &mut Loader<'_>,
+        kernels: &mut Kernels,
+    ) -> Result<DeviceExperts, EngineError> {
         let (own, normed) = (buffers.experts()?, buffers.rows(Operand::Normed)?);
         let embedding = experts.down.rows as u32;
         let mut router = Linear::exact(normed, embedding, buffers.activations);
         let matrix = loader.matrix(&experts.router)?;
         let bias = loader.optional_vector(experts.router_bias.as_ref())?;
-        let whole = Part { matrix: matrix.matrix, to: own.router.at, bias, first: 0, rows: experts.count as u32, stride: own.router.stride, add: 0 };
+        let whole = Part {
+            matrix: matrix.matrix,
+            to: own.router.at,
+            bias,
+            first: 0,
+            rows: experts.count as u32,
+            stride: own.router.stride,
+            add: 0,
+        };
         router.push(kernels, matrix.ty, whole)?;
         let mut widen = Linear::new(normed, embedding, buffers.activations);
         for (matrix, to) in [(&experts.gate, own.gate), (&experts.up, own.up)] {
@@ -67,7 +80,7 @@ impl DeviceExperts {
         let ExpertBuffers { choices, tiles, sorted_pairs, given, .. } = self.buffers;
         let routed = Routed { choices, tiles, sorted_pairs, used, experts: count, by_token: true };
         self.widen.run_routed(kernels, tokens, routed)?;
-        self.activate.run(kernels, tokens * used)?;
+        self.activate.run(kernels, tokens * used, Quantised::NOWHERE)?;
         self.narrow.run_routed(kernels, tokens, Routed { by_token: false, ..routed })?;
         let sum = SumExpertsArguments { to: self.hidden.at, from: given.at, choices, used, length: self.embedding };
         kernels.launch_rows(self.kernels.sum_experts, tokens, self.embedding, &sum)

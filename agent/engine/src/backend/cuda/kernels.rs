@@ -30,6 +30,8 @@ pub struct Kernels {
     /// For values of up to 128, 256 and 512 elements.
     pub attend: [Kernel; 3],
     pub attend_combine: Kernel,
+    /// For many rows, and keys and values of up to 128 elements.
+    pub attend_tiles: Kernel,
     pub experts: Option<ExpertKernels>,
     products: HashMap<GgmlType, ProductKernels>,
 }
@@ -66,6 +68,7 @@ impl Kernels {
             spread_heads: driver.kernel(Module::Heads, "spread_heads")?,
             attend: [attention("attend_128")?, attention("attend_256")?, attention("attend_512")?],
             attend_combine: attention("attend_combine")?,
+            attend_tiles: driver.kernel(Module::AttentionTiles, "attend_tiles")?,
             experts: match has_experts {
                 true => Some(ExpertKernels {
                     choose: experts("choose")?,

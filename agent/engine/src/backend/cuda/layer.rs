@@ -3,7 +3,7 @@
 use stowage_placement::Reason;
 
 use super::activation::{Activate, Combine};
-use super::arguments::{Cache, NormArguments, Part};
+use super::arguments::{Cache, NormArguments, Part, Quantised};
 use super::attention::{Approach, DeviceAttention};
 use super::buffers::{Buffers, Rows};
 use super::driver::DevicePointer;
@@ -47,13 +47,14 @@ impl RowNorm {
             to_stride: to.stride,
             length: norm.length as u32,
             epsilon: norm.epsilon,
+            quantised: Quantised::NOWHERE,
         };
         RowNorm { arguments, parts: parts as u32 }
     }
 
-    /// Of the rows that are named at `rows`, where it is not null, else of the first.
-    pub fn run(&self, kernels: &Kernels, count: u32, rows: DevicePointer) -> Result<(), EngineError> {
-        let arguments = NormArguments { rows, ..self.arguments };
+    /// Of the rows that are named at `rows`, where it is not null, else of the first. They go into 8 bits, too, where that is asked for.
+    pub fn run(&self, kernels: &Kernels, count: u32, rows: DevicePointer, quantised: Quantised) -> Result<(), EngineError> {
+        let arguments = NormArguments { rows, quantised, ..self.arguments };
         kernels.launch(kernels.norm_rows, [count, self.parts, 1], 2 * THREADS / WARP, &arguments)
     }
 }
@@ -86,17 +87,38 @@ impl DeviceLayer {
     }
 
     pub fn run(&self, kernels: &Kernels, pass: &Pass) -> Result<(), EngineError> {
-        for step in &self.steps {
+        let rows = pass.rows;
+        let mut is_prepared = false;
+        for (at, step) in self.steps.iter().enumerate() {
+            // What makes the rows that are multiplied next brings them into 8 bits, where that is how they are multiplied.
+            let next = match self.steps.get(at + 1) {
+                Some(Step::Linear(linear)) if step.gives(linear) => Some(linear),
+                _ => None,
+            };
+            let quantised = next.map_or(Quantised::NOWHERE, |linear| linear.wants(rows));
             match step {
-                Step::Norm(norm) => norm.run(kernels, pass.rows, DevicePointer::NULL)?,
-                Step::Linear(linear) => linear.run(kernels, pass.rows)?,
+                Step::Norm(norm) => norm.run(kernels, rows, DevicePointer::NULL, quantised)?,
+                Step::Activate(activate) => activate.run(kernels, rows, quantised)?,
+                Step::Linear(linear) if is_prepared => linear.run_prepared(kernels, rows)?,
+                Step::Linear(linear) => linear.run(kernels, rows)?,
                 Step::Attention(attention) => attention.run(kernels, pass)?,
-                Step::Activate(activate) => activate.run(kernels, pass.rows)?,
-                Step::Combine(combine) => combine.run(kernels, pass.rows)?,
-                Step::Experts(experts) => experts.run(kernels, pass.rows)?,
+                Step::Combine(combine) => combine.run(kernels, rows)?,
+                Step::Experts(experts) => experts.run(kernels, rows)?,
             }
+            is_prepared = next.is_some();
         }
         Ok(())
+    }
+}
+
+impl Step {
+    /// Whether it makes the rows that are multiplied, and nothing else.
+    fn gives(&self, linear: &Linear) -> bool {
+        match self {
+            Step::Norm(norm) => norm.parts == 1 && norm.arguments.to == linear.from.at && norm.arguments.length == linear.length,
+            Step::Activate(activate) => activate.result() == linear.from.at,
+            _ => false,
+        }
     }
 }
 
@@ -138,9 +160,7 @@ impl Compiler<'_, '_> {
             Operation::Share { value, by } => {
                 Step::Combine(Combine::share(self.buffers.rows(*value)?, self.buffers.rows(*by)?, self.gate_length as u32))
             }
-            Operation::Experts(experts) => {
-                Step::Experts(Box::new(DeviceExperts::load(experts, self.buffers, self.loader, self.kernels)?))
-            }
+            Operation::Experts(experts) => Step::Experts(Box::new(DeviceExperts::load(experts, self.buffers, self.loader, self.kernels)?)),
             Operation::Add { from, scale, to } => {
                 let (from, to) = (self.buffers.rows(*from)?, self.buffers.rows(*to)?);
                 Step::Combine(Combine::add(to, from, to.stride, *scale))
@@ -196,6 +216,7 @@ impl Compiler<'_, '_> {
 }
 
 fn out_of_order(what: &str) -> EngineError {
-    let message = format!("the cuda backend norms and then turns queries and keys, once, before it attends; this model has {what} elsewhere");
+    let message =
+        format!("the cuda backend norms and then turns queries and keys, once, before it attends; this model has {what} elsewhere");
     EngineError::new(Reason::EngineCannotRun, message)
 }

@@ -3,7 +3,7 @@
 use stowage_placement::compute::cuda::TILE_COLUMNS;
 use stowage_placement::gguf::GgmlType;
 
-use super::arguments::{HalveArguments, MOST_PARTS, Matrix, Part, ProductArguments, QuantiseArguments};
+use super::arguments::{HalveArguments, MOST_PARTS, Matrix, Part, ProductArguments, QuantiseArguments, Quantised};
 use super::buffers::Rows;
 use super::driver::DevicePointer;
 use super::kernels::{FEW, Kernels, ProductKernels, THREADS, WARP};
@@ -14,7 +14,6 @@ const MATVEC_ROWS: u32 = THREADS / WARP;
 const MATMUL_ROWS: u32 = 128;
 /// Bytes of shared memory of a block with many columns: two stages of 128 rows and 128 columns of 40 halves.
 const MATMUL_SHARED_FLOATS: u32 = 2 * 2 * 128 * 40 / 2;
-const UNIT: u32 = 16;
 const NO_PART: Part = Part {
     matrix: Matrix { data: DevicePointer::NULL, rows: 0, columns: 0 },
     to: DevicePointer::NULL,
@@ -80,10 +79,37 @@ impl Linear {
         Ok(())
     }
 
+    /// Where whoever makes its rows puts them in 8 bits, if they are multiplied so. What is then run is [`Linear::run_prepared`].
+    pub fn wants(&self, rows: u32) -> Quantised {
+        let Forms { codes, scales, .. } = self.forms(rows);
+        let wanted = self.has_few(rows) && self.is_quantised();
+        if wanted { Quantised { codes, scales } } else { Quantised::NOWHERE }
+    }
+
+    fn has_few(&self, rows: u32) -> bool {
+        rows <= FEW || self.exact
+    }
+
+    fn is_quantised(&self) -> bool {
+        self.groups.iter().any(|group| !is_float(group.ty))
+    }
+
     /// Multiplies `rows` rows.
     pub fn run(&self, kernels: &Kernels, rows: u32) -> Result<(), EngineError> {
-        let few = rows <= FEW || self.exact;
-        self.prepare(kernels, rows, few)?;
+        self.prepare(kernels, rows, self.has_few(rows))?;
+        self.multiply(kernels, rows)
+    }
+
+    /// The same where the rows are in 8 bits already, if [`Linear::wants`] asked for that.
+    pub fn run_prepared(&self, kernels: &Kernels, rows: u32) -> Result<(), EngineError> {
+        if !self.has_few(rows) {
+            self.prepare(kernels, rows, false)?;
+        }
+        self.multiply(kernels, rows)
+    }
+
+    fn multiply(&self, kernels: &Kernels, rows: u32) -> Result<(), EngineError> {
+        let few = self.has_few(rows);
         for group in &self.groups {
             let arguments = self.arguments(group, rows);
             if few {
@@ -126,11 +152,11 @@ impl Linear {
             let arguments = HalveArguments { from, halves, scales: half_scales, stride, length: self.length, padded };
             return kernels.launch(kernels.halve, [rows, 1, 1], THREADS / WARP, &arguments);
         }
-        if self.groups.iter().all(|group| is_float(group.ty)) {
+        if !self.is_quantised() {
             return Ok(());
         }
-        let arguments = QuantiseArguments { from, codes, scales, stride, length: self.length };
-        kernels.launch_rows(kernels.quantise, rows, self.length / UNIT, &arguments)
+        let arguments = QuantiseArguments { from, to: Quantised { codes, scales }, stride, length: self.length };
+        kernels.launch_rows(kernels.quantise, rows, self.length, &arguments)
     }
 
     /// Where each form of `rows` rows lies in the buffer that they share.

@@ -36,7 +36,8 @@ impl DeviceArena {
         let start = self.taken.fetch_add(bytes.0, Ordering::Relaxed);
         let end = start.saturating_add(bytes.0);
         if !bytes.0.is_multiple_of(256) || end > self.size.0 {
-            let message = format!("{} bytes were wanted from a device's arena of {} bytes of which {start} are taken", bytes.0, self.size.0);
+            let message =
+                format!("{} bytes were wanted from a device's arena of {} bytes of which {start} are taken", bytes.0, self.size.0);
             return Err(EngineError::new(Reason::LoadFailed, message));
         }
         self.by_purpose[purpose as usize].fetch_add(bytes.0, Ordering::Relaxed);

@@ -28,9 +28,9 @@ pub mod raw_probe;
 mod run;
 #[cfg(feature = "cuda")]
 pub mod sources;
-mod weights;
 #[cfg(all(test, feature = "emulated-cuda"))]
 mod tests;
+mod weights;
 
 use std::collections::HashMap;
 use std::sync::Arc;

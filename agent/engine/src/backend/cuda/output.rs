@@ -3,7 +3,7 @@
 use stowage_placement::Request;
 use stowage_placement::compute::{self, ComputeShape};
 
-use super::arguments::{CapArguments, Part};
+use super::arguments::{CapArguments, Part, Quantised};
 use super::buffers::{OutputBuffers, Rows};
 use super::driver::DevicePointer;
 use super::kernels::{Kernels, THREADS};
@@ -77,8 +77,8 @@ impl DeviceOutput {
             }
         };
         let count = rows.len() as u32;
-        self.norm.run(kernels, count, named)?;
-        self.linear.run(kernels, count)?;
+        self.norm.run(kernels, count, named, self.linear.wants(count))?;
+        self.linear.run_prepared(kernels, count)?;
         self.cap(kernels, count)?;
         let logits = &mut self.logits[..rows.len() * self.vocabulary];
         driver.download(self.buffers.logits.at, bytes_mut(logits))?;
@@ -97,6 +97,6 @@ impl DeviceOutput {
 
     /// Norms the first rows of the hidden state on the device.
     pub fn normalise(&self, kernels: &Kernels, rows: u32) -> Result<(), EngineError> {
-        self.norm_all.run(kernels, rows, DevicePointer::NULL)
+        self.norm_all.run(kernels, rows, DevicePointer::NULL, Quantised::NOWHERE)
     }
 }

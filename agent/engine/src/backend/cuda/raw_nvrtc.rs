@@ -12,7 +12,9 @@ use super::sources::{HEADERS, source};
 pub fn compile(module: Module, architecture: &str) -> Result<Vec<u8>, String> {
     // SAFETY: it only looks for the library.
     if !unsafe { sys::is_culib_present() } {
-        return Err("libnvrtc, CUDA's compiler of kernels, was not found; and this build has none for this GPU that were compiled before".into());
+        return Err(
+            "libnvrtc, CUDA's compiler of kernels, was not found; and this build has none for this GPU that were compiled before".into()
+        );
     }
     let (text, mut options) = source(module);
     options.extend([format!("--gpu-architecture={architecture}"), "--std=c++17".into()]);
@@ -47,14 +49,7 @@ impl Program {
         let mut program = ptr::null_mut();
         // SAFETY: all strings end with zero and outlive the call, which copies them; there are as many headers as names.
         let made = unsafe {
-            sys::nvrtcCreateProgram(
-                &raw mut program,
-                text.as_ptr(),
-                name.as_ptr(),
-                headers.len() as i32,
-                headers.as_ptr(),
-                names.as_ptr(),
-            )
+            sys::nvrtcCreateProgram(&raw mut program, text.as_ptr(), name.as_ptr(), headers.len() as i32, headers.as_ptr(), names.as_ptr())
         };
         made.result().map_err(|error| error.to_string())?;
         Ok(Program(program))

@@ -31,11 +31,13 @@ pub enum Module {
     Rows,
     Heads,
     Attention,
+    AttentionTiles,
     Experts,
     /// Products with weights of one type.
     Products(GgmlType),
 }
 
+#[cfg(feature = "cuda")]
 impl Module {
     /// Its name, which its file of compiled kernels has too.
     pub fn name(self) -> String {
@@ -43,6 +45,7 @@ impl Module {
             Module::Rows => "rows".into(),
             Module::Heads => "heads".into(),
             Module::Attention => "attention".into(),
+            Module::AttentionTiles => "attention_tiles".into(),
             Module::Experts => "experts".into(),
             Module::Products(ty) => format!("products-{ty}"),
         }

@@ -64,9 +64,8 @@ impl CudaDriver {
     /// Calls the driver with the context current to this thread.
     fn call<T>(&self, what: &str, call: impl FnOnce() -> Result<T, result::DriverError>) -> Result<T, EngineError> {
         make_current(self.context).and_then(|()| call()).map_err(|error| {
-            let free = result::mem_get_info().map_or(String::new(), |(free, total)| {
-                format!("; {} of its {} are free", Bytes(free as u64), Bytes(total as u64))
-            });
+            let free = result::mem_get_info()
+                .map_or(String::new(), |(free, total)| format!("; {} of its {} are free", Bytes(free as u64), Bytes(total as u64)));
             EngineError::new(Reason::InferenceFailed, format!("{what} on GPU {} failed: {}{free}", self.device.uuid, error_text(error)))
         })
     }
@@ -78,7 +77,9 @@ impl CudaDriver {
             return Ok(code.to_vec());
         }
         let compiled = raw_nvrtc::compile(module, &format!("sm_{major}{minor}"));
-        compiled.map_err(|why| EngineError::new(Reason::LoadFailed, format!("the kernels for GPU {} are not to be had: {why}", self.device.uuid)))
+        compiled.map_err(|why| {
+            EngineError::new(Reason::LoadFailed, format!("the kernels for GPU {} are not to be had: {why}", self.device.uuid))
+        })
     }
 
     fn module(&self, module: Module) -> Result<sys::CUmodule, EngineError> {

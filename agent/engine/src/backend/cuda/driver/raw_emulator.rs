@@ -69,9 +69,7 @@ fn failed(message: String) -> EngineError {
 
 fn run(name: &CStr, shape: Shape, arguments: *const c_void, bytes: usize) -> Result<(), EngineError> {
     // SAFETY: the name ends with zero, the grid has three numbers, and the arguments are so many bytes, which the emulator compares with those of the kernel.
-    let error = unsafe {
-        stowage_emulator_launch(name.as_ptr(), shape.grid.as_ptr(), shape.threads, shape.shared_bytes, arguments, bytes)
-    };
+    let error = unsafe { stowage_emulator_launch(name.as_ptr(), shape.grid.as_ptr(), shape.threads, shape.shared_bytes, arguments, bytes) };
     if error.is_null() {
         return Ok(());
     }

@@ -3,6 +3,7 @@
 #include "emulator.cpp"
 
 #include "../kernels/attention.cu"
+#include "../kernels/attention_tiles.cu"
 #include "../kernels/experts.cu"
 #include "../kernels/heads.cu"
 #include "../kernels/products.cu"

@@ -30,6 +30,16 @@ static __device__ __forceinline__ void load_weights(Stage &stage, const Matrix &
     u32 *words = reinterpret_cast<u32 *>(&stage);
     if constexpr (IsFloat<T>::value) {
         const u8 *from = matrix.data + row * matrix.columns * element_bytes(T());
+        if (matrix.columns % 8 == 0 && k + DEPTH <= matrix.columns) {
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                float eight[8];
+                eight_elements(T(), from, k + 8 * i, eight);
+#pragma unroll
+                for (int j = 0; j < 4; j++) words[4 * i + j] = pack_halves(eight[2 * j], eight[2 * j + 1]);
+            }
+            return;
+        }
 #pragma unroll
         for (int i = 0; i < 16; i++) {
             u32 at = k + 2 * i;

@@ -5,8 +5,23 @@
 #define MATVEC_THREADS 128
 
 template <typename T, int N>
-static __device__ __forceinline__ void float_row(const Matrix &matrix, u64 row, const float *const (&columns)[N], float (&sums)[N]) {
+static __device__ __forceinline__ void float_row(const Matrix &matrix, u64 row, u32 stride, const float *const (&columns)[N], float (&sums)[N]) {
     const u8 *from = matrix.data + row * matrix.columns * element_bytes(T());
+    if (matrix.columns % 8 == 0 && stride % 4 == 0) {
+#pragma unroll 2
+        for (u32 i = threadIdx.x % WARP * 8; i < matrix.columns; i += WARP * 8) {
+            float weights[8];
+            eight_elements(T(), from, i, weights);
+#pragma unroll
+            for (int n = 0; n < N; n++) {
+                float x[8];
+                eight_elements(F32(), reinterpret_cast<const u8 *>(columns[n]), i, x);
+#pragma unroll
+                for (int j = 0; j < 8; j++) sums[n] += weights[j] * x[j];
+            }
+        }
+        return;
+    }
 #pragma unroll 4
     for (u32 i = threadIdx.x % WARP; i < matrix.columns; i += WARP) {
         float weight = element(T(), from, i);
@@ -56,7 +71,7 @@ static __device__ __forceinline__ void matvec(const ProductArguments &a) {
         const float *floats[N];
 #pragma unroll
         for (int n = 0; n < N; n++) floats[n] = a.floats + u64(columns[n]) * a.float_stride;
-        float_row<T, N>(part->matrix, matrix_row, floats, sums);
+        float_row<T, N>(part->matrix, matrix_row, a.float_stride, floats, sums);
     } else {
         quantised_row<T, N>(a, part->matrix, matrix_row, columns, sums);
     }

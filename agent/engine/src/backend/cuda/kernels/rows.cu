@@ -3,6 +3,25 @@
 
 #define ROW_THREADS 128
 
+// Rows in 8 bits: of each 16 elements a scale, and the scale times the sum of the codes. Null: they are not wanted.
+struct Quantised {
+    s8 *codes;
+    float2 *scales;
+};
+
+// Brings an element into 8 bits, with its 16 neighbours in half a warp. `at` counts all elements of all rows.
+static __device__ __forceinline__ void quantise_element(const Quantised &to, u64 at, float x) {
+    float most = fabsf(x);
+#pragma unroll
+    for (int distance = 8; distance > 0; distance /= 2) most = fmaxf(most, __shfl_xor_sync(FULL_WARP, most, distance));
+    int code = int(rintf(x * (most == 0.0f ? 0.0f : 127.0f / most))), sum = code;
+#pragma unroll
+    for (int distance = 8; distance > 0; distance /= 2) sum += __shfl_xor_sync(FULL_WARP, sum, distance);
+    to.codes[at] = s8(code);
+    float scale = most / 127.0f;
+    if (at % 16 == 0) to.scales[at / 16] = make_float2(scale, scale * float(sum));
+}
+
 // Norms each of `parts` parts of a row. With a bias it is layer norm, else RMS norm.
 struct NormArguments {
     const float *from;
@@ -15,6 +34,7 @@ struct NormArguments {
     u32 to_stride;
     u32 length;
     float epsilon;
+    Quantised quantised;
 };
 
 KERNEL(norm_rows, NormArguments, ROW_THREADS) {
@@ -33,42 +53,24 @@ KERNEL(norm_rows, NormArguments, ROW_THREADS) {
     float scale = 1.0f / sqrtf(squares / float(a.length) + a.epsilon);
     for (u32 i = threadIdx.x; i < a.length; i += ROW_THREADS) {
         float normed = (from[i] - mean) * scale * a.weight[i];
-        to[i] = a.bias == nullptr ? normed : normed + a.bias[i];
+        if (a.bias != nullptr) normed += a.bias[i];
+        to[i] = normed;
+        // Rows that are quantised are whole 32 elements long: no lane of a warp is missing.
+        if (a.quantised.codes != nullptr) quantise_element(a.quantised, u64(blockIdx.x) * a.length + i, normed);
     }
 }
 
-// Brings rows into 8 bits: of each 16 elements a scale, and the scale times the sum of the codes.
+// Brings rows of whole 32 elements into 8 bits.
 struct QuantiseArguments {
     const float *from;
-    s8 *codes;
-    float2 *scales;
+    Quantised to;
     u32 stride;
     u32 length;
 };
 
 KERNEL(quantise, QuantiseArguments, ROW_THREADS) {
-    u32 unit = blockIdx.y * ROW_THREADS + threadIdx.x, units = a.length / 16;
-    if (unit >= units) return;
-    const float *from = a.from + u64(blockIdx.x) * a.stride + 16 * unit;
-    float most = 0.0f;
-#pragma unroll
-    for (int i = 0; i < 16; i++) most = fmaxf(most, fabsf(from[i]));
-    float scale = most / 127.0f, inverse = most == 0.0f ? 0.0f : 127.0f / most;
-    int sum = 0;
-    u32 words[4];
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-        words[i] = 0;
-#pragma unroll
-        for (int j = 0; j < 4; j++) {
-            int code = int(rintf(from[4 * i + j] * inverse));
-            sum += code;
-            words[i] |= u32(code & 0xff) << 8 * j;
-        }
-    }
-    u64 at = u64(blockIdx.x) * units + unit;
-    reinterpret_cast<uint4 *>(a.codes)[at] = make_uint4(words[0], words[1], words[2], words[3]);
-    a.scales[at] = make_float2(scale, scale * float(sum));
+    u32 i = blockIdx.y * ROW_THREADS + threadIdx.x;
+    if (i < a.length) quantise_element(a.to, u64(blockIdx.x) * a.length + i, a.from[u64(blockIdx.x) * a.stride + i]);
 }
 
 // Brings rows into half precision, each divided by a power of two that makes its largest element at most 1, and filled up with zeros.
@@ -107,6 +109,7 @@ struct ActivateArguments {
     u32 activation;
     float alpha;
     float limit;
+    Quantised quantised;
 };
 
 static __device__ __forceinline__ float activated(const ActivateArguments &a, float gate, float up) {
@@ -124,7 +127,9 @@ KERNEL(activate, ActivateArguments, ROW_THREADS) {
     u32 i = blockIdx.y * ROW_THREADS + threadIdx.x;
     if (i >= a.length) return;
     u64 at = u64(blockIdx.x) * a.stride + i;
-    a.gate[at] = activated(a, a.gate[at], a.up == nullptr ? 0.0f : a.up[at]);
+    float x = activated(a, a.gate[at], a.up == nullptr ? 0.0f : a.up[at]);
+    a.gate[at] = x;
+    if (a.quantised.codes != nullptr) quantise_element(a.quantised, u64(blockIdx.x) * a.length + i, x);
 }
 
 // `to = to + from x scale`, or where there is `by`, `to = to x sigmoid(by)` with one number a row.

@@ -125,6 +125,25 @@ static __device__ __forceinline__ u32 element_bytes(BF16) {
     return 2;
 }
 
+// Eight neighbours at once, the first a multiple of 8 in a row whose length is one, too.
+static __device__ __forceinline__ void eight_elements(F32, const u8 *row, u32 index, float (&to)[8]) {
+    const float4 *from = reinterpret_cast<const float4 *>(row + 4 * index);
+    float4 low = from[0], high = from[1];
+    to[0] = low.x, to[1] = low.y, to[2] = low.z, to[3] = low.w, to[4] = high.x, to[5] = high.y, to[6] = high.z, to[7] = high.w;
+}
+static __device__ __forceinline__ void eight_elements(F16, const u8 *row, u32 index, float (&to)[8]) {
+    uint4 bits = load16(row + 2 * index);
+    u32 words[4] = {bits.x, bits.y, bits.z, bits.w};
+#pragma unroll
+    for (int i = 0; i < 4; i++) to[2 * i] = low_half(words[i]), to[2 * i + 1] = high_half(words[i]);
+}
+static __device__ __forceinline__ void eight_elements(BF16, const u8 *row, u32 index, float (&to)[8]) {
+    uint4 bits = load16(row + 2 * index);
+    u32 words[4] = {bits.x, bits.y, bits.z, bits.w};
+#pragma unroll
+    for (int i = 0; i < 4; i++) to[2 * i] = bits_to_float(words[i] << 16), to[2 * i + 1] = bits_to_float(words[i] & 0xffff0000u);
+}
+
 #define UNPACK static __device__ __forceinline__ Unit unpack(const Matrix &m, u64 block, u32 unit)
 
 struct Q4_0 {

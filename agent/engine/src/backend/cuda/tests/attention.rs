@@ -68,7 +68,8 @@ struct Layer {
 }
 
 fn rope(case: &Case) -> Option<Rope> {
-    let turned = |pairing| Rope { pairing, dimensions: case.key_length / 4 * 2, base: 100.0, scaling: Scaling::None, factors: None, magnitude: 1.0 };
+    let turned =
+        |pairing| Rope { pairing, dimensions: case.key_length / 4 * 2, base: 100.0, scaling: Scaling::None, factors: None, magnitude: 1.0 };
     case.pairing.map(turned)
 }
 
@@ -96,15 +97,9 @@ fn layer(case: &Case, weights: &[Vec<f32>; 2]) -> Layer {
     let hidden = buffers::hidden(&bench.arena, &shape, NUM_BATCH.into()).unwrap();
     let buffers = Buffers::new(&bench.arena, hidden, &shape, &request).unwrap();
     let data = bench.room(cache::layer_bytes(&cached, &request).unwrap().0 as usize);
-    let attention = Attention {
-        heads: case.heads,
-        scale: 0.3,
-        softcap: case.softcap,
-        causal: true,
-        sinks: None,
-        to: Operand::Attended,
-    };
-    let norm = |weight: &Vec<f32>| DeviceNorm { weight: bench.put(weight), bias: DevicePointer::NULL, length: case.key_length, epsilon: 1e-6 };
+    let attention = Attention { heads: case.heads, scale: 0.3, softcap: case.softcap, causal: true, sinks: None, to: Operand::Attended };
+    let norm =
+        |weight: &Vec<f32>| DeviceNorm { weight: bench.put(weight), bias: DevicePointer::NULL, length: case.key_length, epsilon: 1e-6 };
     let [query_norm, key_norm] = weights.each_ref().map(|weight| case.normed.then(|| norm(weight)));
     let turned = case.pairing.map(|_| 0);
     let approach = Approach { query_norm, key_norm, query_rope: turned, key_rope: turned };
@@ -174,7 +169,8 @@ fn difference(case: &Case) -> f64 {
 fn step(case: &Case, layer: &Layer, batch: &Batch, weights: &[Vec<f32>; 2], histories: &mut [History], numbers: &mut Numbers) -> f64 {
     let Case { heads, kv_heads, key_length, value_length, .. } = *case;
     let (rows, driver) = (batch.tokens.len(), &*layer.bench.arena.driver);
-    let [query, key, value] = [heads * key_length, kv_heads * key_length, kv_heads * value_length].map(|width| numbers.floats(rows * width));
+    let [query, key, value] =
+        [heads * key_length, kv_heads * key_length, kv_heads * value_length].map(|width| numbers.floats(rows * width));
     for (operand, floats) in [(Operand::Query, &query), (Operand::Key, &key), (Operand::Value, &value)] {
         driver.upload(layer.buffers.rows(operand).unwrap().at, bytes(floats)).unwrap();
     }

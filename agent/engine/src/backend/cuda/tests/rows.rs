@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::Bench;
 use crate::backend::cuda::activation::{Activate, Combine};
-use crate::backend::cuda::arguments::{CapArguments, RotationsArguments};
+use crate::backend::cuda::arguments::{CapArguments, Quantised, RotationsArguments};
 use crate::backend::cuda::buffers::Rows;
 use crate::backend::cuda::driver::DevicePointer;
 use crate::backend::cuda::layer::RowNorm;
@@ -33,7 +33,7 @@ proptest! {
         let norm = DeviceNorm {
             weight: bench.put(&weight), bias: if with_bias { bench.put(&bias) } else { DevicePointer::NULL }, length, epsilon: 1e-5,
         };
-        RowNorm::new(norm, rows(bench.put(&x)), rows(to), parts).run(&bench.kernels, wanted.len() as u32, named).unwrap();
+        RowNorm::new(norm, rows(bench.put(&x)), rows(to), parts).run(&bench.kernels, wanted.len() as u32, named, Quantised::NOWHERE).unwrap();
         let found = bench.get(to, wanted.len() * stride);
         for (row, from) in wanted.iter().enumerate() {
             for part in 0..parts {
@@ -75,10 +75,34 @@ fn gates_are_activated_as_they_are_defined() {
     let ways: [(Activation, Twin<'_>); 3] =
         [(Activation::Silu, &silu), (Activation::GeluTanh, &gelu), (Activation::ClampedSwiGlu { alpha: 1.702, limit: 7.0 }, &clamped)];
     for (activation, twin) in ways {
-        let (found, x, y) = through(150, |bench, gate, up| Activate::gated(activation, gate, up, 150).run(&bench.kernels, 3).unwrap());
+        let (found, x, y) = through(150, |bench, gate, up| {
+            Activate::gated(activation, gate, up, 150).run(&bench.kernels, 3, Quantised::NOWHERE).unwrap();
+        });
         for ((found, x), y) in found.iter().zip(&x).zip(&y) {
             assert!(near(*found, twin(f64::from(*x), f64::from(*y))), "{activation:?} of {x} and {y}: {found}");
         }
+    }
+}
+
+#[test]
+fn what_is_made_is_brought_into_eight_bits_on_the_way() {
+    let (bench, mut numbers) = (Bench::new(), Numbers(4));
+    let (length, rows) = (96, 3);
+    // One unit is all zeros.
+    let x: Vec<f32> = numbers.floats(rows * length).iter().enumerate().map(|(i, x)| if i / 16 == 4 { 0.0 } else { x * 30.0 }).collect();
+    let value = Rows { at: bench.put(&x), stride: length as u32 };
+    let quantised = Quantised { codes: bench.room(rows * length), scales: bench.room(rows * length / 16 * 8) };
+    Activate::gelu(value, length as u32).run(&bench.kernels, rows as u32, quantised).unwrap();
+    let found = bench.get(value.at, rows * length);
+    let mut codes = vec![0u8; rows * length];
+    bench.arena.driver.download(quantised.codes, &mut codes).unwrap();
+    let scales = bench.get(quantised.scales, rows * length / 8);
+    for ((unit, codes), scale) in found.chunks_exact(16).zip(codes.chunks_exact(16)).zip(scales.chunks_exact(2)) {
+        let most = unit.iter().fold(0f32, |most, x| most.max(x.abs()));
+        assert!((scale[0] - most / 127.0).abs() <= 1e-6 * most);
+        assert!(unit.iter().zip(codes).all(|(x, code)| (x - scale[0] * f32::from(*code as i8)).abs() <= 0.5001 * scale[0]));
+        let sum: i32 = codes.iter().map(|code| i32::from(*code as i8)).sum();
+        assert!((scale[1] - scale[0] * sum as f32).abs() <= 1e-5 * most * 16.0);
     }
 }
 
