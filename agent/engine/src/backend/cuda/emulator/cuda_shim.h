@@ -46,12 +46,12 @@ void meet_block();
 // Gives each thread of the warp what another one brings; `from` is that one's lane.
 uint32_t exchange(uint32_t bits, unsigned from);
 
-// The fragments of all threads of a warp.
+// The fragments of a thread: pairs of neighbours in k.
 struct Fragments {
-    uint32_t a[4], b[2];
+    float a[4][2], b[2][2];
 };
+// Those of the warp, until the thread exchanges something again.
 const Fragments *exchange_fragments(const Fragments &own);
-// Until all have read the fragments.
 void meet_warp();
 
 struct Kernel {
@@ -121,17 +121,18 @@ static inline float half_bits_to_float(uint16_t bits) {
 
 // As kernels/tensor_core.cuh says what each lane holds.
 static inline void multiply_add(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
-    emulated::Fragments own = {{a[0], a[1], a[2], a[3]}, {b[0], b[1]}};
+    emulated::Fragments own;
+    for (unsigned odd = 0; odd < 2; odd++) {
+        for (unsigned i = 0; i < 4; i++) own.a[i][odd] = half_bits_to_float(uint16_t(a[i] >> 16 * odd));
+        for (unsigned i = 0; i < 2; i++) own.b[i][odd] = half_bits_to_float(uint16_t(b[i] >> 16 * odd));
+    }
     const emulated::Fragments *all = emulated::exchange_fragments(own);
     unsigned g = lane_of_thread() / 4, t = lane_of_thread() % 4;
     for (unsigned i = 0; i < 4; i++) {
         unsigned lower = i / 2, column = 2 * t + i % 2;
         for (unsigned k = 0; k < 16; k++) {
-            unsigned holder = k % 8 / 2, deep = k / 8, shift = 16 * (k % 2);
-            float x = half_bits_to_float(uint16_t(all[4 * g + holder].a[lower + 2 * deep] >> shift));
-            float y = half_bits_to_float(uint16_t(all[4 * column + holder].b[deep] >> shift));
-            d[i] += x * y;
+            unsigned holder = k % 8 / 2, deep = k / 8;
+            d[i] += all[4 * g + holder].a[lower + 2 * deep][k % 2] * all[4 * column + holder].b[deep][k % 2];
         }
     }
-    emulated::meet_warp();
 }

@@ -41,6 +41,7 @@ enum class State { Running, Warp, Block, Ended };
 struct Fiber {
     Thread thread;
     State state;
+    unsigned exchanges;
 #if defined(__x86_64__)
     void *stack_pointer;
 #else
@@ -51,8 +52,9 @@ struct Fiber {
 // A block under way, on one thread of the system.
 struct Machine {
     std::vector<Fiber> fibers{MOST_THREADS};
-    std::vector<uint32_t> words = std::vector<uint32_t>(MOST_THREADS);
-    std::vector<Fragments> fragments{MOST_THREADS};
+    // What threads bring for each other, in two places by turns: whoever brings something again has met all who have read the last but one.
+    std::vector<uint32_t> words[2] = {std::vector<uint32_t>(MOST_THREADS), std::vector<uint32_t>(MOST_THREADS)};
+    std::vector<Fragments> fragments[2] = {std::vector<Fragments>(MOST_THREADS), std::vector<Fragments>(MOST_THREADS)};
     char *stacks;
     alignas(16) char shared[SHARED_BYTES];
     Fiber *running = nullptr;
@@ -188,6 +190,7 @@ void begin_block(dim3 grid, dim3 block, dim3 index, unsigned shared_bytes) {
         Fiber &fiber = machine->fibers[i];
         fiber.thread = Thread{dim3{i, 0, 0}, index, block, grid, machine->shared};
         fiber.state = State::Running;
+        fiber.exchanges = 0;
         prepare(fiber, i);
     }
 }
@@ -211,19 +214,17 @@ void meet_warp() {
 }
 
 uint32_t exchange(uint32_t bits, unsigned from) {
-    unsigned index = current().thread.x;
-    machine->words[index] = bits;
+    unsigned index = current().thread.x, turn = machine->running->exchanges++ % 2;
+    machine->words[turn][index] = bits;
     meet_warp();
-    uint32_t got = machine->words[index / 32 * 32 + from];
-    meet_warp();
-    return got;
+    return machine->words[turn][index / 32 * 32 + from];
 }
 
 const Fragments *exchange_fragments(const Fragments &own) {
-    unsigned index = current().thread.x;
-    machine->fragments[index] = own;
+    unsigned index = current().thread.x, turn = machine->running->exchanges++ % 2;
+    machine->fragments[turn][index] = own;
     meet_warp();
-    return &machine->fragments[index / 32 * 32];
+    return &machine->fragments[turn][index / 32 * 32];
 }
 
 }  // namespace emulated
