@@ -153,7 +153,7 @@ cuda: cuda-kernels ## the agent with CUDA, kernels for every GPU from compute ca
 	@STOWAGE_CUDA_KERNELS=$(KERNELS) $(STAGE) 'build with CUDA' cargo build --workspace --features stowage-agent/cuda --bin stowage-agent
 
 .PHONY: bench
-bench: ## beside llama.cpp, in turns: prefill, decode, start, memory; and requests together (ROUNDS, MODELS="smollm2 gemma3 random")
+bench: ## beside llama.cpp, in turns: prefill, decode, start, memory; and requests together (ROUNDS, MODELS="smollm2 gemma3 random", INSTRUCTIONS=avx2)
 	@$(STAGE) 'release build' cargo build --release --package stowage-agent
 	@$(STAGE) 'release build of examples' cargo build --release --package stowage-engine --example first_token --example serving
 	@$(STAGE) bench scripts/bench.sh $(TARGET)/release/stowage-agent $(TARGET)/release/examples $(CACHE)

@@ -1,16 +1,30 @@
 #!/usr/bin/env bash
 # bench.sh AGENT EXAMPLES CACHE: tokens a second, seconds to the first token and memory beside llama.cpp's, in ROUNDS (5) turns; then how requests share a
-# model. EXAMPLES: the folder of the engine's examples. MODELS: smollm2, gemma3 and random (all).
+# model. EXAMPLES: the folder of the engine's examples. MODELS: smollm2, gemma3 and random (all). INSTRUCTIONS=avx2: tokens a second alone, of both engines'
+# kernels for a CPU that has no more.
 set -euo pipefail
 agent=$1 examples=$2 cache=$3
 here=$(dirname "$0")
 llama=$cache/llama-cpp
 python=$("$here/python-environment.sh" "$here/kl/requirements.txt" "$cache")
 "$here/llama-cpp.sh" "$llama" llama-bench --help >/dev/null
+if [ "${INSTRUCTIONS:-}" = avx2 ]; then
+    # llama.cpp takes the best of its backends: here it finds one.
+    narrow=$cache/llama-cpp.avx2
+    rm -rf "$narrow"
+    trap 'rm -rf "$narrow"' EXIT
+    mkdir "$narrow"
+    cp -al "$llama/root" "$narrow/root"
+    find "$narrow" -name 'libggml-cpu-*.so' ! -name libggml-cpu-haswell.so -delete
+    llama=$narrow
+elif [ -n "${INSTRUCTIONS:-}" ]; then
+    echo "bench.sh: INSTRUCTIONS is $INSTRUCTIONS; it can be avx2, or nothing for all that the CPU has" >&2
+    exit 2
+fi
 models=$llama/root/models
 # llama.cpp sees this folder alone; a file that is there already costs nothing twice.
 rm -f "$models"/*.gguf
-trap 'rm -f "$models"/*.gguf' EXIT
+[ "${narrow:-}" ] || trap 'rm -f "$models"/*.gguf' EXIT
 trap 'exit 130' INT TERM HUP
 wants() { [[ " ${MODELS:-smollm2 gemma3 random} " == *" $1 "* ]]; }
 lay() { ln "$1" "$models/" 2>/dev/null || cp "$1" "$models/"; }
@@ -30,6 +44,7 @@ if wants random; then
     done
     rm -f "$models/random.gguf"
 fi
-"$python" "$here/bench/compare.py" "$agent" "$here/llama-cpp.sh" "$llama" "${ROUNDS:-5}"
+"$python" "$here/bench/compare.py" "$agent" "$here/llama-cpp.sh" "$llama" "${ROUNDS:-5}" ${INSTRUCTIONS:+"$INSTRUCTIONS"}
+[ -z "${INSTRUCTIONS:-}" ] || exit 0
 "$python" "$here/bench/start.py" "$examples/first_token" "$here/llama-cpp.sh" "$llama" "${ROUNDS:-5}"
 "$examples/serving" "$smollm2" --threads 2 --rounds "${ROUNDS:-5}"

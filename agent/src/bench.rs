@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
-use stowage_engine::LoadProgress;
 use stowage_engine::bench::{BenchOptions, BenchReport, BenchRow, bench};
+use stowage_engine::{Isa, LoadProgress};
 use stowage_placement::Bytes;
 
 /// Measure prefill and decode of a model on this machine's CPU.
@@ -33,6 +33,9 @@ pub struct BenchArgs {
     /// Sequences that are read, or that generate, at once; their tokens count together.
     #[arg(long, value_name = "SEQUENCES", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub parallel: u32,
+    /// The instruction set to compute with, to compare it with others: the fastest that the CPU has.
+    #[arg(long, value_name = "SET")]
+    pub instructions: Option<Isa>,
     #[arg(long, value_enum, default_value_t = Format::Table)]
     pub format: Format,
 }
@@ -45,8 +48,9 @@ pub enum Format {
 
 /// Measures and prints. What went wrong goes to standard error.
 pub fn run(args: &BenchArgs) -> ExitCode {
-    let BenchArgs { model, prompt_tokens, generated_tokens, depth, threads, repeats, parallel, format } = args.clone();
-    let options = BenchOptions { prompt_tokens, generated_tokens, depth, threads, repeats, parallel };
+    let BenchArgs { model, prompt_tokens, generated_tokens, depth, threads, repeats, parallel, instructions, format } = args.clone();
+    let isa = instructions.unwrap_or_else(Isa::best);
+    let options = BenchOptions { prompt_tokens, generated_tokens, depth, threads, repeats, parallel, isa };
     let printed = bench(&model, &options, &mut progress).map_err(|error| error.to_string()).and_then(|report| match format {
         Format::Table => Ok(table(&report)),
         Format::Json => serde_json::to_string_pretty(&report).map(|json| json + "\n").map_err(|error| error.to_string()),

@@ -63,6 +63,8 @@ reasons! {
     ModelNotFound,
     /// Others use VRAM that was promised to replicas.
     VRAMTakenByOthers,
+    /// A GPU that the replica is on is lost, or its driver reported a critical error.
+    DeviceLost,
     /// The model file was changed, or is gone, since it was loaded or planned with.
     ModelFileChanged,
     /// The model's source did not answer as needed.

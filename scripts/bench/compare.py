@@ -1,4 +1,4 @@
-"""Tokens a second beside llama.cpp's, in turns: `compare.py AGENT LLAMA_CPP_SH FOLDER ROUNDS`, for the models that lie in FOLDER/root/models.
+"""Tokens a second beside llama.cpp's, in turns: `compare.py AGENT LLAMA_CPP_SH FOLDER ROUNDS [INSTRUCTIONS]`, for the models that lie in FOLDER/root/models.
 
 Each round measures every test once with both engines, one after the other, so that what else the machine does hits both. Printed are medians over the rounds,
 the ratio of them beside what it should be at least, and of decoding the share of what reading the weights from memory allows.
@@ -52,10 +52,10 @@ def output(command: list[str]) -> Any:
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL).stdout)
 
 
-def ours(agent: str, folder: Path, test: Test) -> tuple[float, dict[str, Any]]:
+def ours(agent: list[str], folder: Path, test: Test) -> tuple[float, dict[str, Any]]:
     file, prompt, generated, depth, threads = test
     numbers = ["-p", str(prompt), "-n", str(generated), "-d", str(depth), "-t", str(threads), "-r", "1"]
-    report = output([agent, "bench", *numbers, "--format", "json", str(folder / "root" / "models" / file)])
+    report = output([*agent, *numbers, "--format", "json", str(folder / "root" / "models" / file)])
     return report["results"][0]["tokensPerSecond"], report
 
 
@@ -65,7 +65,7 @@ def theirs(script: str, folder: Path, test: Test) -> float:
     return output([script, str(folder), "llama-bench", "-m", f"/models/{file}", *numbers, "-o", "json"])[0]["avg_ts"]
 
 
-def main(agent: str, script: str, folder: Path, rounds: int) -> None:
+def main(agent: list[str], script: str, folder: Path, rounds: int) -> None:
     models = [model for model in MODELS if (folder / "root" / "models" / model.file).exists()]
     rates: dict[Test, list[tuple[float, float]]] = defaultdict(list)
     reports: dict[tuple[str, int], list[dict[str, Any]]] = defaultdict(list)
@@ -110,4 +110,5 @@ def lines(
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], Path(sys.argv[3]), int(sys.argv[4]))
+    path, llama_cpp, root, turns, *instructions = sys.argv[1:]
+    main([path, "bench", *(f"--instructions={name}" for name in instructions)], llama_cpp, Path(root), int(turns))

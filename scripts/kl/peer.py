@@ -20,13 +20,16 @@ LIKELIEST = 500
 """Probabilities that are asked for first."""
 
 STARTING = 120.0
-"""Seconds until a server must answer."""
+"""Seconds until a server must be there."""
+
+ANSWERING = 900.0
+"""Seconds that it may take for one answer: the probabilities of a large vocabulary, on a machine that does more than this."""
 
 
 def ask(port: int, path: str, body: dict[str, Any] | None = None) -> Any:
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", data, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=STARTING) as response:
+    with urllib.request.urlopen(request, timeout=ANSWERING) as response:
         return json.load(response)
 
 

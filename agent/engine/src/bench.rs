@@ -9,6 +9,7 @@ use serde::Serialize;
 use stowage_placement::{Request, Tokens};
 
 use crate::api::{EngineError, LoadProgress};
+use crate::backend::cpu::Computing;
 use crate::batch::Batch;
 use crate::host_plan::on_host;
 use crate::kernels::Isa;
@@ -30,6 +31,7 @@ pub struct BenchOptions {
     pub repeats: u32,
     /// Sequences that generate together; the tokens of all of them count.
     pub parallel: u32,
+    pub isa: Isa,
 }
 
 /// A row of the result: prefill has no generated tokens, decode no prompt tokens.
@@ -70,11 +72,11 @@ impl BenchReport {
 
 /// Loads a model on the host and measures it. Each measurement is done once more before, unmeasured.
 pub fn bench(path: &Path, options: &BenchOptions, progress: &mut dyn FnMut(LoadProgress)) -> Result<BenchReport, EngineError> {
-    let BenchOptions { prompt_tokens, generated_tokens, depth, threads, repeats, parallel } = *options;
+    let BenchOptions { prompt_tokens, generated_tokens, depth, threads, repeats, parallel, isa } = *options;
     let longest = prompt_tokens.max(generated_tokens).max(1).saturating_add(depth);
     let request = Request { num_ctx: Tokens(longest.into()), num_gpu: 0, parallel, ..Request::default() };
     let load = on_host(path, &request, threads)?;
-    let mut model = LoadedModel::load(&load, progress)?;
+    let mut model = LoadedModel::load_with(&load, Computing { isa, ..Computing::default() }, progress)?;
     let threads = if threads == 0 { default_threads() } else { threads };
     let mut results = Vec::new();
     for (prompt_tokens, generated_tokens) in [(prompt_tokens, 0), (0, generated_tokens)] {
@@ -95,7 +97,7 @@ pub fn bench(path: &Path, options: &BenchOptions, progress: &mut dyn FnMut(LoadP
     let weight_bytes = weight_bytes(&model)?;
     let memory_bandwidth = kernels::read_bandwidth(threads)?;
     let model = path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
-    Ok(BenchReport { model, cpu: format!("{} ({})", cpu_name(), Isa::best().name()), weight_bytes, memory_bandwidth, results })
+    Ok(BenchReport { model, cpu: format!("{} ({})", cpu_name(), isa.name()), weight_bytes, memory_bandwidth, results })
 }
 
 /// As [`BenchReport::weight_bytes`].

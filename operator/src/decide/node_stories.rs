@@ -45,6 +45,19 @@ fn what_runs_on_a_cordoned_node_is_started_elsewhere_and_only_then_taken_away() 
 }
 
 #[test]
+fn what_is_on_a_lost_gpu_is_started_elsewhere_and_only_then_taken_away() {
+    let mut world = World::new(&[SMALL_GPU, SMALL_GPU]);
+    let before = world.apply(context(1024, PlacementPolicy::RequireGPU));
+    world.begin();
+    let node = nodes(&before)[0].to_owned();
+    world.cluster.agent(&node).lost = true;
+    let moved = world.settled();
+    assert_eq!((moved.ready.as_str(), world.fewest_ready), ("1/1", 1));
+    assert!(nodes(&moved) != [node], "{:?}", nodes(&moved));
+    assert!(world.told(Reason::DeviceLost));
+}
+
+#[test]
 fn what_has_no_other_place_stays_on_a_cordoned_node_and_says_so() {
     let mut world = World::new(&[SMALL_GPU]);
     world.apply(context(1024, PlacementPolicy::RequireGPU));

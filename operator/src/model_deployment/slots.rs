@@ -3,7 +3,7 @@
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use stowage_crds::model_deployment::{DeviceBytes, PlacementState, PlacementStatus, ReplicaState};
-use stowage_crds::model_node::{Assignment, AssignmentState, ReplicaStatus, Speed};
+use stowage_crds::model_node::{Assignment, AssignmentState, DeviceBackend, ReplicaStatus, Speed};
 use stowage_crds::{ModelDeployment, ModelNode};
 use stowage_placement::{Bytes, DeviceKind, HOST, LayerCount, PlacementPolicy, Reason, Refusal};
 
@@ -180,7 +180,19 @@ fn leaving(state: &State, placement: &PlacementStatus, heard: Heard) -> Option<R
             message: format!("the agent of {node} is silent, and the replica does not answer"),
         });
     }
+    if let Some(message) = lost_device(state, placement) {
+        return Some(Refusal { reason: Reason::DeviceLost, message });
+    }
     state.is_cordoned(node).then(|| Refusal { reason: Reason::NodeUnschedulable, message: format!("{node} is cordoned") })
+}
+
+/// What its agent says of a GPU of this placement that can be used no more.
+fn lost_device(state: &State, placement: &PlacementStatus) -> Option<String> {
+    let node = &placement.node;
+    let devices = &state.model_node(node)?.status.as_ref()?.devices;
+    let is_on = |uuid: &str| placement.devices.iter().any(|on| on.id == uuid);
+    let lost = devices.iter().find(|device| device.backend == DeviceBackend::None && is_on(&device.uuid))?;
+    Some(format!("{} {} on {node} can't be used any more: {}", lost.name, lost.uuid, lost.message))
 }
 
 enum Standing<'a> {

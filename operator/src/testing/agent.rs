@@ -2,7 +2,7 @@
 
 use stowage_crds::ModelNode;
 use stowage_crds::model_deployment::{DeviceBytes, ReplicaState};
-use stowage_crds::model_node::{Assignment, AssignmentState, ModelNodeStatus, ReplicaStatus};
+use stowage_crds::model_node::{Assignment, AssignmentState, DeviceBackend, ModelNodeStatus, ReplicaStatus};
 use stowage_placement::{Bytes, Defaults, HOST, Reason};
 
 pub const GONE: ReplicaState = ReplicaState::Gone;
@@ -14,6 +14,8 @@ pub struct Agent {
     pub alive: bool,
     /// Why it refuses what it refuses.
     pub refuses_for: Reason,
+    /// Its GPU can be used no more.
+    pub lost: bool,
     /// Its workers take only so many percent of what was planned.
     pub percent_taken: u64,
     /// What processes that are no workers really use, whatever was published of it.
@@ -31,6 +33,7 @@ impl Agent {
             total: said.devices[0].total_bytes,
             alive: true,
             refuses_for: Reason::DeviceChanged,
+            lost: false,
             percent_taken: 100,
             others: Bytes::ZERO,
             replicas: Vec::new(),
@@ -64,8 +67,11 @@ impl Agent {
             return false;
         }
         let acted = self.end_orphan(node) || self.go_on(node, refuses);
-        let published = node.status.as_ref().and_then(|status| status.devices.first()).map(|device| device.used_by_others_bytes);
-        let moved = published.is_none_or(|published| published.0.abs_diff(self.others.0) > Defaults::default().margin(self.total).0);
+        let published = node.status.as_ref().and_then(|status| status.devices.first());
+        let moved = published.is_none_or(|published| {
+            (published.backend == DeviceBackend::None) != self.lost
+                || published.used_by_others_bytes.0.abs_diff(self.others.0) > Defaults::default().margin(self.total).0
+        });
         if acted || moved {
             node.status = Some(self.status());
         }
@@ -76,6 +82,11 @@ impl Agent {
         let mut status = ModelNodeStatus { replicas: self.replicas.clone(), ..self.said.clone() };
         status.devices[0].used_by_others_bytes = self.others;
         status.devices[0].free_bytes = self.total.saturating_sub(self.used());
+        if self.lost {
+            let device = &mut status.devices[0];
+            (device.backend, device.message) = (DeviceBackend::None, "it is lost".into());
+            (device.total_bytes, device.free_bytes) = (Bytes::ZERO, Bytes::ZERO);
+        }
         status
     }
 

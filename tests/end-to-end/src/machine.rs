@@ -9,7 +9,7 @@ use stowage_placement::{Bytes, Defaults};
 /// The name of every process that is no worker.
 pub(crate) const OTHERS: &str = "someone else";
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct SimulatedGpu {
     pub uuid: String,
     pub total: Bytes,
@@ -17,12 +17,16 @@ pub struct SimulatedGpu {
     pub context: Bytes,
     /// Processes that are no workers: id and bytes.
     pub foreign: Vec<(u32, Bytes)>,
+    /// It has fallen off the bus.
+    pub lost: bool,
+    /// The last critical error that its driver reports.
+    pub xid: Option<u64>,
 }
 
 impl SimulatedGpu {
     /// The `index`-th GPU of `node`.
     pub fn new(node: &str, index: usize, total: Bytes) -> SimulatedGpu {
-        SimulatedGpu { uuid: format!("GPU-{node}-{index}"), total, context: Defaults::default().overhead_bytes, foreign: Vec::new() }
+        SimulatedGpu { uuid: format!("GPU-{node}-{index}"), total, context: Defaults::default().overhead_bytes, ..SimulatedGpu::default() }
     }
 }
 
@@ -62,5 +66,7 @@ fn device(gpu: &SimulatedGpu) -> serde_json::Value {
         "contextBytes": gpu.context,
         "computeCapability": "9.0",
         "processes": processes,
+        "lost": gpu.lost,
+        "xid": gpu.xid,
     })
 }

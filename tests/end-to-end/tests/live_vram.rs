@@ -49,6 +49,27 @@ async fn what_another_process_takes_is_told_with_its_name_and_keeps_replicas_awa
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_replica_on_a_lost_gpu_is_started_elsewhere_and_it_is_said_why() -> Result<()> {
+    let mut cluster = Cluster::start(Settings::default()).await?;
+    // The first node is the tighter fit, so it is where the replica goes.
+    cluster.start_gpu_nodes(&[("node-a", manifest::room_for(1)), ("node-b", manifest::room_for(2))]).await?;
+    cluster.create(&manifest::on_gpu("m")).await?;
+    let on = |deployment: &ModelDeployment, node: &str| {
+        deployment.status.as_ref().is_some_and(|status| status.placements.iter().any(|placement| placement.node == node))
+    };
+    let ready = cluster.until("m", watch::is_ready).await?;
+    ensure!(on(&ready, "node-a"), "{:?}", ready.status);
+    let agent = &mut cluster.agents[0];
+    agent.options.gpus[0].xid = Some(79);
+    agent.machine.write(&agent.options.gpus)?;
+    let message = cluster.told("m", Reason::DeviceLost).await?;
+    println!("{message}");
+    ensure!(message.contains("on node-a can't be used any more: its driver reported the critical error XID 79"), "{message}");
+    cluster.until("m", |m| watch::is_ready(m) && on(m, "node-b") && !on(m, "node-a")).await?;
+    cluster.stop()
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_plan_made_on_figures_that_no_longer_hold_is_refused_with_what_was_seen_and_another_is_made() -> Result<()> {
     let mut cluster = Cluster::start(Settings::default()).await?;
     // The first node is the tighter fit, so it is where the replica would go.

@@ -39,6 +39,18 @@ pub struct Device {
     /// What the driver's context and libraries take in each process that simulates GPU layers.
     #[serde(default)]
     pub context_bytes: u64,
+    /// MIG instances that it is divided into.
+    #[serde(default)]
+    pub mig: Vec<Device>,
+    /// It has fallen off the bus, and answers that alone.
+    #[serde(default)]
+    pub lost: bool,
+    /// It is one with the processor, and has no memory of its own.
+    #[serde(default)]
+    pub unified: bool,
+    /// The last critical error that its driver reports.
+    #[serde(default)]
+    pub xid: Option<u64>,
     /// Processes that hold memory of the device; those that simulate GPU layers come on top of these.
     #[serde(default)]
     pub processes: Vec<Process>,
@@ -104,7 +116,7 @@ impl Machine {
             let Some(pid) = path.file_stem().and_then(|stem| stem.to_str()?.parse().ok()).filter(|pid| alive(*pid)) else { continue };
             let Ok(text) = fs::read_to_string(&path) else { continue };
             let (name, charges) = parse_charges(&text);
-            for device in &mut self.devices {
+            for device in self.devices.iter_mut().flat_map(Device::parts) {
                 if let Some(used_bytes) = charges.get(device.uuid.as_str()) {
                     let used_bytes = used_bytes.saturating_add(device.context_bytes);
                     device.processes.push(Process { pid, name: name.to_owned(), used_bytes });
@@ -136,6 +148,11 @@ impl Device {
     /// As shown: a name that doesn't say so gets `Simulated` put before it.
     pub fn shown_name(&self) -> String {
         if self.name.contains("Simulated") { self.name.clone() } else { format!("Simulated {}", self.name).trim().to_owned() }
+    }
+
+    /// Its MIG instances, or itself where there are none: what processes hold memory of.
+    fn parts(&mut self) -> Vec<&mut Device> {
+        if self.mig.is_empty() { vec![self] } else { self.mig.iter_mut().collect() }
     }
 
     pub fn used_bytes(&self) -> u64 {

@@ -6,3 +6,4 @@
 
 mod abi;
 pub mod devices;
+mod events;

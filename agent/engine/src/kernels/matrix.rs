@@ -20,8 +20,9 @@ const PANELS: usize = 24;
 /// Room for them, made where it is needed.
 type Panels = Option<[Panel; PANELS]>;
 
-/// Activations that a pass over a matrix goes through at once, so that they stay in the second-level cache.
-const PASS_BYTES: usize = 512 << 10;
+/// Activations that a pass over a matrix goes through at once, so that they stay in a core's part of the third-level cache: each pass unpacks the matrix
+/// again, which costs more than the second-level cache gives.
+const PASS_BYTES: usize = 2 << 20;
 
 /// Bytes of a tensor that are packed before the file's pages with them are let go of.
 const LOADED_AT_ONCE: usize = 16 << 20;

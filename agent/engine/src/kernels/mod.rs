@@ -9,6 +9,7 @@
 #![cfg_attr(not(target_arch = "x86_64"), allow(dead_code, unused_imports, unused_macros, unused_variables))]
 
 use std::ops::Range;
+use std::str::FromStr;
 
 mod attention;
 #[cfg(target_arch = "x86_64")]
@@ -58,6 +59,18 @@ enum Level {
 /// An instruction set that this CPU has: no other can be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Isa(Level);
+
+impl FromStr for Isa {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Isa, String> {
+        let here = Isa::available();
+        here.iter().copied().find(|isa| isa.name() == name).ok_or_else(|| {
+            let names: Vec<&str> = here.iter().map(|isa| isa.name()).collect();
+            format!("this CPU has no kernels named `{name}`; it has {}", names.join(", "))
+        })
+    }
+}
 
 /// A method of `Isa` that calls a kernel of one of the modules above, compiled for the instruction set.
 macro_rules! compiled {

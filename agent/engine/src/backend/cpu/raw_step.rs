@@ -152,9 +152,9 @@ impl Step<'_> {
         unsafe { self.buffers[8].add((row * self.shape.ropes as usize + rope) * self.shape.key_length as usize) }
     }
 
-    /// This thread's tokens, in whole groups.
+    /// This thread's tokens.
     fn rows(&self, worker: &Worker<'_>) -> std::ops::Range<usize> {
-        worker.share(self.tokens.len(), self.width)
+        worker.share(self.tokens.len(), 1)
     }
 
     /// Angles of this thread's tokens. In f64, so that far positions are as exact as near ones.
@@ -371,7 +371,7 @@ impl OutputBuffers {
         pool.run(&|worker: &Worker<'_>| {
             // SAFETY: the buffers have room for `self.rows` rows, and threads keep to the rule of this module.
             unsafe {
-                for index in worker.share(rows.len(), width) {
+                for index in worker.share(rows.len(), 1) {
                     let from = hidden.as_ptr().add(rows[index] as usize * embedding);
                     let to = normed.get().add(index * embedding);
                     norm.apply(isa, from, to);
