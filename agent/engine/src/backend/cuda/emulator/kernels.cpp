@@ -8,3 +8,4 @@
 #include "../kernels/heads.cu"
 #include "../kernels/products.cu"
 #include "../kernels/rows.cu"
+#include "wrong.cu"

@@ -40,3 +40,24 @@ fn an_arena_beyond_what_is_free_is_refused_with_the_numbers_and_what_is_dropped_
     drop(arena);
     assert!(DeviceArena::new(driver, Bytes::mib(3)).is_ok());
 }
+
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Wrong(DevicePointer);
+impl Arguments for Wrong {}
+
+#[test]
+fn threads_that_wait_for_others_that_never_come_and_what_is_read_before_it_is_written_are_found() {
+    let bench = Bench::new();
+    let driver = &bench.arena.driver;
+    let to = bench.put(&[0.0; 128]);
+    let launch = |name: &str, blocks| {
+        let kernel = driver.kernel(Module::Rows, name).unwrap();
+        driver.launch(kernel, Shape { grid: [blocks, 1, 1], threads: 64, shared_bytes: 256 }, &Wrong(to))
+    };
+    assert!(launch("wrong_barrier", 1).unwrap_err().message.contains("some warps of a block wait for others that have ended"));
+    assert!(launch("wrong_exchange", 1).unwrap_err().message.contains("some lanes of a warp wait"));
+    launch("wrong_order", 2).unwrap();
+    let found = bench.get(to, 128);
+    assert!(found[..64].iter().any(|x| x.is_nan()) && found[64..].iter().any(|x| x.is_nan()), "{found:?}");
+}
