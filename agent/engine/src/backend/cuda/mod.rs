@@ -44,7 +44,7 @@ use self::kernels::Kernels;
 use self::layer::DeviceLayer;
 use self::memory::DeviceArena;
 use self::output::DeviceOutput;
-use self::run::{CudaRun, HeldLayer};
+use self::run::{CudaRun, HeldLayer, Progress};
 use self::weights::Loader;
 use super::{Backend, LayerRun, PreparedRun};
 use crate::api::EngineError;
@@ -87,8 +87,8 @@ impl Backend for CudaBackend {
             (Some(output), Some(hidden)) => Some(DeviceOutput::load(output, hidden, &graph.shape, run.request, &mut loader, &mut kernels)?),
             _ => None,
         };
-        let ends_in_a_norm = graph.output.is_some();
-        Ok(Box::new(CudaRun::new(arena, kernels, hidden, buffers, ropes, layers, output, ends_in_a_norm)))
+        let (ends_in_a_norm, progress) = (graph.output.is_some(), Progress::default());
+        Ok(Box::new(CudaRun { arena, kernels, hidden, buffers, ropes, layers, output, ends_in_a_norm, progress }))
     }
 }
 
