@@ -22,9 +22,11 @@ elif [ -n "${INSTRUCTIONS:-}" ]; then
     exit 2
 fi
 models=$llama/root/models
-# llama.cpp sees this folder alone; a file that is there already costs nothing twice.
-rm -f "$models"/*.gguf
-[ "${narrow:-}" ] || trap 'rm -f "$models"/*.gguf' EXIT
+# llama.cpp sees this folder alone; what others have laid there stays.
+laid=("$models/random.gguf")
+for file in smollm2-135m-instruct-q4_1 gemma-3-270m-q4_k_m random-1b-q4_k_m random-1b-q8_0; do laid+=("$models/$file.gguf"); done
+rm -f "${laid[@]}"
+[ "${narrow:-}" ] || trap 'rm -f "${laid[@]}"' EXIT
 trap 'exit 130' INT TERM HUP
 wants() { [[ " ${MODELS:-smollm2 gemma3 random} " == *" $1 "* ]]; }
 lay() { ln "$1" "$models/" 2>/dev/null || cp "$1" "$models/"; }

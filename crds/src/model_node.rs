@@ -360,7 +360,7 @@ pub struct ReplicaStatus {
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Speed {
-    /// Reading a prompt of `num_batch` tokens.
+    /// Reading a prompt of at most `num_batch` tokens, as long as 50 ms allow: longer ones are read faster.
     #[serde(default)]
     pub prefill_tokens_per_second: f64,
     /// Generating. Missing for a model that generates no text.

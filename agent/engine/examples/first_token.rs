@@ -12,7 +12,7 @@ use anyhow::{Context, bail};
 use clap::Parser;
 use serde_json::json;
 use stowage_engine::schedule::{MAX_QUEUE, Scheduler, Speculation};
-use stowage_engine::{GenerateEvent, GenerateRequest, LoadedModel, SamplingOptions, Tokenizer, host_plan};
+use stowage_engine::{Computing, GenerateEvent, GenerateRequest, LoadedModel, SamplingOptions, Tokenizer, host_plan};
 use stowage_placement::{Request, Tokens};
 
 #[derive(Parser)]
@@ -34,8 +34,8 @@ fn main() -> anyhow::Result<()> {
     let request = Request { num_ctx: Tokens(num_ctx), num_gpu: 0, ..Request::default() };
     let load = host_plan::on_host(&model, &request, threads)?;
     let promised = load.plan.devices.iter().map(|device| device.total_bytes.0).sum::<u64>();
-    let loaded = LoadedModel::load(&load, &mut |_| {})?;
-    let tokenizer = Arc::new(Tokenizer::from_header(loaded.header())?);
+    let (loaded, tokenizer) = LoadedModel::load_beside(&load, Computing::default(), &mut |_| {}, Tokenizer::from_header)?;
+    let tokenizer = Arc::new(tokenizer?);
     let prompt = tokenizer.encode_prompt(&prompt, true)?;
     let scheduler = Scheduler::start_with(Box::new(loaded), tokenizer, MAX_QUEUE, Speculation::default())?;
     tokio::runtime::Builder::new_current_thread().build()?.block_on(scheduler.self_test())?;

@@ -64,7 +64,7 @@ impl MeasuredDevice {
 /// How fast a loaded model computed, in tokens a second of one sequence.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct MeasuredSpeed {
-    /// Reading a whole batch.
+    /// Reading a prompt, as long as 50 ms allow: longer ones are read faster.
     pub prefill: f64,
     /// Generating token after token; `None` for a model that generates none.
     pub decode: Option<f64>,

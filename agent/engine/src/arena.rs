@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use stowage_placement::{Bytes, Reason};
 
 use crate::api::EngineError;
+use crate::pool::{Pool, Worker};
 
 /// What a region is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +35,7 @@ unsafe impl Send for Arena {}
 unsafe impl Sync for Arena {}
 
 const HUGE_PAGE: usize = 2 << 20;
+const PAGE: usize = 4096;
 
 impl Arena {
     /// Maps `size` bytes. Errors: LoadFailed where the system refuses.
@@ -78,6 +80,19 @@ impl Arena {
         }
         self.by_purpose[purpose as usize].fetch_add(bytes.0, Ordering::Relaxed);
         Ok(Region { arena: Arc::clone(self), start: start as usize, length: bytes.0 as usize })
+    }
+
+    /// Has the system give every page now, so that what was promised is held from the beginning: no request finds that it can't be had.
+    pub fn touch(&self, pool: &Pool) {
+        pool.run(&|worker: &Worker<'_>| {
+            for page in worker.share((self.size as usize).div_ceil(PAGE), 1) {
+                // SAFETY: a byte of the arena, which stays as it is; while a model is loaded nobody else writes there.
+                unsafe {
+                    let at = self.base.as_ptr().add(page * PAGE);
+                    at.write_volatile(at.read_volatile());
+                }
+            }
+        });
     }
 
     pub fn taken_for(&self, purpose: Purpose) -> Bytes {

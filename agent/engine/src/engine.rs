@@ -10,6 +10,7 @@ use crate::api::{
     ChatMessage, Constraint, EngineError, GenerateEvent, GenerateRequest, LoadProgress, LoadRequest, MeasuredDevice, MeasuredSpeed,
     ModelInfo,
 };
+use crate::backend::cpu::Computing;
 use crate::constraint::{Constraints, Grammar};
 use crate::model::LoadedModel;
 use crate::schedule::{MAX_QUEUE, Model, Occupancy, Scheduler, generates_no_text};
@@ -35,9 +36,8 @@ struct Inner {
 impl Engine {
     /// Loads a model. Blocks for as long as reading the file takes: call it on a thread of its own (`spawn_blocking`).
     pub fn load(request: LoadRequest, mut progress: impl FnMut(LoadProgress)) -> Result<Engine, EngineError> {
-        let mut model = LoadedModel::load(&request, &mut progress)?;
-        let header = model.take_header();
-        let tokenizer = Arc::new(Tokenizer::from_header(&header)?);
+        let (mut model, tokenizer) = LoadedModel::load_beside(&request, Computing::default(), &mut progress, Tokenizer::from_header)?;
+        let (header, tokenizer) = (model.take_header(), Arc::new(tokenizer?));
         let from_file = header.string("tokenizer.chat_template")?;
         let template = ChatTemplate::new(from_file, &request.template, tokenizer.bos_text(), tokenizer.eos_text())?;
         let info = info::describe(&header, &request, template.exists(), &model)?;
@@ -73,7 +73,7 @@ impl Engine {
         self.inner.scheduler.occupancy()
     }
 
-    /// Fills one whole batch, looks at what comes out, and says how fast it came.
+    /// Reads a prompt, looks at what comes out, generates a few tokens, and says how fast that was.
     pub async fn self_test(&self) -> Result<MeasuredSpeed, EngineError> {
         self.inner.scheduler.self_test().await
     }

@@ -100,8 +100,8 @@ fn map_file(path: &Path) -> Result<(Mmap, Header), EngineError> {
     // SAFETY: the mapping is read-only. That the file isn't changed or cut off while it is mapped is asked of whoever keeps model files: the
     // agent's store replaces files by renaming and never writes into one.
     let map = unsafe { Mmap::map(&file) }.map_err(|error| invalid(format!("mapping it failed: {error}")))?;
-    // Only advice: without it the file is read all the same.
-    let _ = map.advise(Advice::Sequential);
+    // Only advice: without it the file is read all the same. All of it is wanted, and while one tensor is packed the next are fetched.
+    let _ = map.advise(Advice::Sequential).and_then(|()| map.advise(Advice::WillNeed));
     let header = read_header(&map).map_err(invalid)?;
     header.check_file_size(Bytes(size)).map_err(|error| invalid(error.to_string()))?;
     Ok((map, header))

@@ -173,6 +173,9 @@ pub(crate) fn parts(
         let backend = CpuBackend { arena: Arc::clone(&arena), pool: Arc::clone(&pool), computing };
         let prepared =
             if reference { ReferenceBackend.prepare(&run, file, &mut loaded)? } else { backend.prepare(&run, file, &mut loaded)? };
+        if device.kind == DeviceKind::Host {
+            arena.touch(&pool);
+        }
         let measured = measured(device, arena.size(), |purpose| arena.taken_for(purpose))?;
         parts.push(Part { run: prepared, blocks: run.blocks, input: run.input, output: run.output, measured });
     }

@@ -3,6 +3,7 @@
 mod self_test;
 
 use std::ops::Range;
+use std::panic::resume_unwind;
 
 #[cfg(feature = "simulated-gpu")]
 use stowage_placement::DeviceKind;
@@ -59,6 +60,16 @@ impl LoadedModel {
         computing: Computing,
         progress: &mut dyn FnMut(LoadProgress),
     ) -> Result<LoadedModel, EngineError> {
+        LoadedModel::load_beside(request, computing, progress, |_| ()).map(|(model, ())| model)
+    }
+
+    /// The same, while something else is made of the file's header on a thread of its own.
+    pub fn load_beside<T: Send>(
+        request: &LoadRequest,
+        computing: Computing,
+        progress: &mut dyn FnMut(LoadProgress),
+        beside: impl FnOnce(&Header) -> T + Send,
+    ) -> Result<(LoadedModel, T), EngineError> {
         let file = ModelFile::open(&request.path)?;
         let graph = Graph::from_header(file.header(), request.request.num_ctx)?;
         load::check(&file, &graph, request)?;
@@ -69,14 +80,19 @@ impl LoadedModel {
                 gpus.map(|gpu| (gpu.id.clone(), gpu.total_bytes.saturating_sub(gpu.overhead_bytes))).collect(),
             )?
         };
-        let Parts { parts, hidden } = load::parts(&file, &graph, request, computing, progress)?;
+        let (loaded, made) = std::thread::scope(|scope| {
+            let making = scope.spawn(|| beside(file.header()));
+            let loaded = load::parts(&file, &graph, request, computing, progress);
+            (loaded, making.join().unwrap_or_else(|panic| resume_unwind(panic)))
+        });
+        let Parts { parts, hidden } = loaded?;
         let missing = || EngineError::new(Reason::LoadFailed, "the plan leaves out the input or the output layer");
         let mut order: Vec<(usize, Range<usize>)> = Vec::new();
         for (index, part) in parts.iter().enumerate() {
             order.extend(part.blocks.iter().map(|range| (index, range.clone())));
         }
         order.sort_by_key(|(_, range)| range.start);
-        Ok(LoadedModel {
+        let model = LoadedModel {
             input: parts.iter().position(|part| part.input).ok_or_else(missing)?,
             output: parts.iter().position(|part| part.output).ok_or_else(missing)?,
             measured: parts.iter().map(|part| part.measured.clone()).collect(),
@@ -94,7 +110,8 @@ impl LoadedModel {
             header: file.into_header(),
             #[cfg(feature = "simulated-gpu")]
             _charge: charge,
-        })
+        };
+        Ok((model, made))
     }
 
     /// Computes a batch, writing its tokens into the cache. Returns logits `[batch.wanted.len(), vocabulary]`, in the order of `batch.wanted`,

@@ -198,7 +198,7 @@ impl Scheduler {
         answer.await.unwrap_or_else(|_| Err(thread_gone()))
     }
 
-    /// Waits until no sequence is active, then fills one whole batch and generates a few tokens; how fast that was. What the slots had cached is lost.
+    /// Waits until no sequence is active, then reads a prompt and generates a few tokens; how fast that was. What the slots had cached is lost.
     pub async fn self_test(&self) -> Result<MeasuredSpeed, EngineError> {
         let (reply, answer) = oneshot::channel();
         self.queue.push(Job::SelfTest(reply))?;

@@ -11,7 +11,6 @@ mod vocabulary;
 mod word_piece;
 
 use std::borrow::Cow;
-use std::collections::HashMap;
 
 use stowage_placement::Reason;
 use stowage_placement::gguf::Header;
@@ -94,7 +93,7 @@ impl Tokenizer {
             ));
         }
         let build = || -> tokenizers::Result<tokenizers::Tokenizer> {
-            let model = BPE::builder().vocab_and_merges(Vocab::from_iter(ids), merges).ignore_merges(pre.ignore_merges).build()?;
+            let model = BPE::builder().vocab_and_merges(ids, merges).ignore_merges(pre.ignore_merges).build()?;
             let mut steps: Vec<PreTokenizerWrapper> = Vec::new();
             for expression in pre.expressions {
                 let pattern = SplitPattern::Regex((*expression).into());
@@ -242,8 +241,8 @@ impl Tokenizer {
 }
 
 /// Ids by text. Where two tokens have one text (a damaged file, or bytes that are no UTF-8), the first is meant.
-fn ids(vocabulary: &Vocabulary) -> HashMap<String, u32> {
-    let mut ids = HashMap::with_capacity(vocabulary.texts.len());
+fn ids(vocabulary: &Vocabulary) -> Vocab {
+    let mut ids = Vocab::with_capacity(vocabulary.texts.len());
     for (id, text) in vocabulary.texts.iter().enumerate() {
         ids.entry(text.clone()).or_insert(id as u32);
     }

@@ -175,11 +175,14 @@ impl Plane {
         }
     }
 
-    /// Sets the part of a weight's code that is in this plane of a tile's block, where it was zero.
+    /// Sets the part of four codes, a byte each, that is in this plane of a tile's block, where it was zero.
     #[inline(always)]
-    pub fn set(self, block: &mut [u8], row: usize, column: usize, code: u8) {
-        let (byte, bit) = self.place(row, column);
-        block[byte] |= (code & self.mask()) << bit;
+    pub fn set(self, block: &mut [u8], row: usize, sub: usize, group: usize, codes: u32) {
+        let (byte, bit) = self.place(row, sub * 32 + group * 4);
+        let mask = u32::from(self.mask()) * 0x0101_0101;
+        if let Some(four) = block[byte..].first_chunk_mut::<4>() {
+            *four = (u32::from_le_bytes(*four) | (codes & mask) << bit).to_le_bytes();
+        }
     }
 }
 

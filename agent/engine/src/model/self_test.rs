@@ -8,15 +8,30 @@ use crate::api::{EngineError, MeasuredSpeed};
 use crate::batch::Batch;
 use crate::model::LoadedModel;
 
-/// Tokens that are generated to measure that, unless they take longer than [`ENOUGH`].
-const GENERATED: u32 = 8;
-/// After so long no further token is generated: a large model is not kept from serving for the sake of a figure.
-const ENOUGH: Duration = Duration::from_secs(1);
+/// Tokens of the first prompt, whose numbers are looked at.
+const FIRST: u32 = 16;
+/// What measuring may take, for reading a prompt and for generating: a model is not kept from serving for the sake of a figure.
+const ENOUGH: Duration = Duration::from_millis(50);
+/// Tokens that are generated to measure that, unless they take longer.
+const GENERATED: u32 = 4;
 
 impl LoadedModel {
-    /// Fills one whole batch in slot 0, checks that what comes out is finite, and generates a few tokens; how fast both were.
+    /// Reads a prompt in slot 0, checks that what comes out is finite, and generates a few tokens; how fast both were.
     pub fn self_test(&mut self) -> Result<MeasuredSpeed, EngineError> {
-        let length = self.num_batch().min(self.num_ctx());
+        let longest = self.num_batch().min(self.num_ctx());
+        let first = FIRST.min(longest);
+        let mut prefill = self.read_prompt(first)?;
+        // Short prompts are read more slowly than long ones, and the first of all most slowly: as long a one as there is time for tells more.
+        let more = (prefill * ENOUGH.as_secs_f64()) as u32;
+        if more.min(longest) >= 2 * first {
+            prefill = self.read_prompt(more.min(longest))?;
+        }
+        let decode = if self.has_output { Some(self.decode_speed()?) } else { None };
+        Ok(MeasuredSpeed { prefill, decode, threads: self.threads })
+    }
+
+    /// Tokens a second at which a prompt of this length is read. What comes of it must be finite.
+    fn read_prompt(&mut self, length: u32) -> Result<f64, EngineError> {
         let tokens: Vec<u32> = (0..length).map(|i| (i as usize * 31 % self.vocabulary) as u32).collect();
         let mut batch = Batch::default();
         batch.push_run(&tokens, 0, 0, self.has_output);
@@ -28,8 +43,7 @@ impl LoadedModel {
             let message = format!("the self-test computed a batch of {length} tokens, and {bad} of {all} numbers are not finite");
             return Err(EngineError::new(Reason::LoadFailed, message));
         }
-        let decode = if self.has_output { Some(self.decode_speed()?) } else { None };
-        Ok(MeasuredSpeed { prefill: per_second(length, took), decode, threads: self.threads })
+        Ok(per_second(length, took))
     }
 
     /// Tokens a second that are generated from an empty context in slot 0. The first, which finds what it needs in no cache of the CPU, is not counted.

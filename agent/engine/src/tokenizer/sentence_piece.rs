@@ -3,8 +3,6 @@
 //! SentencePiece joins the two neighbours whose joined piece has the best score. That is BPE with every way to split a piece into two pieces as a merge,
 //! ranked by the piece's score; `transformers` converts `tokenizer.model` files the same way (`generate_merges` in `convert_slow_tokenizer.py`).
 
-use std::collections::HashMap;
-
 use tokenizers::Tokenizer;
 use tokenizers::models::bpe::{BPE, Vocab};
 use tokenizers::normalizers::Replace;
@@ -18,9 +16,9 @@ pub const SPACE: &str = "▁";
 const LONGEST_PIECE: usize = 256;
 
 /// A tokenizer for text between special tokens.
-pub fn build(vocabulary: &Vocabulary, ids: HashMap<String, u32>) -> tokenizers::Result<Tokenizer> {
+pub fn build(vocabulary: &Vocabulary, ids: Vocab) -> tokenizers::Result<Tokenizer> {
     let merges = merges(vocabulary, &ids);
-    let mut builder = BPE::builder().vocab_and_merges(Vocab::from_iter(ids), merges).byte_fallback(true).fuse_unk(true);
+    let mut builder = BPE::builder().vocab_and_merges(ids, merges).byte_fallback(true).fuse_unk(true);
     if let Some(unknown) = vocabulary.unknown {
         builder = builder.unk_token(vocabulary.texts[unknown as usize].clone());
     }
@@ -29,9 +27,11 @@ pub fn build(vocabulary: &Vocabulary, ids: HashMap<String, u32>) -> tokenizers::
     Ok(tokenizer)
 }
 
-fn merges(vocabulary: &Vocabulary, ids: &HashMap<String, u32>) -> Vec<(String, String)> {
+fn merges(vocabulary: &Vocabulary, ids: &Vocab) -> Vec<(String, String)> {
     struct Merge<'a> {
         score: f32,
+        /// Characters of both sides.
+        lengths: (usize, usize),
         left: &'a str,
         right: &'a str,
     }
@@ -41,18 +41,15 @@ fn merges(vocabulary: &Vocabulary, ids: &HashMap<String, u32>) -> Vec<(String, S
         if !mergeable(i) || text.len() > LONGEST_PIECE {
             continue;
         }
-        for (split, _) in text.char_indices().skip(1) {
+        let length = text.chars().count();
+        for (count, (split, _)) in text.char_indices().enumerate().skip(1) {
             let (left, right) = text.split_at(split);
             if ids.contains_key(left) && ids.contains_key(right) {
-                merges.push(Merge { score: vocabulary.scores[i], left, right });
+                merges.push(Merge { score: vocabulary.scores[i], lengths: (count, length - count), left, right });
             }
         }
     }
-    let characters = |text: &str| text.chars().count();
-    merges.sort_by(|a, b| {
-        let longer = (characters(b.left), characters(b.right)).cmp(&(characters(a.left), characters(a.right)));
-        b.score.total_cmp(&a.score).then(longer)
-    });
+    merges.sort_by(|a, b| b.score.total_cmp(&a.score).then(b.lengths.cmp(&a.lengths)));
     merges.into_iter().map(|merge| (merge.left.to_owned(), merge.right.to_owned())).collect()
 }
 

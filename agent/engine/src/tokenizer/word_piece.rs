@@ -2,8 +2,6 @@
 //!
 //! BERT marks what goes on within a word (`##ing`), GGUF files mark where one begins (`▁play`): `BertModel` in the converter of llama.cpp rewrites each.
 
-use std::collections::HashMap;
-
 use tokenizers::Tokenizer;
 use tokenizers::models::bpe::Vocab;
 use tokenizers::models::wordpiece::WordPiece;
@@ -20,13 +18,13 @@ const LONGEST_WORD: usize = 100;
 
 /// A tokenizer for text between special tokens. `lowercase`: upper case and accents are lost, as in BERT's uncased models.
 pub fn build(vocabulary: &Vocabulary, lowercase: bool) -> tokenizers::Result<Tokenizer> {
-    let mut ids = HashMap::with_capacity(vocabulary.texts.len());
+    let mut ids = Vocab::with_capacity(vocabulary.texts.len());
     for (id, (text, kind)) in vocabulary.texts.iter().zip(&vocabulary.types).enumerate() {
         ids.entry(as_bert_writes(text, *kind)).or_insert(id as u32);
     }
     let unknown = vocabulary.unknown.map_or("[UNK]", |id| &vocabulary.texts[id as usize]);
     let model = WordPiece::builder()
-        .vocab(Vocab::from_iter(ids))
+        .vocab(ids)
         .unk_token(unknown.to_owned())
         .continuing_subword_prefix(WITHIN_WORD.to_owned())
         .max_input_chars_per_word(LONGEST_WORD)

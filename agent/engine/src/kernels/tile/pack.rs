@@ -1,10 +1,16 @@
 //! From rows as they lie in the file to a tile.
 
-use super::super::format::Format;
+use super::super::format::{Format, by_format};
 use super::ROWS;
 
 /// Packs up to 16 rows, given one after the other as they lie in the file, into one tile, which is zero before. Missing rows stay zeros.
 pub fn pack(format: Format, rows: &[u8], row_bytes: usize, tile: &mut [u8]) {
+    by_format!(format, pack_as(rows, row_bytes, tile))
+}
+
+/// The format is a constant, so that places and masks are.
+fn pack_as<const FORMAT: usize>(rows: &[u8], row_bytes: usize, tile: &mut [u8]) {
+    let format = Format::ALL[FORMAT];
     let block_bytes = format.bytes() / ROWS;
     for (row, data) in rows.chunks_exact(row_bytes).enumerate() {
         for (block, to) in data.chunks_exact(block_bytes).zip(tile.chunks_exact_mut(format.bytes())) {
@@ -14,6 +20,7 @@ pub fn pack(format: Format, rows: &[u8], row_bytes: usize, tile: &mut [u8]) {
     }
 }
 
+#[inline(always)]
 fn pack_scales(format: Format, b: &[u8], row: usize, to: &mut [u8]) {
     let mut halves = |places: &[usize]| {
         for (i, &from) in places.iter().enumerate() {
@@ -75,53 +82,71 @@ fn scale_q3_k(bytes: &[u8], i: usize) -> u8 {
     low | high << 4
 }
 
+#[inline(always)]
 fn pack_codes(format: Format, b: &[u8], row: usize, to: &mut [u8]) {
     match format {
-        Format::Q4_0 | Format::Iq4Nl => set_codes(format, row, to, |_, c| nibble(&b[2..], c)),
-        Format::Q4_1 => set_codes(format, row, to, |_, c| nibble(&b[4..], c)),
-        Format::Mxfp4 => set_codes(format, row, to, |_, c| nibble(&b[1..], c)),
-        Format::Iq4Xs => set_codes(format, row, to, |sub, c| nibble(&b[8 + sub * 16..], c)),
-        Format::Q5_0 => set_codes(format, row, to, |_, c| nibble(&b[6..], c) | bit(&b[2..], c) << 4),
-        Format::Q5_1 => set_codes(format, row, to, |_, c| nibble(&b[8..], c) | bit(&b[4..], c) << 4),
-        Format::Q8_0 => set_codes(format, row, to, |_, c| b[2 + c]),
-        Format::Q2K => set_codes(format, row, to, |sub, c| b[16 + sub / 4 * 32 + c] >> (sub % 4 * 2) & 3),
+        Format::Q4_0 | Format::Iq4Nl => set_codes(format, row, to, |_, g| nibbles(&b[2..], g)),
+        Format::Q4_1 => set_codes(format, row, to, |_, g| nibbles(&b[4..], g)),
+        Format::Mxfp4 => set_codes(format, row, to, |_, g| nibbles(&b[1..], g)),
+        Format::Iq4Xs => set_codes(format, row, to, |sub, g| nibbles(&b[8 + sub * 16..], g)),
+        Format::Q5_0 => set_codes(format, row, to, |_, g| nibbles(&b[6..], g) | bits(&b[2..], g) << 4),
+        Format::Q5_1 => set_codes(format, row, to, |_, g| nibbles(&b[8..], g) | bits(&b[4..], g) << 4),
+        Format::Q8_0 => set_codes(format, row, to, |_, g| four(&b[2..], g)),
+        Format::Q2K => set_codes(format, row, to, |sub, g| four(&b[16 + sub / 4 * 32..], g) >> (sub % 4 * 2) & each(3)),
         Format::Q3K => {
             // The high bit is stored inverted: set means that 4 is not taken off, so all weights are 4 too high with it added.
-            let low = |sub: usize, c: usize| b[32 + sub / 4 * 32 + c] >> (sub % 4 * 2) & 3;
-            set_codes(format, row, to, |sub, c| low(sub, c) | (b[c] >> sub & 1) << 2);
+            let low = |sub: usize, g: usize| four(&b[32 + sub / 4 * 32..], g) >> (sub % 4 * 2) & each(3);
+            set_codes(format, row, to, |sub, g| low(sub, g) | (four(b, g) >> sub & each(1)) << 2);
         }
-        Format::Q4K => set_codes(format, row, to, |sub, c| b[16 + sub / 2 * 32 + c] >> (sub % 2 * 4) & 15),
+        Format::Q4K => set_codes(format, row, to, |sub, g| four(&b[16 + sub / 2 * 32..], g) >> (sub % 2 * 4) & each(15)),
         Format::Q5K => {
-            let low = |sub: usize, c: usize| b[48 + sub / 2 * 32 + c] >> (sub % 2 * 4) & 15;
-            set_codes(format, row, to, |sub, c| low(sub, c) | (b[16 + c] >> sub & 1) << 4);
+            let low = |sub: usize, g: usize| four(&b[48 + sub / 2 * 32..], g) >> (sub % 2 * 4) & each(15);
+            set_codes(format, row, to, |sub, g| low(sub, g) | (four(&b[16..], g) >> sub & each(1)) << 4);
         }
         Format::Q6K => {
-            let low = |part: usize, quarter: usize, c: usize| b[part * 64 + quarter % 2 * 32 + c] >> (quarter / 2 * 4) & 15;
-            let high = |part: usize, quarter: usize, c: usize| b[128 + part * 32 + c] >> (quarter * 2) & 3;
-            set_codes(format, row, to, |sub, c| low(sub / 4, sub % 4, c) | high(sub / 4, sub % 4, c) << 4);
+            let low = |part: usize, quarter: usize, g: usize| four(&b[part * 64 + quarter % 2 * 32..], g) >> (quarter / 2 * 4) & each(15);
+            let high = |part: usize, quarter: usize, g: usize| four(&b[128 + part * 32..], g) >> (quarter * 2) & each(3);
+            set_codes(format, row, to, |sub, g| low(sub / 4, sub % 4, g) | high(sub / 4, sub % 4, g) << 4);
         }
     }
 }
 
-/// Weights 0 to 15 are the low halves of 16 bytes, 16 to 31 the high ones.
-fn nibble(bytes: &[u8], column: usize) -> u8 {
-    if column < 16 { bytes[column] & 15 } else { bytes[column - 16] >> 4 }
-}
-
-fn bit(bytes: &[u8], column: usize) -> u8 {
-    bytes[column / 8] >> (column % 8) & 1
-}
-
-/// Sets the codes of one row of a tile's block, each given its sub-block and its column there.
+/// The `group`-th four of some bytes, the first in the lowest bits.
 #[inline(always)]
-fn set_codes(format: Format, row: usize, to: &mut [u8], code: impl Fn(usize, usize) -> u8) {
+fn four(bytes: &[u8], group: usize) -> u32 {
+    let at = group * 4;
+    u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+}
+
+/// The same number in four bytes.
+const fn each(byte: u32) -> u32 {
+    byte * 0x0101_0101
+}
+
+/// Four of 32 codes: 0 to 15 are the low halves of 16 bytes, 16 to 31 the high ones.
+#[inline(always)]
+fn nibbles(bytes: &[u8], group: usize) -> u32 {
+    four(bytes, group % 4) >> (group / 4 * 4) & each(15)
+}
+
+/// Four of 32 bits, each in a byte.
+#[inline(always)]
+fn bits(bytes: &[u8], group: usize) -> u32 {
+    let together = u32::from(bytes[group / 2] >> (group % 2 * 4) & 15);
+    // Four copies, 7 bits apart: each bit comes to stand once where a byte begins.
+    (together * 0x0020_4081) & each(1)
+}
+
+/// Sets the codes of one row of a tile's block, four at a time, each four given their sub-block and their group there.
+#[inline(always)]
+fn set_codes(format: Format, row: usize, to: &mut [u8], codes: impl Fn(usize, usize) -> u32) {
     let (low, high) = (format.low(), format.high());
     for sub in 0..format.subs() {
-        for column in 0..32 {
-            let code = code(sub, column);
-            low.set(to, row, sub * 32 + column, code);
+        for group in 0..8 {
+            let codes = codes(sub, group);
+            low.set(to, row, sub, group, codes);
             if let Some(high) = high {
-                high.set(to, row, sub * 32 + column, code >> low.bits);
+                high.set(to, row, sub, group, codes >> low.bits);
             }
         }
     }
