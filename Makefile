@@ -20,8 +20,8 @@ STAGE := scripts/stage.sh
 # Layers on simulated GPUs, for machines that have none, and workers that try to break out of their confinement. A release is built without either. Single
 # programs are built with `--workspace` too: then their dependencies have the features that they have everywhere else, and are not compiled again.
 SIMULATED := --features stowage-agent/simulated-gpu,stowage-agent/hostile-worker
-# The GPUs of tests of the CUDA backend, whose kernels run on the CPU. Not in a release either.
-EMULATED := --features stowage-engine/emulated-cuda
+# The GPUs of tests of the CUDA backend, whose kernels run on the CPU, not in a release either; and what looks for real ones.
+EMULATED := --features stowage-engine/emulated-cuda,stowage-engine/cuda
 MODEL := $(CACHE)/models/smollm2-135m-instruct-q4_1.gguf
 CLIENTS := $(wildcard tests/clients/requirements.txt)
 
