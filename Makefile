@@ -20,6 +20,8 @@ STAGE := scripts/stage.sh
 # Layers on simulated GPUs, for machines that have none, and workers that try to break out of their confinement. A release is built without either. Single
 # programs are built with `--workspace` too: then their dependencies have the features that they have everywhere else, and are not compiled again.
 SIMULATED := --features stowage-agent/simulated-gpu,stowage-agent/hostile-worker
+# The GPUs of tests of the CUDA backend, whose kernels run on the CPU, not in a release either; and what looks for real ones.
+EMULATED := --features stowage-engine/emulated-cuda,stowage-engine/cuda
 MODEL := $(CACHE)/models/smollm2-135m-instruct-q4_1.gguf
 CLIENTS := $(wildcard tests/clients/requirements.txt)
 
@@ -45,11 +47,16 @@ control-plane: ## etcd, Kubernetes and helm, built into the cache (minutes, once
 	@$(STAGE) 'control plane' $(TARGET)/debug/control-plane
 
 .PHONY: test
-test: build control-plane models test-rust $(if $(CLIENTS),test-clients) ## all tests
+test: build control-plane models test-rust test-cuda $(if $(CLIENTS),test-clients) ## all tests
 
 .PHONY: test-rust
 test-rust:
 	@$(STAGE) 'rust tests' scripts/rust-tests.sh --workspace $(SIMULATED) --no-fail-fast
+
+# The engine alone, so that what all other programs are built with stays as it is.
+.PHONY: test-cuda
+test-cuda: ## the CUDA backend on emulated GPUs
+	@$(STAGE) 'cuda tests, on emulated GPUs' scripts/rust-tests.sh --package stowage-engine $(EMULATED) --lib --test reference_models cuda
 
 .PHONY: test-clients
 test-clients:
@@ -125,6 +132,8 @@ lint: ## formatting, clippy, generated files, dependencies
 	@$(STAGE) format cargo fmt --all --check
 	@$(STAGE) clippy cargo clippy --quiet --workspace --all-targets -- -D warnings
 	@$(STAGE) 'clippy, simulated GPU' cargo clippy --quiet --workspace --all-targets $(SIMULATED),stowage-agent/fuzzed -- -D warnings
+	@$(STAGE) 'clippy, CUDA' cargo clippy --quiet --workspace --all-targets --features stowage-agent/cuda -- -D warnings
+	@$(STAGE) 'clippy, emulated CUDA' cargo clippy --quiet --workspace --all-targets --features stowage-agent/emulated-cuda -- -D warnings
 	@$(STAGE) 'build of crdgen' cargo build --quiet --workspace $(SIMULATED) --bin crdgen
 	@$(STAGE) 'generated files' $(TARGET)/debug/crdgen --check
 	@$(STAGE) 'build of control-plane' cargo build --quiet --workspace $(SIMULATED) --bin control-plane
@@ -136,6 +145,17 @@ lint: ## formatting, clippy, generated files, dependencies
 	fi
 	@$(STAGE) 'python syntax' scripts/python-syntax.sh
 	@$(STAGE) dependencies scripts/deny.sh
+
+# What `cuda` and an image with CUDA embed: kernels for every architecture, by NVIDIA's compiler from PyPI. Neither a GPU nor a toolkit is needed.
+KERNELS = $(TARGET)/cuda-kernels
+.PHONY: cuda-kernels
+cuda-kernels:
+	@$(STAGE) 'build of cuda_kernels' cargo build --quiet --package stowage-engine --features cuda --example cuda_kernels
+	@$(STAGE) 'CUDA kernels' scripts/cuda-kernels.sh $(TARGET)/debug/examples/cuda_kernels $(CACHE) $(KERNELS)
+
+.PHONY: cuda
+cuda: cuda-kernels ## the agent with CUDA, kernels for every GPU from compute capability 7.5 on embedded; built without a GPU
+	@STOWAGE_CUDA_KERNELS=$(KERNELS) $(STAGE) 'build with CUDA' cargo build --workspace --features stowage-agent/cuda --bin stowage-agent
 
 .PHONY: bench
 bench: ## beside llama.cpp, in turns: prefill, decode, start, memory; and requests together (ROUNDS, MODELS="smollm2 gemma3 random", INSTRUCTIONS=avx2)
@@ -159,16 +179,17 @@ golden: ## what is planned for real models, written again (placement/tests/golde
 
 # PROFILE=debug: what `make build` made, simulated GPUs included, for tests; a release takes minutes to compile.
 PROFILE ?= release
+WITH_CUDA := $(if $(CUDA),--features stowage-agent/cuda)
 .PHONY: image
-image: ## an OCI archive each of operator and agent, with its SBOM, without a container runtime (PROFILE=debug for tests, TAG)
+image: $(if $(CUDA),cuda-kernels) ## an OCI archive each of operator and agent, with its SBOM, without a container runtime (CUDA=1: with GPUs; PROFILE=debug for tests, TAG)
 ifeq ($(PROFILE),debug)
 	@$(STAGE) build cargo build --workspace $(SIMULATED)
 else
-	@$(STAGE) 'release build' cargo build --release --locked --package stowage-operator --package stowage-agent
+	@$(if $(CUDA),STOWAGE_CUDA_KERNELS=$(KERNELS)) $(STAGE) 'release build' cargo build --release --locked --package stowage-operator --package stowage-agent $(WITH_CUDA)
 endif
 	@for program in stowage-operator stowage-agent; do \
 		$(STAGE) $$program scripts/image.py $$program $(TARGET)/$(PROFILE)/$$program $(TARGET)/images/$(PROFILE) $(if $(TAG),--tag $(TAG)) \
-			$(if $(filter debug,$(PROFILE)),$(SIMULATED)); \
+			$(if $(filter debug,$(PROFILE)),$(SIMULATED),$(WITH_CUDA)); \
 	done
 
 .PHONY: clean

@@ -56,6 +56,8 @@ const OPTIONAL_TENSORS: &[&str] = &[
 
 /// Quantised caches have whole blocks of this many elements.
 const CACHE_BLOCK: u64 = 32;
+/// The longest head that the kernels of the CUDA backend sum.
+const LONGEST_CUDA_HEAD: u64 = 512;
 /// The longest head that is read from a quantised cache.
 const LONGEST_QUANTISED_HEAD: u64 = 256;
 
@@ -137,7 +139,7 @@ pub fn runs(summary: &ModelSummary, cache: KvCacheType, backend: Backend) -> Res
     let Particulars { experts: count, rope_scaling: scaling, heads_by_layer, tokenizer: named, other_tensors } = &summary.particulars;
     experts(&summary.architecture, *count)?;
     rope_scaling(scaling)?;
-    heads(summary, cache)?;
+    heads(summary, cache, backend)?;
     if *heads_by_layer {
         return Err("the engine has no graph whose layers differ in how many heads they have".into());
     }
@@ -207,10 +209,22 @@ fn rope_scaling(kind: &str) -> Result<(), String> {
     Err(format!("the engine has no rope scaling of type {kind}; it has {}, and factors in tensors", ROPE_SCALINGS.join(", ")))
 }
 
-/// Whether the model's heads can be kept in a cache of this type.
-fn heads(summary: &ModelSummary, cache: KvCacheType) -> Result<(), String> {
+/// Whether the model's heads can be kept in a cache of this type, and attended to.
+fn heads(summary: &ModelSummary, cache: KvCacheType, backend: Backend) -> Result<(), String> {
     let attending = summary.layer_kinds.iter().filter(|kind| kind.kv_heads > 0);
-    cached_heads(attending.flat_map(|kind| [kind.key_length, kind.value_length]), cache)
+    let lengths = attending.flat_map(|kind| [kind.key_length, kind.value_length]);
+    attended_heads(lengths.clone(), backend)?;
+    cached_heads(lengths, cache)
+}
+
+/// Whether a backend attends with keys and values of these lengths, in elements of a head.
+pub fn attended_heads(mut lengths: impl Iterator<Item = u64>, backend: Backend) -> Result<(), String> {
+    match lengths.find(|length| backend == Backend::Cuda && *length > LONGEST_CUDA_HEAD) {
+        Some(length) => Err(format!(
+            "the cuda backend attends with heads of at most {LONGEST_CUDA_HEAD} elements, and this model's are {length} long; the CPU has no such bound"
+        )),
+        None => Ok(()),
+    }
 }
 
 /// Whether keys and values of these lengths, in elements of a head, can be kept in a cache of this type.

@@ -1,6 +1,8 @@
 //! Scratch memory that a backend preallocates for one step, independent of the context length and of the number of threads. The engine takes
 //! its buffers out of exactly this many bytes.
 
+pub mod cuda;
+
 use crate::layout::Backend;
 use crate::units::Bytes;
 
@@ -60,27 +62,33 @@ pub fn logit_rows(parallel: u32) -> u64 {
 /// Scratch memory of one device. `None`: more than 64 bits hold.
 pub fn scratch_bytes(shape: &ComputeShape, num_batch: u32, parallel: u32, backend: Backend, role: DeviceRole) -> Option<Bytes> {
     let batch = u64::from(num_batch);
-    let mut sizes = Vec::with_capacity(16);
+    let mut sizes =
+        if backend == Backend::Cuda { cuda::buffers(shape, batch, parallel, role) } else { cpu_buffers(shape, batch, parallel, role) };
     if role.input {
-        sizes.push(Some(floats(batch, shape.embedding)?));
+        sizes.push(floats(batch, shape.embedding));
     }
-    if role.layers {
-        sizes.extend(layer_buffers(shape, batch));
-        if shape.experts > 0 {
-            sizes.extend(expert_buffers(shape, batch));
-        }
-        if shape.reads_at_once() {
-            sizes.push(batch_cache_bytes(shape, batch));
-        }
-    }
-    if role.output && !shape.reads_at_once() {
-        sizes.extend(output_buffers(shape, logit_rows(parallel)));
+    if role.layers && shape.reads_at_once() {
+        sizes.push(batch_cache_bytes(shape, batch));
     }
     let mut total = Bytes::ZERO;
     for size in sizes {
         total = total.checked_add(backend.aligned(size?)?)?;
     }
     Some(total)
+}
+
+fn cpu_buffers(shape: &ComputeShape, batch: u64, parallel: u32, role: DeviceRole) -> Vec<Option<u64>> {
+    let mut sizes = Vec::with_capacity(20);
+    if role.layers {
+        sizes.extend(layer_buffers(shape, batch));
+        if shape.experts > 0 {
+            sizes.extend(expert_buffers(shape, batch));
+        }
+    }
+    if role.output && !shape.reads_at_once() {
+        sizes.extend(output_buffers(shape, logit_rows(parallel)));
+    }
+    sizes
 }
 
 /// Buffers of the blocks, in the order in which the engine takes them: normalised rows, query, key, value, attended, gate, up, quantised

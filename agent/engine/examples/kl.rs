@@ -1,4 +1,4 @@
-//! How far the cpu backend is from the reference on a text: `cargo run --release -p stowage-engine --example kl -- MODEL`.
+//! How far the cpu backend, or with `--gpu` the cuda backend, is from the reference on a text: `cargo run --release -p stowage-engine --example kl -- MODEL`.
 //!
 //! A line for each way of computing: the mean divergence and its 99th percentile, how often both find the same token most probable, and the perplexities. It
 //! fails where a mean is above the gate that its line names.
@@ -29,6 +29,9 @@ struct Arguments {
     /// Leaves out quantised caches.
     #[arg(long)]
     f16_alone: bool,
+    /// The UUID of a GPU on which all layers run, in place of the CPU.
+    #[arg(long)]
+    gpu: Option<String>,
     /// Fails where a model with quantised activations and an f16 cache is further away, in nats.
     #[arg(long, default_value_t = 0.006)]
     gate: f64,
@@ -52,7 +55,9 @@ fn ways(arguments: &Arguments) -> Vec<Way> {
     let best = Computing::default();
     let mut ways: Vec<Way> =
         isas.into_iter().map(|isa| Way { computing: Computing { isa, ..best }, cache: KvCacheType::F16, gate: arguments.gate }).collect();
-    ways.push(Way { computing: Computing { activations: Activations::Floats, ..best }, cache: KvCacheType::F16, gate: 1e-5 });
+    if arguments.gpu.is_none() {
+        ways.push(Way { computing: Computing { activations: Activations::Floats, ..best }, cache: KvCacheType::F16, gate: 1e-5 });
+    }
     if !arguments.f16_alone {
         let quantised = [(KvCacheType::Q8_0, arguments.gate_q8_0), (KvCacheType::Q4_0, arguments.gate_q4_0)];
         ways.extend(quantised.map(|(cache, gate)| Way { computing: best, cache, gate }));
@@ -76,7 +81,10 @@ fn main() -> anyhow::Result<ExitCode> {
     tokens.truncate(arguments.tokens);
     let ways = ways(&arguments);
     let load = |way: &Way| {
-        let request = host_plan::on_host(&arguments.model, &request(way.cache), 0)?;
+        let request = match &arguments.gpu {
+            Some(uuid) => host_plan::on_gpu(&arguments.model, &request(way.cache), uuid, 0)?,
+            None => host_plan::on_host(&arguments.model, &request(way.cache), 0)?,
+        };
         LoadedModel::load_with(&request, way.computing, &mut |_| {})
     };
     let mut others = ways.iter().map(load).collect::<Result<Vec<LoadedModel>, _>>()?;
@@ -84,7 +92,8 @@ fn main() -> anyhow::Result<ExitCode> {
     println!("{}: {} tokens, perplexity of the reference {:.4}", arguments.model.display(), tokens.len(), found[0].perplexity[0]);
     let mut failed = Vec::new();
     for (way, found) in ways.iter().zip(&found) {
-        let name = format!("{}, {} cache, {}", way.computing.isa.name(), way.cache, activations(way.computing.activations));
+        let on = arguments.gpu.as_deref().unwrap_or(way.computing.isa.name());
+        let name = format!("{on}, {} cache, {}", way.cache, activations(way.computing.activations));
         println!(
             "{name:<46} KL mean {:.7} (at most {}), 99th percentile {:.6}, same top token {:.2} %, perplexity {:.4}",
             found.mean,

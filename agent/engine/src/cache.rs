@@ -62,7 +62,7 @@ pub fn can_rewind(shape: &CacheShape, request: &Request, from: usize, to: usize)
 }
 
 /// Cells of each sequence: a whole batch is stored before its first token looks back.
-fn cells(shape: &CacheShape, request: &Request) -> Option<u64> {
+pub fn cells(shape: &CacheShape, request: &Request) -> Option<u64> {
     if shape.for_a_batch {
         return Tokens(request.num_batch.into()).padded_to_256().map(|cells| cells.0);
     }

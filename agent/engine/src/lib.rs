@@ -12,6 +12,14 @@ mod arena;
 mod backend;
 pub use backend::cpu::Computing;
 pub mod bench;
+/// CUDA on this machine, and the kernels for it.
+#[cfg(feature = "cuda")]
+pub mod cuda {
+    pub use crate::backend::cuda::driver::Module;
+    pub use crate::backend::cuda::raw_nvrtc::{compile, version};
+    pub use crate::backend::cuda::raw_probe::{CudaDevice, probe};
+    pub use crate::backend::cuda::sources::{ARCHITECTURES, modules};
+}
 mod cache;
 pub mod constraint;
 pub use cache::Checkpoint;

@@ -1,5 +1,6 @@
 //! Puts the parts of a model where the plan says: an arena for each device, exactly as large as planned, and a prepared run over it.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -10,6 +11,8 @@ use stowage_placement::{Bytes, DeviceAllocation, DeviceKind, Reason, capability}
 use crate::api::{BackendChoice, EngineError, LoadProgress, LoadRequest, MeasuredDevice};
 use crate::arena::{Arena, Purpose, Region};
 use crate::backend::cpu::{Computing, CpuBackend};
+#[cfg(any(feature = "cuda", feature = "emulated-cuda"))]
+use crate::backend::cuda::{self, CudaBackend, memory::DeviceArena};
 use crate::backend::reference::ReferenceBackend;
 use crate::backend::{Backend, LayerRun, PreparedRun};
 use crate::cache;
@@ -41,14 +44,26 @@ struct Sizes {
     compute: Bytes,
 }
 
+impl Sizes {
+    fn total(&self) -> Bytes {
+        [self.weights, self.cache, self.checkpoints, self.compute].into_iter().sum()
+    }
+}
+
 /// Refuses what the engine can't run before anything is allocated.
 pub(crate) fn check(file: &ModelFile, graph: &Graph, request: &LoadRequest) -> Result<(), EngineError> {
     let cache = request.request.kv_cache_type;
+    let layouts: BTreeSet<Layout> = request.plan.devices.iter().map(layout_of).collect();
     for tensor in file.header().tensors.iter().filter(|tensor| tensor.rows() > 1) {
-        capability::supports(&graph.architecture, tensor.ggml_type, cache, Layout::Cpu)
-            .map_err(|missing| EngineError::new(Reason::EngineCannotRun, missing))?;
+        for layout in &layouts {
+            capability::supports(&graph.architecture, tensor.ggml_type, cache, *layout)
+                .map_err(|missing| EngineError::new(Reason::EngineCannotRun, missing))?;
+        }
     }
     let lengths = graph.blocks.iter().flat_map(|block| [block.cache.key_length as u64, block.cache.value_length as u64]);
+    for layout in &layouts {
+        capability::attended_heads(lengths.clone(), *layout).map_err(|missing| EngineError::new(Reason::EngineCannotRun, missing))?;
+    }
     capability::cached_heads(lengths, cache).map_err(|missing| EngineError::new(Reason::EngineCannotRun, missing))?;
     let parameters = &request.request;
     if parameters.num_ctx.0 == 0 || parameters.num_ctx.0 > 1 << 30 || parameters.num_batch == 0 || parameters.parallel == 0 {
@@ -69,8 +84,8 @@ fn check_layers(graph: &Graph, request: &LoadRequest) -> Result<(), EngineError>
     let total = graph.blocks.len() + 1;
     let mut holders = vec![0u32; total];
     for device in &request.plan.devices {
-        if device.kind == DeviceKind::Gpu && !cfg!(feature = "simulated-gpu") {
-            let message = format!("the plan puts layers on GPU {}, and this build has no CUDA backend", device.id);
+        if device.kind == DeviceKind::Gpu && !cfg!(feature = "simulated-gpu") && layout_of(device) != Layout::Cuda {
+            let message = format!("the plan puts layers on GPU {}, and {}", device.id, without_gpu());
             return Err(EngineError::new(Reason::EngineCannotRun, message));
         }
         for [first, last] in &device.layer_ranges {
@@ -89,6 +104,29 @@ fn check_layers(graph: &Graph, request: &LoadRequest) -> Result<(), EngineError>
         Some(layer) => Err(bad_plan(format!("it puts layer {layer} of {total} on {} devices", holders[layer]))),
         None => Ok(()),
     }
+}
+
+/// What computes on a device. A GPU that the CUDA backend does not have is a simulated one, where there are such.
+fn layout_of(device: &DeviceAllocation) -> Layout {
+    #[cfg(any(feature = "cuda", feature = "emulated-cuda"))]
+    if device.kind == DeviceKind::Gpu && cuda::devices::has(&device.id) {
+        return Layout::Cuda;
+    }
+    if device.kind == DeviceKind::Gpu { Layout::SimulatedGpu } else { Layout::Cpu }
+}
+
+/// Why layers can't be on a GPU that is not there.
+fn without_gpu() -> String {
+    #[cfg(feature = "cuda")]
+    return match cuda::raw_probe::probe() {
+        Ok(devices) => {
+            let found: Vec<&str> = devices.iter().map(|device| device.uuid.as_str()).collect();
+            format!("CUDA has no such device; it has {}", found.join(", "))
+        }
+        Err(why) => format!("there is no CUDA here: {why}"),
+    };
+    #[cfg(not(feature = "cuda"))]
+    "this build has no CUDA backend".into()
 }
 
 fn bad_plan(why: String) -> EngineError {
@@ -117,11 +155,18 @@ pub(crate) fn parts(
     for device in &request.plan.devices {
         let run = layer_run(graph, request, device);
         let reference = run.input && request.backend == BackendChoice::Reference;
-        let sizes = if reference { Sizes { compute: hand_over(&run)?, ..Sizes::default() } } else { sizes(&run, file)? };
+        let layout = layout_of(device);
+        let sizes = if reference { Sizes { compute: hand_over(&run)?, ..Sizes::default() } } else { sizes(&run, file, layout)? };
         if !reference {
             check_sizes(device, &sizes)?;
         }
-        let arena = Arena::new([sizes.weights, sizes.cache, sizes.checkpoints, sizes.compute].into_iter().sum())?;
+        #[cfg(any(feature = "cuda", feature = "emulated-cuda"))]
+        if layout == Layout::Cuda {
+            let part = on_cuda(run, file, device, sizes.total(), &mut loaded)?;
+            parts.push(part);
+            continue;
+        }
+        let arena = Arena::new(sizes.total())?;
         if run.input {
             hidden = Some(arena.take(Purpose::Compute, hand_over(&run)?)?);
         }
@@ -131,12 +176,29 @@ pub(crate) fn parts(
         if device.kind == DeviceKind::Host {
             arena.touch(&pool);
         }
-        let measured = measured(device, &arena)?;
+        let measured = measured(device, arena.size(), |purpose| arena.taken_for(purpose))?;
         parts.push(Part { run: prepared, blocks: run.blocks, input: run.input, output: run.output, measured });
     }
     let hidden = hidden.ok_or_else(|| bad_plan("it does not have the host".into()))?;
     progress(LoadProgress { loaded: total, total });
     Ok(Parts { parts, hidden })
+}
+
+/// A part on a GPU. What it took is given back where it fails.
+#[cfg(any(feature = "cuda", feature = "emulated-cuda"))]
+fn on_cuda(
+    run: LayerRun<'_>,
+    file: &ModelFile,
+    device: &DeviceAllocation,
+    bytes: Bytes,
+    loaded: &mut dyn FnMut(Bytes),
+) -> Result<Part, EngineError> {
+    let missing = || EngineError::new(Reason::EngineCannotRun, format!("GPU {} is gone", device.id));
+    let arena = DeviceArena::new(cuda::devices::open(&device.id).ok_or_else(missing)??, bytes)?;
+    let backend = CudaBackend { arena: Arc::clone(&arena) };
+    let prepared = backend.prepare(&run, file, loaded)?;
+    let measured = measured(device, arena.size(), |purpose| arena.taken_for(purpose))?;
+    Ok(Part { run: prepared, blocks: run.blocks, input: run.input, output: run.output, measured })
 }
 
 fn layer_run<'a>(graph: &'a Graph, request: &'a LoadRequest, device: &DeviceAllocation) -> LayerRun<'a> {
@@ -154,14 +216,14 @@ fn layer_run<'a>(graph: &'a Graph, request: &'a LoadRequest, device: &DeviceAllo
 /// The buffer in which the host hands the hidden state from part to part.
 fn hand_over(run: &LayerRun<'_>) -> Result<Bytes, EngineError> {
     let role = DeviceRole { layers: false, output: false, input: true };
-    scratch(run, role)
+    scratch(run, Layout::Cpu, role)
 }
 
-fn scratch(run: &LayerRun<'_>, role: DeviceRole) -> Result<Bytes, EngineError> {
-    compute::scratch_bytes(&run.graph.shape, run.request.num_batch, run.request.parallel, Layout::Cpu, role).ok_or_else(too_large)
+fn scratch(run: &LayerRun<'_>, layout: Layout, role: DeviceRole) -> Result<Bytes, EngineError> {
+    compute::scratch_bytes(&run.graph.shape, run.request.num_batch, run.request.parallel, layout, role).ok_or_else(too_large)
 }
 
-fn sizes(run: &LayerRun<'_>, file: &ModelFile) -> Result<Sizes, EngineError> {
+fn sizes(run: &LayerRun<'_>, file: &ModelFile, layout: Layout) -> Result<Sizes, EngineError> {
     let graph = run.graph;
     let blocks: Vec<usize> = run.blocks.iter().cloned().flatten().collect();
     let mut weights = Vec::new();
@@ -179,12 +241,12 @@ fn sizes(run: &LayerRun<'_>, file: &ModelFile) -> Result<Sizes, EngineError> {
     }
     let weights = weights.into_iter().map(|weight| {
         let view = file.tensor(&weight.name)?;
-        layout::weight_bytes(view.ggml_type, view.rows as u64, view.columns as u64, Layout::Cpu).ok_or_else(too_large)
+        layout::weight_bytes(view.ggml_type, view.rows as u64, view.columns as u64, layout).ok_or_else(too_large)
     });
     let caches = blocks.iter().map(|&block| cache::layer_bytes(&graph.blocks[block].cache, run.request).ok_or_else(too_large));
     let checkpoints = blocks.iter().map(|&block| cache::checkpoint_bytes(&graph.blocks[block].cache, run.request).ok_or_else(too_large));
     let role = DeviceRole { layers: !blocks.is_empty(), output: run.output, input: run.input };
-    Ok(Sizes { weights: sum(weights)?, cache: sum(caches)?, checkpoints: sum(checkpoints)?, compute: scratch(run, role)? })
+    Ok(Sizes { weights: sum(weights)?, cache: sum(caches)?, checkpoints: sum(checkpoints)?, compute: scratch(run, layout, role)? })
 }
 
 fn sum(sizes: impl Iterator<Item = Result<Bytes, EngineError>>) -> Result<Bytes, EngineError> {
@@ -224,19 +286,20 @@ fn check_sizes(device: &DeviceAllocation, sizes: &Sizes) -> Result<(), EngineErr
     )))
 }
 
-fn measured(device: &DeviceAllocation, arena: &Arena) -> Result<MeasuredDevice, EngineError> {
+/// What was taken of an arena of `size` bytes, which must be all of it.
+fn measured(device: &DeviceAllocation, size: Bytes, taken_for: impl Fn(Purpose) -> Bytes) -> Result<MeasuredDevice, EngineError> {
     let measured = MeasuredDevice {
         id: device.id.clone(),
-        weights: arena.taken_for(Purpose::Weights),
-        kv_cache: arena.taken_for(Purpose::Cache),
+        weights: taken_for(Purpose::Weights),
+        kv_cache: taken_for(Purpose::Cache),
         state: Bytes::ZERO,
-        checkpoint: arena.taken_for(Purpose::Checkpoints),
-        compute: arena.taken_for(Purpose::Compute),
+        checkpoint: taken_for(Purpose::Checkpoints),
+        compute: taken_for(Purpose::Compute),
         overhead: device.overhead_bytes,
     };
     let taken: Bytes = [measured.weights, measured.kv_cache, measured.checkpoint, measured.compute].into_iter().sum();
-    if taken != arena.size() {
-        return Err(bad_plan(format!("on {} {} of {} bytes were taken", device.id, taken.0, arena.size().0)));
+    if taken != size {
+        return Err(bad_plan(format!("on {} {} of {} bytes were taken", device.id, taken.0, size.0)));
     }
     Ok(measured)
 }

@@ -12,6 +12,7 @@ use stowage_placement::{Reason, Request};
 
 use crate::api::{EngineError, LoadProgress, LoadRequest, MeasuredDevice};
 use crate::arena::Region;
+use crate::backend::Next;
 use crate::backend::cpu::Computing;
 use crate::batch::Batch;
 use crate::cache::{self, Checkpoint};
@@ -184,9 +185,12 @@ impl LoadedModel {
     fn forward(&mut self, batch: &Batch) -> Result<(), EngineError> {
         self.check(batch)?;
         let hidden = &mut self.hidden.floats_mut()[..batch.tokens.len() * self.embedding];
+        self.parts.iter_mut().for_each(|part| part.run.begin());
         self.parts[self.input].run.embed(batch, hidden)?;
-        for (part, blocks) in &self.order {
-            self.parts[*part].run.step(blocks.clone(), batch, hidden)?;
+        for (at, (part, blocks)) in self.order.iter().enumerate() {
+            let after = self.order.get(at + 1).map_or(self.output, |(part, _)| *part);
+            let next = if after == *part { Next::Same } else { Next::Other };
+            self.parts[*part].run.step(blocks.clone(), batch, hidden, next)?;
         }
         Ok(())
     }

@@ -12,7 +12,7 @@ use stowage_engine::host_plan::on_host;
 use stowage_engine::model::LoadedModel;
 use stowage_engine::{BackendChoice, Pooling};
 use stowage_placement::layout::Backend;
-use stowage_placement::{Asked, Bytes, DevicePlan, KvCacheType, ModelSummary, Request, Tokens, capability, decide};
+use stowage_placement::{Asked, Bytes, Device, DevicePlan, KvCacheType, ModelSummary, NodeDevices, Request, Tokens, capability, decide};
 
 /// Tokens of a sequence that are read at once where a test does not say otherwise.
 const CHUNK: usize = 7;
@@ -70,11 +70,26 @@ struct Way {
     kv_cache_type: KvCacheType,
     /// Tokens of a sequence that are read at once.
     chunk: usize,
-    /// Layers on a simulated GPU.
+    /// Layers on GPUs.
     num_gpu: i64,
+    /// The GPUs, and what each offers.
+    gpus: &'static [Gpu],
 }
 
-const ON_CPU: Way = Way { backend: BackendChoice::Cpu, kv_cache_type: KvCacheType::F16, chunk: CHUNK, num_gpu: 0 };
+/// A GPU of a plan. A build without any makes none.
+#[cfg_attr(not(any(feature = "simulated-gpu", feature = "emulated-cuda")), allow(dead_code))]
+#[derive(Clone, Copy)]
+struct Gpu {
+    id: &'static str,
+    backend: Backend,
+    offered: Bytes,
+}
+
+#[cfg(feature = "emulated-cuda")]
+#[path = "reference_models/emulated_cuda.rs"]
+mod emulated_cuda;
+
+const ON_CPU: Way = Way { backend: BackendChoice::Cpu, kv_cache_type: KvCacheType::F16, chunk: CHUNK, num_gpu: 0, gpus: &[] };
 
 impl Way {
     /// The plan is placement's, and loading fails where the engine would take other bytes.
@@ -83,7 +98,7 @@ impl Way {
         let request = Request { num_ctx: Tokens(num_ctx), parallel, num_batch, kv_cache_type: self.kv_cache_type, num_gpu: self.num_gpu };
         let mut load = on_host(path, &request, 2).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         if self.num_gpu > 0 {
-            load.plan = split(path, &request);
+            load.plan = split(path, &request, self.gpus);
         }
         load.backend = self.backend;
         let model = LoadedModel::load(&load, &mut |_| {}).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
@@ -100,11 +115,12 @@ fn summary(path: &Path) -> ModelSummary {
     ModelSummary::from_header(&header, Bytes::ZERO).unwrap()
 }
 
-/// A plan with so many layers on a simulated GPU.
-fn split(path: &Path, request: &Request) -> DevicePlan {
+/// A plan with so many layers on these GPUs.
+fn split(path: &Path, request: &Request, gpus: &[Gpu]) -> DevicePlan {
     let Request { num_ctx, num_gpu, kv_cache_type, parallel, num_batch } = request.clone();
     let asked = Asked { num_ctx: Some(num_ctx), num_gpu, kv_cache_type, parallel, num_batch, ..Asked::default() };
-    let decision = decide(&summary(path), &asked, &stowage_placement::testing::devices(&[Bytes::gib(1)], Bytes::gib(1))).unwrap();
+    let device = |gpu: &Gpu| Device { id: gpu.id.into(), backend: gpu.backend, offered: gpu.offered, ..Device::default() };
+    let decision = decide(&summary(path), &asked, &NodeDevices::new(gpus.iter().map(device).collect(), Bytes::gib(1))).unwrap();
     decision.verdict.unwrap();
     decision.report.plan
 }
@@ -252,6 +268,7 @@ fn quantised_caches_differ_by_what_they_round() {
 #[test]
 fn a_model_split_between_two_devices_computes_the_same_to_the_last_bit() {
     let whole = |folder: &Path, case: &Case| computed(folder, case, ON_CPU);
+    const SIMULATED: &[Gpu] = &[Gpu { id: "gpu0", backend: Backend::SimulatedGpu, offered: Bytes::gib(1) }];
     // The output layer, and one block.
-    compare(Way { num_gpu: 2, ..ON_CPU }, largest_difference, whole, |_| 0.0);
+    compare(Way { num_gpu: 2, gpus: SIMULATED, ..ON_CPU }, largest_difference, whole, |_| 0.0);
 }

@@ -85,6 +85,15 @@ fn a_quantised_cache_needs_heads_of_whole_blocks() {
 }
 
 #[test]
+fn heads_that_are_too_long_for_a_gpu_run_on_the_cpu() {
+    let mut summary = SMOLLM2_135M.summary();
+    summary.layer_kinds.iter_mut().for_each(|kind| kind.value_length = 576);
+    assert_eq!(runs(&summary, KvCacheType::F16, Backend::Cpu), Ok(()));
+    let error = runs(&summary, KvCacheType::F16, Backend::Cuda).unwrap_err();
+    assert!(error.contains("512") && error.contains("576"), "{error}");
+}
+
+#[test]
 fn a_type_that_only_vectors_have_is_no_hindrance_and_one_that_a_matrix_has_is() {
     assert_eq!(changed(|writer| writer.tensor("rope_freqs.weight", GgmlType::BF16, &[32])), Ok(()));
     let summary = Shape { weights: GgmlType::Q8_1, ..SMOLLM2_135M }.summary();

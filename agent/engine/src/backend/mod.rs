@@ -2,6 +2,8 @@
 //! hidden state, `[tokens, embedding]` in f32, so its layers may live on different backends, and a backend may fuse and lay out as it likes.
 
 pub mod cpu;
+#[cfg(any(feature = "cuda", feature = "emulated-cuda"))]
+pub mod cuda;
 pub mod reference;
 #[cfg(feature = "simulated-gpu")]
 pub mod simulated_gpu;
@@ -35,13 +37,25 @@ pub trait Backend {
     fn prepare(&self, run: &LayerRun<'_>, file: &ModelFile, loaded: &mut dyn FnMut(Bytes)) -> Result<Box<dyn PreparedRun>, EngineError>;
 }
 
+/// Who has the hidden state of the batch under way next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// The same run, which may keep it to itself.
+    Same,
+    Other,
+}
+
 /// A run in memory. Batches were checked: their tokens, slots and positions are there.
 pub trait PreparedRun: Send {
+    /// Another batch comes: of an earlier one nothing counts but what it left in the cache.
+    fn begin(&mut self) {}
+
     /// Writes the embeddings of the batch's tokens.
     fn embed(&mut self, batch: &Batch, hidden: &mut [f32]) -> Result<(), EngineError>;
 
-    /// Takes the hidden state through some of its blocks, which write the tokens into their cache.
-    fn step(&mut self, blocks: Range<usize>, batch: &Batch, hidden: &mut [f32]) -> Result<(), EngineError>;
+    /// Takes the hidden state through some of its blocks, which write the tokens into their cache. Where the same run is next, what is in `hidden` afterwards
+    /// is its own affair: it gets it back as it is.
+    fn step(&mut self, blocks: Range<usize>, batch: &Batch, hidden: &mut [f32], next: Next) -> Result<(), EngineError>;
 
     /// Logits `[rows.len(), vocabulary]` of some of the tokens, valid until the next call.
     fn logits(&mut self, rows: &[u32], hidden: &[f32]) -> Result<&[f32], EngineError>;

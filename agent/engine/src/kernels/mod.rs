@@ -32,7 +32,7 @@ mod registers;
 mod rows;
 mod scalar;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod tile;
 
 pub use attention::{Head, Query};

@@ -14,7 +14,7 @@ use crate::backend::reference;
 use crate::file_mmap::TensorView;
 use crate::pool::Pool;
 
-const TYPES: [(GgmlType, Option<GgmlDType>); 16] = [
+pub(crate) const TYPES: [(GgmlType, Option<GgmlDType>); 16] = [
     (GgmlType::F32, Some(GgmlDType::F32)),
     (GgmlType::F16, Some(GgmlDType::F16)),
     (GgmlType::BF16, Some(GgmlDType::BF16)),
@@ -35,10 +35,10 @@ const TYPES: [(GgmlType, Option<GgmlDType>); 16] = [
 ];
 
 /// Numbers that look random and are the same each time (splitmix64).
-struct Numbers(u64);
+pub(crate) struct Numbers(pub u64);
 
 impl Numbers {
-    fn next(&mut self) -> u64 {
+    pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -46,17 +46,17 @@ impl Numbers {
     }
 
     /// From -1 to 1.
-    fn float(&mut self) -> f32 {
+    pub fn float(&mut self) -> f32 {
         (self.next() >> 40) as f32 / (1 << 23) as f32 - 1.0
     }
 
-    fn floats(&mut self, count: usize) -> Vec<f32> {
+    pub fn floats(&mut self, count: usize) -> Vec<f32> {
         (0..count).map(|_| self.float()).collect()
     }
 }
 
 /// Random weights of a type as they would lie in a file, and what the reference backend reads from them.
-fn weights(ty: GgmlType, dtype: Option<GgmlDType>, rows: usize, columns: usize, numbers: &mut Numbers) -> (Vec<u8>, Vec<f32>) {
+pub(crate) fn weights(ty: GgmlType, dtype: Option<GgmlDType>, rows: usize, columns: usize, numbers: &mut Numbers) -> (Vec<u8>, Vec<f32>) {
     let data = match dtype {
         Some(dtype) => {
             let floats = candle_core::Tensor::from_vec(numbers.floats(rows * columns), (rows, columns), &Device::Cpu).unwrap();

@@ -17,7 +17,7 @@ use stowage_placement::{Bytes, Reason};
 
 use self::program::{Layer, Program};
 use self::raw_step::{Buffers, OutputBuffers, Turns};
-use super::{Backend, LayerRun, PreparedRun, not_held};
+use super::{Backend, LayerRun, Next, PreparedRun, not_held};
 use crate::api::EngineError;
 use crate::arena::{Arena, Purpose, Region};
 use crate::batch::{Batch, TokenAt};
@@ -329,7 +329,7 @@ impl PreparedRun for CpuRun {
         Ok(())
     }
 
-    fn step(&mut self, blocks: Range<usize>, batch: &Batch, hidden: &mut [f32]) -> Result<(), EngineError> {
+    fn step(&mut self, blocks: Range<usize>, batch: &Batch, hidden: &mut [f32], _: Next) -> Result<(), EngineError> {
         let held = blocks.start.checked_sub(self.first_block).and_then(|start| self.layers.get(start..start + blocks.len()));
         let layers: Option<Vec<&Layer>> = held.and_then(|layers| layers.iter().map(Option::as_ref).collect());
         match (layers, self.buffers.as_mut()) {

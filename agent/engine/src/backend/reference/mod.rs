@@ -8,7 +8,7 @@ use std::ops::Range;
 use candle_core::{D, DType, Device, Tensor};
 use stowage_placement::{Bytes, Reason};
 
-use super::{Backend, LayerRun, PreparedRun, not_held};
+use super::{Backend, LayerRun, Next, PreparedRun, not_held};
 use crate::api::EngineError;
 use crate::batch::{Batch, TokenAt};
 use crate::cache::Checkpoint;
@@ -84,7 +84,7 @@ impl PreparedRun for ReferenceRun {
         write_back(rows.and_then(|rows| self.with_positions(rows, &batch.tokens)), hidden)
     }
 
-    fn step(&mut self, blocks: Range<usize>, batch: &Batch, hidden: &mut [f32]) -> Result<(), EngineError> {
+    fn step(&mut self, blocks: Range<usize>, batch: &Batch, hidden: &mut [f32], _: Next) -> Result<(), EngineError> {
         let (tokens, embedding) = (batch.tokens.len(), self.graph.input.embeddings.columns);
         let mut state = Tensor::from_slice(&hidden[..tokens * embedding], (tokens, embedding), &Device::Cpu).map_err(failed)?;
         for block in blocks {
