@@ -44,10 +44,11 @@ pub fn read(nvml: &Nvml, device: &Device<'_>, driver: &str) -> Result<Vec<Gpu>, 
 
 fn whole(nvml: &Nvml, device: &Device<'_>, driver: &str, capability: &str) -> Result<Gpu, NvmlError> {
     let name = device.name()?;
-    let (backend, message) = backend(&name);
+    let uuid = device.uuid()?;
+    let (backend, message) = backend(&uuid, &name);
     let own_process_ids = backend == DeviceBackend::Simulated || in_initial_pid_namespace();
     let gpu = Gpu {
-        uuid: device.uuid()?,
+        uuid,
         own_process_ids,
         backend,
         message,
@@ -68,14 +69,32 @@ fn whole(nvml: &Nvml, device: &Device<'_>, driver: &str, capability: &str) -> Re
     }
 }
 
-/// How this build's engine computes on a device of this name; and if not at all, why.
-fn backend(name: &str) -> (DeviceBackend, String) {
+/// How this build's engine computes on a device; and if not at all, why.
+fn backend(uuid: &str, name: &str) -> (DeviceBackend, String) {
     match (cfg!(feature = "simulated-gpu"), name.contains(SIMULATED)) {
         (true, true) => (DeviceBackend::Simulated, String::new()),
         (true, false) => (DeviceBackend::None, "this build of the agent is for simulated GPUs only, and leaves real ones alone".to_owned()),
         (false, true) => (DeviceBackend::None, "a simulated GPU, which this build of the agent does not use".to_owned()),
-        (false, false) => (DeviceBackend::None, "this build of the agent has no CUDA backend".to_owned()),
+        (false, false) => match cuda(uuid) {
+            Ok(()) => (DeviceBackend::Cuda, String::new()),
+            Err(why) => (DeviceBackend::None, why),
+        },
     }
+}
+
+/// Whether CUDA computes on the device of this UUID; the error is why not.
+#[cfg(feature = "cuda")]
+fn cuda(uuid: &str) -> Result<(), String> {
+    let devices = stowage_engine::cuda::probe()?;
+    match devices.iter().any(|device| device.is(uuid)) {
+        true => Ok(()),
+        false => Err("CUDA does not list it among the devices that this process may use".to_owned()),
+    }
+}
+
+#[cfg(not(feature = "cuda"))]
+fn cuda(_: &str) -> Result<(), String> {
+    Err("this build of the agent has no CUDA backend".to_owned())
 }
 
 /// Compute and graphics processes, one entry a process: NVML lists one that does both in either list with the same figure.
@@ -119,10 +138,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_build_without_cuda_says_so_of_a_real_gpu_and_never_takes_it_for_a_simulated_one() {
-        let (backend, message) = backend("NVIDIA H100 80GB HBM3");
+    fn of_a_real_gpu_that_is_not_used_it_is_said_why_and_it_is_never_taken_for_a_simulated_one() {
+        let (backend, message) = backend("GPU-00000000-0000-0000-0000-000000000001", "NVIDIA H100 80GB HBM3");
         assert_eq!(backend, DeviceBackend::None);
-        assert!(message.starts_with("this build of the agent"), "{message}");
+        let because = if cfg!(all(feature = "cuda", not(feature = "simulated-gpu"))) { "CUDA" } else { "this build of the agent" };
+        assert!(message.contains(because) || message.contains("libcuda"), "{message}");
     }
 
     #[test]

@@ -40,9 +40,15 @@ pub fn probe() -> Result<Vec<CudaDevice>, String> {
 
 /// The device of this UUID, if the engine can use it.
 pub fn find(uuid: &str) -> Option<CudaDevice> {
-    let digits = |uuid: &str| uuid.split_once('-').map(|(_, digits)| digits.to_ascii_lowercase());
-    let wanted = digits(uuid)?;
-    probe().ok()?.into_iter().find(|device| digits(&device.uuid).as_ref() == Some(&wanted))
+    probe().ok()?.into_iter().find(|device| device.is(uuid))
+}
+
+impl CudaDevice {
+    /// Whether NVML means this one by `uuid`. CUDA itself tells a part of a GPU from a whole one by the digits alone.
+    pub fn is(&self, uuid: &str) -> bool {
+        let digits = |uuid: &str| uuid.split_once('-').map(|(_, digits)| digits.to_ascii_lowercase());
+        digits(uuid).is_some_and(|wanted| digits(&self.uuid) == Some(wanted))
+    }
 }
 
 pub(super) fn error_text(error: result::DriverError) -> String {
