@@ -137,7 +137,12 @@ lint: ## formatting, clippy, generated files, dependencies
 	@$(STAGE) 'build of crdgen' cargo build --quiet --workspace $(SIMULATED) --bin crdgen
 	@$(STAGE) 'generated files' $(TARGET)/debug/crdgen --check
 	@$(STAGE) 'build of control-plane' cargo build --quiet --workspace $(SIMULATED) --bin control-plane
-	@helm=$$($(STAGE) helm $(TARGET)/debug/control-plane helm); $(STAGE) chart scripts/chart-lint.sh $$helm
+	@helm=$$($(STAGE) helm $(TARGET)/debug/control-plane helm); $(STAGE) chart scripts/chart-lint.sh $$helm; \
+	if kube_score=$$($(STAGE) kube-score $(TARGET)/debug/control-plane kube-score); then \
+		$(STAGE) 'chart, by kube-score' scripts/chart-score.py $$helm $$kube_score; \
+	else \
+		echo '==> SKIPPED: kube-score did not look at the chart, for the reason above' >&2; \
+	fi
 	@$(STAGE) 'python syntax' scripts/python-syntax.sh
 	@$(STAGE) dependencies scripts/deny.sh
 

@@ -66,9 +66,8 @@ pub struct PlanArgs {
     pub memory: Option<Bytes>,
     #[command(flatten)]
     pub defaults: DefaultsArgs,
-    /// Address of the Hugging Face hub, for a ModelDeployment that names a repository there; HF_ENDPOINT, where it is set.
-    #[arg(long, value_name = "URL", default_value_t = hugging_face::endpoint())]
-    pub hf_endpoint: String,
+    #[command(flatten)]
+    pub hub: HubArgs,
     /// Show each layer in the table; JSON and YAML have them always.
     #[arg(long)]
     pub layers: bool,
@@ -77,6 +76,14 @@ pub struct PlanArgs {
     pub svg: Option<PathBuf>,
     #[arg(long, value_enum, default_value_t = Format::Table)]
     pub format: Format,
+}
+
+/// Where models of Hugging Face are read from.
+#[derive(Args, Clone, Debug)]
+pub struct HubArgs {
+    /// Address of the Hugging Face hub, for a ModelDeployment that names a repository there; HF_ENDPOINT, where it is set.
+    #[arg(long, value_name = "URL", default_value_t = hugging_face::endpoint())]
+    pub hf_endpoint: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -157,7 +164,7 @@ impl Answer {
 /// The plan for the devices that the flags name, or the machine's own.
 pub async fn plan(args: &PlanArgs, machine: &Machine) -> Result<Planned, PlanError> {
     let node = args.node.as_deref().map(source::model_node).transpose()?;
-    let source::Model { summary, asked, deployment } = source::read(&args.source, &args.hf_endpoint, node.as_ref()).await?;
+    let source::Model { summary, asked, deployment } = source::read(&args.source, &args.hub.hf_endpoint, node.as_ref()).await?;
     let Offered { devices, whose } = Offered::of(args, machine, node.as_ref(), deployment.as_ref());
     let asked = args.request.over(asked);
     let report = |asked: &Asked| -> Result<PlanReport, Refusal> { Ok(decide(&summary, asked, &devices)?.report) };

@@ -11,6 +11,7 @@ pub mod candidate;
 pub mod conditions;
 pub mod definitions;
 pub mod ledger;
+pub mod log_line;
 pub mod model_deployment;
 pub mod model_node;
 pub mod names;

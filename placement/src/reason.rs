@@ -18,6 +18,11 @@ macro_rules! reasons {
                 match self { $(Reason::$name => stringify!($name),)+ }
             }
 
+            /// The reason of this name.
+            pub fn named(name: &str) -> Option<Reason> {
+                Reason::ALL.iter().copied().find(|reason| reason.as_str() == name)
+            }
+
             /// What happened, in a sentence for someone who sees the reason for the first time.
             pub const fn meaning(self) -> &'static str {
                 match self { $(Reason::$name => concat!($($doc),+),)+ }

@@ -9,7 +9,6 @@ use kube::ResourceExt;
 use serde::Serialize;
 use stowage_crds::ModelDeployment;
 use stowage_crds::model_deployment::{ModelDeploymentSpec, ModelDeploymentStatus};
-use stowage_sources::hugging_face;
 
 use super::Error;
 use super::candidates::Seen;
@@ -17,7 +16,7 @@ use super::cluster::{Cluster, ClusterError};
 use super::model::Question;
 use super::output::{Format, print};
 use super::plan::ClusterPlan;
-use crate::plan::DefaultsArgs;
+use crate::plan::{DefaultsArgs, HubArgs};
 use events::Told;
 
 /// Say why a ModelDeployment is where it is, and what would change it.
@@ -27,9 +26,8 @@ pub struct ExplainArgs {
     pub deployment: String,
     #[command(flatten)]
     pub defaults: DefaultsArgs,
-    /// Address of the Hugging Face hub; HF_ENDPOINT, where it is set.
-    #[arg(long, value_name = "URL", default_value_t = hugging_face::endpoint())]
-    pub hf_endpoint: String,
+    #[command(flatten)]
+    pub hub: HubArgs,
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Format,
 }
@@ -52,7 +50,7 @@ async fn present(cluster: &Cluster, deployment: &ModelDeployment, args: &Explain
         Err(error @ ClusterError::Forbidden { .. }) => return Ok((None, vec![format!("{error}; so the nodes are not gone through")])),
         Err(error) => return Err(error.into()),
     };
-    match Question::about(deployment, &seen, None, &args.hf_endpoint).await {
+    match Question::about(deployment, &seen, None, &args.hub.hf_endpoint).await {
         Ok(question) => Ok((Some(ClusterPlan::new(&question, &seen, args.defaults)), seen.notes())),
         Err(error) => Ok((None, vec![format!("the nodes are not gone through: {error}")])),
     }

@@ -56,17 +56,27 @@ impl Way {
         let PlacementStatus { replica, endpoint, .. } = placement;
         let bad = || ForwardError::BadEndpoint { replica: replica.clone(), endpoint: endpoint.clone() };
         let endpoint: SocketAddr = endpoint.parse().map_err(|_| bad())?;
-        let api: Api<Pod> = Api::namespaced(cluster.client.clone(), &cluster.system_namespace);
-        let at_it = ListParams::default().fields(&format!("status.podIP={}", endpoint.ip()));
-        let what = format!("list Pods in namespace {}, which leads to the replica", cluster.system_namespace);
-        let pods = api.list(&at_it).await.map_err(|error| ClusterError::of::<Pod>(&what, error))?;
-        let no_pod = || ForwardError::NoPod { replica: replica.clone(), endpoint, namespace: cluster.system_namespace.clone() };
-        let pod = pods.items.first().ok_or_else(no_pod)?.name_any();
+        let (namespace, pod) = match placement.pod_ref.split_once('/') {
+            Some((namespace, pod)) => (namespace, pod.to_owned()),
+            None => (cluster.system_namespace.as_str(), shared_pod(cluster, replica, endpoint).await?),
+        };
+        let api: Api<Pod> = Api::namespaced(cluster.client.clone(), namespace);
         // Tried at once, so that what is refused is said by name.
-        let what = format!("forward ports of Pod {pod} in namespace {}", cluster.system_namespace);
+        let what = format!("forward ports of Pod {pod} in namespace {namespace}");
         drop(api.portforward(&pod, &[endpoint.port()]).await.map_err(|error| ClusterError::of::<Pod>(&what, error))?);
         Ok(forwarded(api, pod, endpoint.port()).await?)
     }
+}
+
+/// The Pod of its agent, which a replica shares that has none of its own: it has the replica's address.
+async fn shared_pod(cluster: &Cluster, replica: &str, endpoint: SocketAddr) -> Result<String, Error> {
+    let namespace = &cluster.system_namespace;
+    let api: Api<Pod> = Api::namespaced(cluster.client.clone(), namespace);
+    let at_it = ListParams::default().fields(&format!("status.podIP={}", endpoint.ip()));
+    let what = format!("list Pods in namespace {namespace}, which leads to the replica");
+    let pods = api.list(&at_it).await.map_err(|error| ClusterError::of::<Pod>(&what, error))?;
+    let no_pod = || ForwardError::NoPod { replica: replica.to_owned(), endpoint, namespace: namespace.clone() };
+    Ok(pods.items.first().ok_or_else(no_pod)?.name_any())
 }
 
 fn serving(deployment: &ModelDeployment) -> Result<&PlacementStatus, ForwardError> {

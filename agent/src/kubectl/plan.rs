@@ -7,14 +7,13 @@ use std::process::ExitCode;
 use clap::Args;
 use serde::Serialize;
 use stowage_placement::{Choice, Node, PlanReport, Reason, choose, decide};
-use stowage_sources::hugging_face;
 
 use super::Error;
 use super::candidates::Seen;
 use super::cluster::Cluster;
 use super::model::Question;
 use super::output::{Format, print};
-use crate::plan::{DOES_NOT_FIT, DefaultsArgs, FITS, RequestArgs};
+use crate::plan::{DOES_NOT_FIT, DefaultsArgs, FITS, HubArgs, RequestArgs};
 
 /// Say where a model would go, and on each node why, or why not. Exit status: 0 it fits as asked, 3 it does not, 2 bad input.
 #[derive(Args, Clone, Debug)]
@@ -25,16 +24,15 @@ pub struct PlanArgs {
     pub request: RequestArgs,
     #[command(flatten)]
     pub defaults: DefaultsArgs,
-    /// Address of the Hugging Face hub; HF_ENDPOINT, where it is set.
-    #[arg(long, value_name = "URL", default_value_t = hugging_face::endpoint())]
-    pub hf_endpoint: String,
+    #[command(flatten)]
+    pub hub: HubArgs,
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Format,
 }
 
 pub async fn run(cluster: &Cluster, args: &PlanArgs) -> Result<ExitCode, Error> {
     let seen = Seen::read(cluster).await?;
-    let mut question = Question::read(cluster, &seen, &args.source, &args.hf_endpoint).await?;
+    let mut question = Question::read(cluster, &seen, &args.source, &args.hub.hf_endpoint).await?;
     question.asked = args.request.over(question.asked);
     let plan = ClusterPlan::new(&question, &seen, args.defaults);
     print(args.output, &plan, text::render)?;

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
 
+use stowage_crds::log_line;
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
@@ -19,8 +20,6 @@ use super::record::file_stem;
 const WITHHELD: [&str; 5] = ["KUBECONFIG", "KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"];
 /// Of a log, what is looked at for the line that says why a worker died.
 const LOG_TAIL: u64 = 4096;
-/// Of such a line, what fits into a status.
-const LONGEST_LINE: usize = 300;
 
 /// Where a worker's standard output and error go.
 #[derive(Clone, Debug)]
@@ -55,7 +54,7 @@ impl LastLines {
                 let line = String::from_utf8_lossy(&line);
                 eprintln!("{replica}: {line}");
                 if !line.trim().is_empty() {
-                    lines.send_modify(|lines| lines.entry(uid.clone()).or_default().line = shown(&line));
+                    lines.send_modify(|lines| lines.entry(uid.clone()).or_default().line = log_line::shown(&line));
                 }
             }
             lines.send_modify(|lines| {
@@ -99,7 +98,7 @@ impl WorkerLog {
         file.read_to_end(&mut tail).ok()?;
         let text = String::from_utf8_lossy(&tail);
         let line = text.lines().rev().find(|line| !line.trim().is_empty())?;
-        Some(shown(line))
+        Some(log_line::shown(line))
     }
 
     /// Returns when all that a worker wrote before it ended was read.
@@ -119,11 +118,6 @@ impl WorkerLog {
             let _ = fs::remove_file(path);
         }
     }
-}
-
-/// A line as it goes into a status.
-fn shown(line: &str) -> String {
-    line.trim().chars().filter(|c| !c.is_control()).take(LONGEST_LINE).collect()
 }
 
 /// What is run as a worker.

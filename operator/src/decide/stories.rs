@@ -53,6 +53,8 @@ fn a_new_revision_comes_before_the_old_one_goes_where_both_fit() {
     let wrote = |kind: &str| world.wrote.iter().filter(|wrote| **wrote == kind).count();
     // Promised, released, dropped; the status with each, and with each thing that the agent said: loading, ready, draining, gone.
     assert_eq!((wrote("promises"), wrote("EndpointSlice"), wrote("remove EndpointSlice")), (3, 1, 1));
+    let at = |kind: &str| world.wrote.iter().position(|wrote| *wrote == kind);
+    assert!(at("EndpointSlice") < at("remove EndpointSlice"), "for a moment there would be no endpoint: {:?}", world.wrote);
     assert!(wrote("status") <= 6, "{:?}", world.wrote);
     assert_eq!(world.wrote.len(), wrote("status") + 5, "{:?}", world.wrote);
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
@@ -30,33 +31,39 @@ pub fn keys(state: &State) -> std::collections::BTreeSet<Key> {
     state.deployments.keys().into_iter().chain(of_slices).collect()
 }
 
+/// Who comes is let in before who goes is taken out: between the two, whoever follows the slices would find nobody, and say so for as long as it takes to look again.
 pub fn step(state: &State, key: &Key) -> Step {
     let deployment = state.deployments.get(key).filter(|deployment| is_live(deployment));
     let wanted: BTreeMap<String, EndpointSlice> = deployment.map(|deployment| slices(deployment)).unwrap_or_default();
-    let belongs = |slice: &EndpointSlice| slice.labels().get(names::MODEL_DEPLOYMENT_LABEL) == Some(&key.name);
-    let present = state.slices.iter().filter(|(found, slice)| found.namespace == key.namespace && belongs(slice));
-    for (found, slice) in present {
-        if !wanted.contains_key(&found.name) {
-            let (uid, version) = (slice.uid().unwrap_or_default(), slice.resource_version().unwrap_or_default());
-            return Step::write(Write::RemoveSlice { key: found.clone(), uid, version });
-        }
+    let removal = removal(state, key, &wanted);
+    let service = deployment.map(|deployment| service(deployment)).filter(|service| !is_there(state.services.get(key), service));
+    if let Some(service) = service {
+        // Without it nobody is let in.
+        let version = state.services.get(key).and_then(|found| found.resource_version());
+        return removal.unwrap_or_else(|| Step::write(Write::Service { key: key.clone(), version, service: Box::new(service) }));
     }
-    let Some(deployment) = deployment else { return Step::Done };
-    let service = service(deployment);
-    let known = state.services.get(key);
-    if !known.is_some_and(|found| has_all(found.as_ref(), &service)) {
-        let version = known.and_then(|found| found.resource_version());
-        return Step::write(Write::Service { key: key.clone(), version, service: Box::new(service) });
-    }
-    for (name, slice) in wanted {
-        let key = Key::new(&key.namespace, &name);
+    let slices = wanted.into_iter().map(|(name, slice)| (Key::new(&key.namespace, &name), slice));
+    for (key, slice) in slices {
         let known = state.slices.get(&key);
-        if !known.is_some_and(|found| has_all(found.as_ref(), &slice)) {
+        if !is_there(known, &slice) {
             let version = known.and_then(|found| found.resource_version());
             return Step::write(Write::Slice { key, version, slice: Box::new(slice) });
         }
     }
-    Step::Done
+    removal.unwrap_or(Step::Done)
+}
+
+/// Of a slice that is there and not wanted.
+fn removal(state: &State, key: &Key, wanted: &BTreeMap<String, EndpointSlice>) -> Option<Step> {
+    let belongs = |slice: &EndpointSlice| slice.labels().get(names::MODEL_DEPLOYMENT_LABEL) == Some(&key.name);
+    let mut present = state.slices.iter().filter(|(found, slice)| found.namespace == key.namespace && belongs(slice));
+    let (found, slice) = present.find(|(found, _)| !wanted.contains_key(&found.name))?;
+    let (uid, version) = (slice.uid().unwrap_or_default(), slice.resource_version().unwrap_or_default());
+    Some(Step::write(Write::RemoveSlice { key: found.clone(), uid, version }))
+}
+
+fn is_there<K: serde::Serialize>(known: Option<&Arc<K>>, wanted: &K) -> bool {
+    known.is_some_and(|found| has_all(found.as_ref(), wanted))
 }
 
 fn owner(deployment: &ModelDeployment) -> OwnerReference {

@@ -27,10 +27,10 @@ pub fn between(wanted: &Wanted, old: &ModelDeploymentStatus, new: &ModelDeployme
     };
     let stalled = changed(ConditionType::Progressing, "False").filter(|found| found.reason == Reason::ProgressDeadlineExceeded.as_str());
     for found in [changed(ConditionType::Scheduled, "False"), changed(ConditionType::Degraded, "True"), stalled].into_iter().flatten() {
-        let Some(reason) = Reason::ALL.iter().find(|reason| reason.as_str() == found.reason) else { continue };
+        let Some(reason) = Reason::named(&found.reason) else { continue };
         // Those of a rollout are told with the placements that they move.
         if !matches!(reason, Reason::Pending | Reason::RollingOut | Reason::ReplacingForRoom | Reason::Paused) {
-            notices.push(notice(!matches!(reason, Reason::WaitingForRoom | Reason::Preempting), *reason, found.message.clone()));
+            notices.push(notice(!matches!(reason, Reason::WaitingForRoom | Reason::Preempting), reason, found.message.clone()));
         }
     }
     notices

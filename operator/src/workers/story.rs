@@ -7,7 +7,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use stowage_crds::model_deployment::ReplicaState;
 use stowage_crds::model_node::{Assignment, AssignmentState, ReplicaStatus};
-use stowage_crds::{ModelNode, names};
+use stowage_crds::{ModelNode, log_line, names};
 use stowage_placement::{HOST, Reason};
 
 use super::pods;
@@ -29,8 +29,6 @@ const STUCK: [&str; 8] = [
 ];
 /// As the kubelet and a container's runtime call it.
 const OUT_OF_MEMORY: &str = "OOMKilled";
-/// Of a line of a log, what fits into a status.
-const LONGEST_LINE: usize = 300;
 
 /// The Pod of an assignment's worker, where there is one.
 pub fn pod_of<'a>(state: &'a State, assignment: &Assignment) -> Option<&'a Pod> {
@@ -154,13 +152,8 @@ fn how_it_ended(pod: &Pod) -> Option<String> {
     };
     let reason = ended.reason.as_deref().unwrap_or("ended");
     let last = ended.message.as_deref().unwrap_or_default().lines().rev().find(|line| !line.trim().is_empty());
-    let last = last.map(|line| format!("; its log ends with: {}", shown(line))).unwrap_or_default();
+    let last = last.map(|line| format!("; its log ends with: {}", log_line::shown(line))).unwrap_or_default();
     Some(format!("Pod {name}: {reason}, exit status {}{last}", ended.exit_code))
-}
-
-/// A line as it goes into a status.
-fn shown(line: &str) -> String {
-    line.trim().chars().filter(|c| !c.is_control()).take(LONGEST_LINE).collect()
 }
 
 fn memory_limit(pod: &Pod) -> String {

@@ -15,6 +15,7 @@ use crate::Error;
 pub const KUBERNETES_VERSION: &str = "1.37.2";
 pub const ETCD_VERSION: &str = "3.6.5";
 pub const HELM_VERSION: &str = "3.21.4";
+pub const KUBE_SCORE_VERSION: &str = "1.20.0";
 pub const PROMETHEUS_OPERATOR_VERSION: &str = "0.85.0";
 
 /// Where each program is.
@@ -70,6 +71,15 @@ const HELM: [Program; 1] = [Program {
     seconds: 270,
 }];
 
+const KUBE_SCORE: [Program; 1] = [Program {
+    name: "kube-score",
+    package: "github.com/zegl/kube-score/cmd/kube-score",
+    module: "kube-score",
+    version: KUBE_SCORE_VERSION,
+    version_variable: None,
+    seconds: 40,
+}];
+
 const NODE: [Program; 3] = [
     kubernetes("kubelet", "k8s.io/kubernetes/cmd/kubelet", 60),
     kubernetes("kube-proxy", "k8s.io/kubernetes/cmd/kube-proxy", 35),
@@ -97,6 +107,12 @@ pub fn ensure() -> Result<Binaries, Error> {
 pub fn helm() -> Result<PathBuf, Error> {
     let [helm] = programs(&HELM);
     helm
+}
+
+/// Finds kube-score, which looks for what is unsafe in manifests, building it where it is missing. No test needs it.
+pub fn kube_score() -> Result<PathBuf, Error> {
+    let [kube_score] = programs(&KUBE_SCORE);
+    kube_score
 }
 
 /// Finds what a node needs, building what is missing. No test needs it.

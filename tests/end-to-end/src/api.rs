@@ -1,6 +1,7 @@
 //! The cluster's objects, as tests make, change and remove them.
 
 use anyhow::{Context, Result};
+use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::api::scheduling::v1::PriorityClass;
 use kube::Api;
@@ -39,6 +40,13 @@ impl Cluster {
         self.deployments().patch(name, &PatchParams::default(), &patch).await.with_context(|| format!("changing ModelDeployment {name}"))
     }
 
+    /// Cordons a Node, or ends that.
+    pub async fn cordon(&self, node: &str, unschedulable: bool) -> Result<()> {
+        let patch = Patch::Merge(serde_json::json!({"spec": {"unschedulable": unschedulable}}));
+        let nodes: Api<Node> = Api::all(self.client.clone());
+        nodes.patch(node, &PatchParams::default(), &patch).await.map(drop).with_context(|| format!("cordoning {node}"))
+    }
+
     /// What the first Event of this reason says of the ModelDeployment, once there is one. A state that lasts for a moment leaves its Event behind.
     pub async fn told(&self, name: &str, reason: Reason) -> Result<String> {
         let events: Api<Event> = Api::namespaced(self.client.clone(), "default");
@@ -48,6 +56,18 @@ impl Cluster {
         };
         let event = watch::first(events, is_it).await.with_context(|| format!("waiting for an Event {reason}\n{}", self.logs()))?;
         Ok(event.note.unwrap_or_default())
+    }
+
+    /// Waits until the ModelDeployment's status gives this reason, in words that hold `words`; gives all of them.
+    pub async fn says(&self, name: &str, reason: Reason, words: &str) -> Result<String> {
+        let holds = |deployment: &ModelDeployment| {
+            let told = watch::told(deployment, reason);
+            !told.is_empty() && told.contains(words)
+        };
+        let found = self.until(name, holds).await.with_context(|| format!("{name} should be {reason}, saying `{words}`"))?;
+        let told = watch::told(&found, reason);
+        println!("{name}: {reason}: {told}");
+        Ok(told)
     }
 
     pub async fn delete(&self, name: &str) -> Result<()> {

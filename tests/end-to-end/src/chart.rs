@@ -19,6 +19,14 @@ pub fn directory() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../charts/stowage")
 }
 
+/// Versions of earlier charts that upgrades are tried from. The definitions of the first lack fields that this one's have.
+pub const EARLIER: [&str; 2] = ["0.1.0-alpha.1", "0.1.0-alpha.2"];
+
+/// One of them, packed.
+pub fn earlier(version: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("earlier").join(format!("{RELEASE}-{version}.tgz"))
+}
+
 /// The sets of values in a folder of the chart.
 pub fn sets(folder: &str) -> Result<Vec<PathBuf>> {
     let folder = directory().join(folder);

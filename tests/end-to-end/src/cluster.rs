@@ -8,15 +8,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{Namespace, Node};
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{ObjectMeta, Patch, PatchParams};
-use kube::runtime::{conditions::is_crd_established, wait::await_condition};
+use kube::api::ObjectMeta;
+use kube::runtime::wait::await_condition;
 use kube::{Api, Client};
 use stowage_control_plane::processes::{Process, free_port};
 use stowage_control_plane::{ControlPlane, Options};
-use stowage_crds::{ModelDeployment, ModelNode, definitions, names};
+use stowage_crds::{ModelDeployment, ModelNode, names};
 use stowage_placement::Bytes;
 use tempfile::TempDir;
 
@@ -25,12 +24,13 @@ use crate::installed::{self, Account};
 use crate::machine::{SimulatedGpu, SimulatedMachine};
 use crate::models;
 use crate::observer::Observer;
+use crate::prepare::{apply, prepare};
+use crate::reasons;
 use crate::watch;
 use crate::workers::LeftBehind;
 
 /// Workers advertise addresses of a range kept for documentation, since EndpointSlices refuse loopback; clients dial loopback at the same port.
 const ADVERTISED: &str = "192.0.2.10";
-const ESTABLISHED_DEADLINE: Duration = Duration::from_secs(60);
 const AGENT_STOP_DEADLINE: Duration = Duration::from_secs(20);
 const LEADER_DEADLINE: Duration = Duration::from_secs(60);
 
@@ -314,7 +314,7 @@ impl Cluster {
 
     /// Ends agents with their workers, operators, then the control plane. What is not ended in time is killed.
     ///
-    /// An error: the observer saw, while the cluster lived, what must never be.
+    /// An error: the observer saw, while the cluster lived, what must never be; or it did not see the reasons that the test is there to produce.
     pub fn stop(mut self) -> Result<()> {
         self.agents.clear();
         for operator in &mut self.operators {
@@ -330,7 +330,7 @@ impl Cluster {
             Ok(Some(seen)) if seen.model_nodes == 0 || seen.deployments == 0 || seen.writes == 0 => {
                 bail!("the observer looked away: {seen:?}")
             }
-            Ok(_) => Ok(()),
+            Ok(seen) => seen.map_or(Ok(()), |seen| reasons::check(&seen.reasons)),
             Err(error) => Err(error.context(self.logs())),
         }
     }
@@ -369,41 +369,4 @@ fn with_disk(program: &Path, folder: &Path, size: Bytes) -> Result<Command> {
 async fn client(kubeconfig: &Path) -> Result<Client> {
     let config = kube::config::Kubeconfig::read_from(kubeconfig).with_context(|| format!("reading {}", kubeconfig.display()))?;
     Ok(Client::try_from(kube::Config::from_custom_kubeconfig(config, &Default::default()).await?)?)
-}
-
-async fn apply<K>(api: &Api<K>, name: &str, object: &K) -> Result<K>
-where
-    K: kube::Resource + Clone + serde::de::DeserializeOwned + serde::Serialize + std::fmt::Debug,
-{
-    Ok(api.patch(name, &PatchParams::apply("stowage-up").force(), &Patch::Apply(object)).await?)
-}
-
-/// The kinds and the system namespace.
-async fn prepare(client: &Client) -> Result<()> {
-    let api: Api<CustomResourceDefinition> = Api::all(client.clone());
-    for definition in definitions::all()? {
-        let name = definition.metadata.name.clone().context("a CustomResourceDefinition has a name")?;
-        apply(&api, &name, &definition).await.with_context(|| format!("applying {name}"))?;
-    }
-    kinds_are_known(client).await?;
-    make_namespace(client).await
-}
-
-/// Waits until the API server knows our kinds, which somebody has applied.
-pub(crate) async fn kinds_are_known(client: &Client) -> Result<()> {
-    let api: Api<CustomResourceDefinition> = Api::all(client.clone());
-    for definition in definitions::all()? {
-        let name = definition.metadata.name.context("a CustomResourceDefinition has a name")?;
-        let established = await_condition(api.clone(), &name, is_crd_established());
-        tokio::time::timeout(ESTABLISHED_DEADLINE, established).await.with_context(|| format!("waiting for {name}"))??;
-    }
-    Ok(())
-}
-
-/// Makes the system namespace.
-pub(crate) async fn make_namespace(client: &Client) -> Result<()> {
-    let namespace = names::SYSTEM_NAMESPACE;
-    let object = Namespace { metadata: ObjectMeta { name: Some(namespace.to_owned()), ..Default::default() }, ..Default::default() };
-    apply(&Api::all(client.clone()), namespace, &object).await.with_context(|| format!("making namespace {namespace}"))?;
-    Ok(())
 }

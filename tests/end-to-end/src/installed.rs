@@ -15,7 +15,7 @@ use stowage_control_plane::ControlPlane;
 use stowage_crds::{names, yaml};
 
 use crate::chart;
-use crate::cluster::{kinds_are_known, make_namespace};
+use crate::prepare::{kinds_are_known, make_namespace};
 
 /// Who acts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

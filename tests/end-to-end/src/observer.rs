@@ -6,6 +6,7 @@
 mod leaders;
 mod ledger;
 mod machines;
+mod told;
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -18,6 +19,7 @@ use kube::runtime::watcher::{Config, Event, watcher};
 use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 use stowage_crds::{ModelDeployment, ModelNode};
+use stowage_placement::Reason;
 use tokio::task::JoinSet;
 
 use crate::machine::SimulatedMachine;
@@ -47,7 +49,7 @@ struct Inner {
 }
 
 /// How much was looked at.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Seen {
     pub model_nodes: u64,
     pub deployments: u64,
@@ -55,6 +57,8 @@ pub struct Seen {
     pub processes: u64,
     /// Writes of operators.
     pub writes: usize,
+    /// Reasons that the status of a ModelDeployment or of a ModelNode gave at any time.
+    pub reasons: BTreeSet<Reason>,
 }
 
 impl Notes {
@@ -65,6 +69,7 @@ impl Notes {
     fn take_in_node(&self, event: Event<ModelNode>) {
         let mut inner = self.lock();
         inner.seen.model_nodes += 1;
+        inner.seen.reasons.extend(told::by_node(&event));
         let found = inner.ledger.take_in_node(event);
         inner.note(found);
     }
@@ -72,6 +77,7 @@ impl Notes {
     fn take_in_deployment(&self, event: Event<ModelDeployment>) {
         let mut inner = self.lock();
         inner.seen.deployments += 1;
+        inner.seen.reasons.extend(told::by_deployment(&event));
         let found = inner.ledger.take_in_deployment(event);
         inner.note(found);
     }
@@ -126,7 +132,7 @@ impl Observer {
         if !violations.is_empty() {
             bail!("the observer saw what must never be: {violations:#?}");
         }
-        Ok(inner.seen)
+        Ok(inner.seen.clone())
     }
 }
 

@@ -36,6 +36,8 @@ struct Played {
     containers: BTreeMap<String, Running>,
     /// What the scheduler says instead of taking Pods to their node.
     no_room: Option<String>,
+    /// Why containers are not started, as the kubelet says it: a reason and a message.
+    cannot_start: Option<(String, String)>,
     /// How the next container that is killed is said to have ended, in place of what is so.
     said_to_have_ended: Option<String>,
     /// Pods whose containers were started, all the while.
@@ -67,6 +69,11 @@ impl PlayedKubelet {
     /// From now on Pods find no room, as this message says; `None`: they do again.
     pub fn no_room(&self, message: Option<&str>) {
         lock(&self.played).no_room = message.map(str::to_owned);
+    }
+
+    /// From now on containers wait for this reason, as this message says; `None`: they are started again.
+    pub fn cannot_start(&self, why: Option<(&str, &str)>) {
+        lock(&self.played).cannot_start = why.map(|(reason, message)| (reason.to_owned(), message.to_owned()));
     }
 
     /// Kills the worker in a Pod, as if memory had run out for it.
@@ -147,6 +154,11 @@ async fn schedule(pods: &Api<Pod>, played: &Mutex<Played>, pod: &Pod, node: &str
 async fn run(pods: &Api<Pod>, played: &Mutex<Played>, pod: &Pod, folder: &std::path::Path) -> Result<()> {
     let spec = pod.spec.as_ref().and_then(|spec| spec.containers.first()).context("a Pod has a container")?;
     let (name, uid) = (pod.name_any(), pod.uid().unwrap_or_default());
+    let cannot_start = lock(played).cannot_start.clone();
+    if let Some((reason, message)) = cannot_start {
+        let waiting = json!({"waiting": {"reason": reason, "message": message}});
+        return say(pods, pod, json!({"phase": "Pending", "containerStatuses": [container_status(&waiting)]})).await;
+    }
     let mut command = Command::new(program("stowage-agent")?);
     let folders = mounted(pod, spec);
     for argument in spec.args.iter().flatten() {

@@ -14,7 +14,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use stowage_control_plane::processes::wait_for;
 use stowage_crds::conditions::{self, ConditionType};
+use stowage_crds::model_deployment::PlacementState;
 use stowage_crds::{ModelDeployment, ModelNode};
+use stowage_placement::{Reason, Tokens};
 
 /// How long a test waits for what must come. On a busy machine a minute is little; nothing waits longer than it has to.
 pub const DEADLINE: Duration = Duration::from_secs(180);
@@ -83,6 +85,13 @@ pub fn is_ready(object: &ModelDeployment) -> bool {
     is(object, ConditionType::Ready, "True") && is(object, ConditionType::Progressing, "True")
 }
 
+/// So many replicas with this context serve, none is on its way or going, and status speaks of the present spec.
+pub fn is_settled(object: &ModelDeployment, replicas: usize, num_ctx: u64) -> bool {
+    let placements = object.status.as_ref().map(|status| status.placements.as_slice()).unwrap_or_default();
+    let serves = placements.iter().all(|on| on.state == PlacementState::Ready && on.num_ctx == Tokens(num_ctx));
+    is_ready(object) && placements.len() == replicas && serves
+}
+
 /// The message of a condition, empty where it isn't there.
 pub fn message(object: &ModelDeployment, condition: ConditionType) -> String {
     found(object, condition).map(|c| c.message.clone()).unwrap_or_default()
@@ -96,6 +105,14 @@ pub fn processor(object: &ModelDeployment) -> String {
 /// The reason of a condition, empty where it isn't there.
 pub fn reason(object: &ModelDeployment, condition: ConditionType) -> String {
     found(object, condition).map(|c| c.reason.clone()).unwrap_or_default()
+}
+
+/// What the status says where it gives this reason, in a condition or for a placement; empty where it does not.
+pub fn told(object: &ModelDeployment, reason: Reason) -> String {
+    let Some(status) = &object.status else { return String::new() };
+    let conditions = status.conditions.iter().filter(|c| c.reason == reason.as_str()).map(|c| c.message.clone());
+    let placements = status.placements.iter().filter(|placement| placement.reason == reason).map(|placement| placement.message.clone());
+    conditions.chain(placements).find(|words| !words.is_empty()).unwrap_or_default()
 }
 
 /// Uids of the assignments that its placements claim.

@@ -10,13 +10,15 @@ use anyhow::{Context, Result, bail, ensure};
 use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::Api;
-use kube::api::{Patch, PatchParams, PostParams};
+use kube::api::{Patch, PatchParams};
 use kube::runtime::conditions::is_crd_established;
 use kube::runtime::wait::await_condition;
 use serde_json::{Value, json};
+use stowage_control_plane::processes::wait_for;
 use stowage_control_plane::{ControlPlane, Options, binaries};
 use stowage_crds::ModelDeployment;
-use stowage_end_to_end::{chart, manifest};
+use stowage_end_to_end::watch::DEADLINE;
+use stowage_end_to_end::{chart, installed};
 use tempfile::TempDir;
 
 fn folder() -> TempDir {
@@ -194,51 +196,98 @@ fn an_upgrade_that_changes_nothing_about_agents_leaves_their_pods_alone() -> Res
     Ok(())
 }
 
-fn columns(definition: &CustomResourceDefinition) -> usize {
-    definition.spec.versions[0].additional_printer_columns.as_ref().map_or(0, Vec::len)
+/// ModelDeployments and a ModelNode, with what users, administrators and the operator write into them.
+const KEPT: &str = "
+apiVersion: stowage.dev/v1alpha1
+kind: ModelDeployment
+metadata: {name: kept, namespace: default, labels: {team: a}}
+spec:
+  model: {huggingFace: {repository: o/m, file: m.gguf, revision: main}}
+  aliases: ['m:latest']
+  parameters: {num_ctx: 4096, num_gpu: 12, temperature: 0.5, stop: ['###']}
+  system: Be brief.
+  kvCacheType: q8_0
+  parallel: 4
+  placement: {policy: PreferGPU, contextPolicy: ShrinkToFit, minContext: 1024, nodeSelector: {disk: fast}, deviceSelector: {maxDevices: 2}}
+  replicas: 3
+  updateStrategy: {maxSurge: 0, maxUnavailable: 1, whenNoRoom: Wait}
+  progressDeadlineSeconds: 60
+  paused: true
+  service: {type: NodePort, annotations: {a: b}}
+---
+apiVersion: stowage.dev/v1alpha1
+kind: ModelDeployment
+metadata: {name: also-kept, namespace: kube-public}
+spec: {model: {path: m.gguf}}
+---
+apiVersion: stowage.dev/v1alpha1
+kind: ModelNode
+metadata: {name: node-a}
+spec: {devices: [{uuid: GPU-0, managed: false, marginBytes: 1024}]}
+";
+
+/// Whether the definition has the column of a field that the earlier chart does not know.
+fn shows_speed(definition: &CustomResourceDefinition) -> bool {
+    definition.spec.versions[0].additional_printer_columns.iter().flatten().any(|column| column.name == "Speed")
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_upgrade_brings_the_kinds_up_to_date_and_uninstalling_keeps_what_users_made() -> Result<()> {
+async fn an_upgrade_from_an_earlier_chart_keeps_every_object_and_brings_new_fields_and_uninstalling_keeps_what_users_made() -> Result<()> {
     let (control_plane, folder) = (control_plane().await?, folder());
-    let chart_folder = chart::directory();
     let run = |arguments: &[&str]| -> Result<String> {
         chart::output(helm(&control_plane, folder.path())?.args(arguments)).with_context(|| format!("helm {}", arguments.join(" ")))
     };
-    let at = chart_folder.to_str().context("a path of UTF-8")?;
-    let notes = run(&["install", "stowage", at, "--create-namespace"])?;
-    let last = notes.trim().lines().last().unwrap_or_default().trim();
-    ensure!(last == "helm test stowage --namespace stowage-system", "the notes end in a command that works: {notes}");
-
+    let path = |path: PathBuf| Ok::<String, anyhow::Error>(path.to_str().context("a path of UTF-8")?.to_owned());
+    let (earlier, at, newer) = (
+        path(chart::earlier(chart::EARLIER[0]))?,
+        path(chart::directory())?,
+        path(copied(folder.path(), "ersion: 0.1.0", "ersion: 0.2.0")?)?,
+    );
+    run(&["install", "stowage", &earlier, "--create-namespace"])?;
     let kinds: Api<CustomResourceDefinition> = Api::all(control_plane.client.clone());
     let kind = "modeldeployments.stowage.dev";
     await_condition(kinds.clone(), kind, is_crd_established()).await?;
+    await_condition(kinds.clone(), "modelnodes.stowage.dev", is_crd_established()).await?;
+    installed::apply(&control_plane, folder.path(), KEPT)?;
     let deployments: Api<ModelDeployment> = Api::namespaced(control_plane.client.clone(), "default");
-    let made = deployments.create(&PostParams::default(), &manifest::on_gpu("kept")).await?;
+    let speed = async || {
+        let patch = Patch::Merge(json!({"status": {"summary": {"speed": "9 tokens/s"}}}));
+        let written = deployments.patch_status("kept", &PatchParams::default(), &patch).await?;
+        Ok::<String, anyhow::Error>(written.status.and_then(|status| status.summary).map(|summary| summary.speed).unwrap_or_default())
+    };
+    ensure!(!shows_speed(&kinds.get(kind).await?) && speed().await?.is_empty(), "the earlier chart should know nothing of speed");
 
-    // An earlier version of the kind knew less.
-    let now = columns(&kinds.get(kind).await?);
-    let less = json!([{"op": "remove", "path": "/spec/versions/0/additionalPrinterColumns/0"}]);
-    let patch: Patch<()> = Patch::Json(serde_json::from_value(less)?);
-    kinds.patch(kind, &PatchParams::default(), &patch).await?;
-    ensure!(columns(&kinds.get(kind).await?) == now - 1, "a column fewer");
-    // Helm changes what differs between what it had rendered and what it renders; the version is a label of all that it makes.
-    let newer = copied(folder.path(), "ersion: 0.1.0", "ersion: 0.2.0")?;
-    run(&["upgrade", "stowage", newer.to_str().context("a path of UTF-8")?, "--set", "operator.replicas=3"])?;
-    let upgraded = kinds.get(kind).await?;
-    ensure!(columns(&upgraded) == now, "the upgrade brought {} of {now} columns back", columns(&upgraded));
-    ensure!(upgraded.metadata.labels.unwrap_or_default()["app.kubernetes.io/version"] == "0.2.0", "the label is the new version's");
+    let kept = objects(&control_plane)?;
+    ensure!(kept.lines().count() == 3, "three were made: {kept}");
+    let notes = run(&["upgrade", "stowage", &at, "--set", "operator.replicas=3"])?;
+    let last = notes.trim().lines().last().unwrap_or_default().trim();
+    ensure!(last == "helm test stowage --namespace stowage-system", "the notes end in a command that works: {notes}");
+    ensure!(objects(&control_plane)? == kept, "they were {kept}and are {}", objects(&control_plane)?);
+    ensure!(shows_speed(&kinds.get(kind).await?), "the upgrade should bring the new column");
+    let known = wait_for(DEADLINE, async || speed().await.ok().filter(|speed| !speed.is_empty())).await;
+    ensure!(known.as_deref() == Some("9 tokens/s"), "the new field should be kept: {known:?}");
 
+    run(&["upgrade", "stowage", &newer])?;
+    let labels = kinds.get(kind).await?.metadata.labels.unwrap_or_default();
+    ensure!(labels["app.kubernetes.io/version"] == "0.2.0", "the label is the new version's: {labels:?}");
     run(&["uninstall", "stowage"])?;
-    let uid = |object: &ModelDeployment| object.metadata.uid.clone();
-    ensure!(uid(&deployments.get("kept").await?) == uid(&made), "the ModelDeployment is there, the same one");
-    run(&["install", "stowage", at])?;
-    ensure!(uid(&deployments.get("kept").await?) == uid(&made), "and after another install");
-    run(&["upgrade", "stowage", at, "--set", "crds.keep=false"])?;
+    ensure!(objects(&control_plane)? == kept, "they are there after uninstalling");
+    run(&["install", "stowage", &at])?;
+    ensure!(objects(&control_plane)? == kept, "and after another install");
+    run(&["upgrade", "stowage", &at, "--set", "crds.keep=false"])?;
     run(&["uninstall", "stowage"])?;
     await_condition(kinds.clone(), kind, |found: Option<&CustomResourceDefinition>| found.is_none()).await?;
     control_plane.stop();
     Ok(())
+}
+
+/// A line for each object of our kinds: which one it is, and what is asked for in it.
+fn objects(control_plane: &ControlPlane) -> Result<String> {
+    let each = "jsonpath={range .items[*]}{.kind} {.metadata.name} {.metadata.uid} {.metadata.generation} {.metadata.labels} {.spec}{\"\\n\"}{end}";
+    let output =
+        control_plane.kubectl().args(["get", "modeldeployments,modelnodes", "-A", "-o", each]).output().context("running kubectl")?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr).trim());
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 #[test]

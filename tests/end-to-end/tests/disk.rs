@@ -29,21 +29,6 @@ fn of_url(name: &str, url: &str) -> Result<ModelDeployment> {
     Ok(deployment)
 }
 
-/// Waits until the status gives this reason, in the words of a placement or of a condition; gives the words.
-async fn said(cluster: &Cluster, name: &str, reason: Reason) -> Result<String> {
-    let found = cluster.until(name, |deployment| !told(deployment, reason).is_empty()).await?;
-    let words = told(&found, reason);
-    println!("{name}: {reason}: {words}");
-    Ok(words)
-}
-
-fn told(deployment: &ModelDeployment, reason: Reason) -> String {
-    let Some(status) = &deployment.status else { return String::new() };
-    let conditions = status.conditions.iter().filter(|c| c.reason == reason.as_str()).map(|c| c.message.clone());
-    let placements = status.placements.iter().filter(|p| p.reason == reason).map(|p| p.message.clone());
-    conditions.chain(placements).find(|words| !words.is_empty()).unwrap_or_default()
-}
-
 async fn answers(deployment: &ModelDeployment, name: &str) -> Result<Value> {
     Stream::start(&worker_url(deployment)?, name, "1, 2, 3, 4,", 4).await?.rest().await
 }
@@ -68,7 +53,7 @@ async fn a_download_that_the_disk_has_no_room_for_says_so_leaves_nothing_and_goe
     // Somebody else fills the disk: what is left is less than the model needs.
     fs::write(cache.join("somebody-elses"), vec![1; 100 << 20]).context("filling the disk")?;
     cluster.create(&of_url("m", &server.url("a.gguf"))?).await?;
-    let words = said(&cluster, "m", Reason::InsufficientDisk).await?;
+    let words = cluster.says("m", Reason::InsufficientDisk, "").await?;
     ensure!(words.contains("93.8 MiB more are needed in") && words.contains("and 50.0 MiB are free"), "{words}");
     ensure!(left_in(&cache)? == ["somebody-elses"], "{:?}", left_in(&cache)?);
 
@@ -77,7 +62,7 @@ async fn a_download_that_the_disk_has_no_room_for_says_so_leaves_nothing_and_goe
     answers(&ready, "m").await?;
     // A second one has no room beside it, and takes nothing from it.
     cluster.create(&of_url("second", &server.url("b.gguf"))?).await?;
-    let words = said(&cluster, "second", Reason::InsufficientDisk).await?;
+    let words = cluster.says("second", Reason::InsufficientDisk, "").await?;
     ensure!(words.contains("56.2 MiB are free"), "{words}");
     ensure!(left_in(&cache)?.len() == 1, "{:?}", left_in(&cache)?);
 
@@ -122,15 +107,14 @@ async fn a_model_directory_that_vanishes_is_told_and_what_was_loaded_from_it_ser
     let before = cluster.until("m", is_well).await?;
     let away = folder.path().join("away");
     fs::rename(&directory, &away)?;
-    let words = said(&cluster, "m", Reason::ModelFileChanged).await?;
+    let words = cluster.says("m", Reason::ModelFileChanged, "").await?;
     ensure!(words.contains("m.gguf (93.8 MiB) can't be reached any more: No such file"), "{words}");
     let degraded = cluster.until("m", |m| watch::is(m, ConditionType::Degraded, "True")).await?;
     ensure!(watch::is_ready(&degraded) && watch::assignments(&degraded) == watch::assignments(&before), "it serves on");
     answers(&degraded, "m").await?;
     cluster.create(&of_file("late", "m.gguf")).await?;
     // Refused by the node's agent first, where the operator does not know yet.
-    let late = cluster.until("late", |late| told(late, Reason::ModelNotFound).contains("on node-a the model directory")).await?;
-    let words = told(&late, Reason::ModelNotFound);
+    let words = cluster.says("late", Reason::ModelNotFound, "on node-a the model directory").await?;
     ensure!(words.contains("can't be read: No such file"), "{words}");
 
     fs::rename(&away, &directory)?;
@@ -147,7 +131,7 @@ async fn a_file_that_changes_under_a_loaded_model_is_told_and_not_loaded_again_u
     let (before, other) = (cluster.until("m", is_well).await?, cluster.until("other", is_well).await?);
     let file = fs::File::options().write(true).open(directory.join("m.gguf"))?;
     file.set_len(50 << 20)?;
-    let words = said(&cluster, "m", Reason::ModelFileChanged).await?;
+    let words = cluster.says("m", Reason::ModelFileChanged, "").await?;
     ensure!(words.contains("m.gguf had 93.8 MiB when it was loaded, and has 50.0 MiB now"), "{words}");
     let degraded = cluster.until("m", |m| watch::is(m, ConditionType::Degraded, "True")).await?;
     ensure!(watch::is_ready(&degraded), "it serves on");
@@ -157,7 +141,7 @@ async fn a_file_that_changes_under_a_loaded_model_is_told_and_not_loaded_again_u
     let uid = before.metadata.uid.context("an object has a uid")?;
     let worker = workers::running(cluster.folder()).into_iter().find(|worker| worker.deployment_uid == uid);
     worker.context("the worker of m")?.signal(Signal::KILL);
-    let words = said(&cluster, "m", Reason::InvalidModelFile).await?;
+    let words = cluster.says("m", Reason::InvalidModelFile, "").await?;
     ensure!(words.contains("m.gguf` is truncated") && words.contains("52428800 bytes"), "{words}");
 
     fs::copy(directory.join("other.gguf"), directory.join("m.gguf"))?;

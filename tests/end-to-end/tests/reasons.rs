@@ -1,10 +1,11 @@
-//! Every reason of the closed set is explained to users, and tried by a test.
+//! Every reason of the closed set is explained to users, and produced by a test.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use stowage_end_to_end::reasons::{ANSWERED, TOLD, current_test};
 use stowage_placement::Reason;
 
 const TO_DO: &str = "**What to do:** ";
@@ -34,44 +35,38 @@ fn the_page_of_reasons_has_each_with_what_happened_and_what_to_do_and_no_other()
     assert!(read(&repository().join("README.md")).contains("(docs/reasons.md)"), "README links to the page");
 }
 
-/// Looks for `Reason::NAME`, or for NAME as a word within a string, in the code of tests: files in a crate's folder `tests`, files named `tests.rs` or
-/// `…stories.rs`, and what follows `#[cfg(test)]` in others.
 #[test]
-fn every_reason_is_named_by_a_test() {
-    let tests: String = sources(&repository()).iter().map(|path| test_code(path)).collect();
-    let unnamed: Vec<&Reason> = Reason::ALL.iter().filter(|reason| !names(&tests, reason.as_str())).collect();
-    assert!(unnamed.is_empty(), "no test names {unnamed:?}");
+fn every_reason_is_produced_by_a_test() {
+    let told = TOLD.iter().flat_map(|(_, reasons)| *reasons);
+    let produced: BTreeSet<&Reason> = told.chain(ANSWERED.iter().map(|(reason, ..)| reason)).collect();
+    let missing: Vec<&Reason> = Reason::ALL.iter().filter(|reason| !produced.contains(reason)).collect();
+    assert!(missing.is_empty(), "no test produces {missing:?}");
 }
 
-/// Rust files of the workspace's crates.
-fn sources(folder: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-    let (folders, files): (Vec<PathBuf>, Vec<PathBuf>) = entries.partition(|path| path.is_dir());
-    let is_code = |path: &PathBuf| !["target", ".git"].iter().any(|name| path.ends_with(name));
-    let mut found: Vec<PathBuf> = files.into_iter().filter(|path| path.extension().is_some_and(|extension| extension == "rs")).collect();
-    found.extend(folders.into_iter().filter(is_code).flat_map(|folder| sources(&folder)));
-    found
-}
-
-fn test_code(path: &Path) -> String {
-    let text = read(path);
-    let within = path.strip_prefix(repository()).unwrap().to_string_lossy().into_owned();
-    if within.contains("/tests/") || within.ends_with("/tests.rs") || within.ends_with("stories.rs") {
-        return text;
+/// A cluster holds its test to the table when it is stopped.
+#[test]
+fn each_test_that_is_said_to_produce_reasons_is_there_and_held_to_it() {
+    let tests = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests")).unwrap().map(|entry| entry.unwrap().path());
+    let code: String = tests.filter(|path| path.is_file()).map(|path| read(&path)).collect();
+    for (test, reasons) in TOLD {
+        let body = body(&code, test).unwrap_or_else(|| panic!("there is no test {test}"));
+        assert!(body.contains(".stop()"), "{test} does not stop its cluster, so nobody looks whether it produced {reasons:?}");
     }
-    text.split_once("#[cfg(test)]\nmod tests {").map(|(_, tests)| tests.to_owned()).unwrap_or_default()
+    for (reason, file, test) in ANSWERED {
+        let code = read(&repository().join(file));
+        let body = body(&code, test).unwrap_or_else(|| panic!("there is no test {test} in {file}"));
+        let asserts = |line: &str| line.contains("assert") && line.contains(&format!("Reason::{reason}"));
+        assert!(body.lines().any(asserts), "{test} in {file} does not assert Reason::{reason}");
+    }
 }
 
-fn names(code: &str, name: &str) -> bool {
-    code.lines().filter(|line| !line.trim_start().starts_with("//")).any(|line| {
-        let mut parts = line.match_indices(name).map(|(at, _)| (&line[..at], &line[at + name.len()..]));
-        parts.any(|(before, after)| {
-            let in_string = before.matches('"').count() % 2 == 1 && !before.ends_with(is_of_a_word);
-            (before.ends_with("Reason::") || in_string) && !after.starts_with(is_of_a_word)
-        })
-    })
+#[test]
+fn the_test_that_runs_is_known_by_its_name() {
+    assert_eq!(current_test(), "the_test_that_runs_is_known_by_its_name");
 }
 
-fn is_of_a_word(character: char) -> bool {
-    character.is_alphanumeric() || character == '_'
+/// What stands between the name of a function and the line that closes it.
+fn body<'a>(code: &'a str, function: &str) -> Option<&'a str> {
+    let (_, rest) = code.split_once(&format!("fn {function}("))?;
+    rest.split_once("\n}\n").map(|(body, _)| body)
 }

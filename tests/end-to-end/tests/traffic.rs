@@ -5,19 +5,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::jiff::Timestamp;
 use kube::Api;
-use kube::api::{Patch, PatchParams};
 use rustix::process::Signal;
 use serde_json::json;
-use stowage_crds::model_deployment::PlacementState;
 use stowage_crds::{ModelDeployment, names};
 use stowage_end_to_end::endpoints::{Endpoint, Endpoints};
 use stowage_end_to_end::traffic::Traffic;
 use stowage_end_to_end::workers::{self, Worker};
 use stowage_end_to_end::{Cluster, Settings, manifest, watch};
-use stowage_placement::Tokens;
 
 const NODES: [&str; 3] = ["node-a", "node-b", "node-c"];
 /// For requests that fall between one step and the next.
@@ -36,7 +32,7 @@ impl Scene {
         // Each has room for two replicas and not for three, so that they are spread and can be replaced with the new one first.
         cluster.start_gpu_nodes(&NODES.map(|node| (node, manifest::room_for(2)))).await?;
         cluster.create(&manifest::on_gpu("m")).await?;
-        cluster.until("m", |m| is_settled(m, 1, 512)).await?;
+        cluster.until("m", |m| watch::is_settled(m, 1, 512)).await?;
         let endpoints = Endpoints::follow(&cluster.client, "default", "m");
         watch::until("an endpoint", || !endpoints.ready().is_empty()).await?;
         let traffic = Traffic::start("m", endpoints);
@@ -56,7 +52,7 @@ impl Scene {
     /// Changes the spec and waits until so many replicas, all with this context, are there and no others.
     async fn change(&self, spec: serde_json::Value, replicas: usize, num_ctx: u64) -> Result<ModelDeployment> {
         self.cluster.change("m", spec).await?;
-        let settled = self.cluster.until("m", |m| is_settled(m, replicas, num_ctx)).await?;
+        let settled = self.cluster.until("m", |m| watch::is_settled(m, replicas, num_ctx)).await?;
         watch::until("as many endpoints as replicas", || self.traffic.endpoints().ready().len() == replicas).await?;
         Ok(settled)
     }
@@ -79,17 +75,12 @@ impl Scene {
 
     async fn drains_a_node(&self) -> Result<()> {
         let node = self.cluster.deployments().get("m").await?.status.unwrap().placements[0].node.clone();
-        self.cordon(&node, true).await?;
-        let left = |m: &ModelDeployment| is_settled(m, 2, 512) && m.status.iter().flat_map(|s| &s.placements).all(|on| on.node != node);
+        self.cluster.cordon(&node, true).await?;
+        let left =
+            |m: &ModelDeployment| watch::is_settled(m, 2, 512) && m.status.iter().flat_map(|s| &s.placements).all(|on| on.node != node);
         self.cluster.until("m", left).await?;
         self.after(&format!("{node} is drained")).await?;
-        self.cordon(&node, false).await
-    }
-
-    async fn cordon(&self, node: &str, unschedulable: bool) -> Result<()> {
-        let patch = Patch::Merge(json!({"spec": {"unschedulable": unschedulable}}));
-        let nodes: Api<Node> = Api::all(self.cluster.client.clone());
-        nodes.patch(node, &PatchParams::default(), &patch).await.map(drop).with_context(|| format!("cordoning {node}"))
+        self.cluster.cordon(&node, false).await
     }
 
     /// A replica, its worker and its endpoint.
@@ -120,7 +111,7 @@ impl Scene {
         worker.signal(Signal::KILL);
         let gone = self.until_gone(&endpoint, killed).await?;
         println!("a killed worker's endpoint went {:.2} s after it was killed", (gone - killed).as_secs_f64());
-        self.cluster.until("m", |m| is_settled(m, 2, 512)).await?;
+        self.cluster.until("m", |m| watch::is_settled(m, 2, 512)).await?;
         watch::until("two endpoints", || self.traffic.endpoints().ready().len() == 2).await?;
         self.after("a worker was killed and is started again").await
     }
@@ -176,13 +167,6 @@ impl Scene {
         // Only a leader carries this out.
         self.scales(&[1]).await
     }
-}
-
-/// So many replicas with this context serve, none is on its way or going, and status speaks of the present spec.
-fn is_settled(m: &ModelDeployment, replicas: usize, num_ctx: u64) -> bool {
-    let placements = m.status.as_ref().map(|status| status.placements.as_slice()).unwrap_or_default();
-    let serves = placements.iter().all(|on| on.state == PlacementState::Ready && on.num_ctx == Tokens(num_ctx));
-    watch::is_ready(m) && placements.len() == replicas && serves
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -17,6 +17,7 @@ use stowage_crds::{ModelDeployment, names};
 use stowage_end_to_end::client::{Stream, worker_url};
 use stowage_end_to_end::played_kubelet::PlayedKubelet;
 use stowage_end_to_end::{AgentOptions, Cluster, Settings, api, manifest, models, watch};
+use stowage_placement::Reason;
 use tempfile::TempDir;
 
 const NODE: &str = "node-a";
@@ -161,7 +162,7 @@ async fn with_a_played_kubelet_a_worker_that_dies_is_made_anew_and_one_that_memo
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn with_a_played_scheduler_a_pod_that_finds_no_room_says_so_in_its_replicas_story() -> Result<()> {
+async fn with_a_played_scheduler_and_kubelet_a_pod_that_finds_no_room_or_can_not_start_says_so_in_its_replicas_story() -> Result<()> {
     let scene = Scene::start().await?;
     let message = "0/1 nodes are available: 1 Insufficient memory.";
     scene.kubelet.no_room(Some(message));
@@ -169,7 +170,10 @@ async fn with_a_played_scheduler_a_pod_that_finds_no_room_says_so_in_its_replica
     let told = scene.cluster.until("m", |m| m.status.iter().flat_map(|s| &s.placements).any(|on| on.message.contains(message))).await?;
     ensure!(placement(&told).reason.as_str() == "PodUnschedulable", "{:?}", placement(&told));
     ensure!(watch::message(&told, ConditionType::Ready).contains(message), "{:?}", told.status);
+    scene.kubelet.cannot_start(Some(("ErrImagePull", "no such image")));
     scene.kubelet.no_room(None);
+    scene.cluster.says("m", Reason::PodNotStarted, "ErrImagePull: no such image").await?;
+    scene.kubelet.cannot_start(None);
     scene.cluster.until("m", watch::is_ready).await?;
     scene.cluster.delete("m").await?;
     scene.no_pod().await?;

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use kube::ResourceExt;
 use kube::runtime::watcher::Event;
 use stowage_crds::model_deployment::ReplicaState;
-use stowage_crds::model_node::{DeviceStatus, ReplicaStatus};
+use stowage_crds::model_node::{DeviceBackend, DeviceStatus, ReplicaStatus};
 use stowage_crds::{ModelDeployment, ModelNode};
 use stowage_placement::Bytes;
 
@@ -116,7 +116,8 @@ impl Ledger {
 
 /// Devices of the node with more promised or held than they have.
 fn overfull(node: &ModelNode) -> Vec<String> {
-    let devices = node.status.iter().flat_map(|status| &status.devices);
+    // A lost GPU has nothing, and what was promised there is on its way elsewhere.
+    let devices = node.status.iter().flat_map(|status| &status.devices).filter(|device| device.backend != DeviceBackend::None);
     devices.filter_map(|device| overfull_device(node, device)).collect()
 }
 

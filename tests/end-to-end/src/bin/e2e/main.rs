@@ -33,6 +33,9 @@ enum Command {
         #[command(flatten)]
         inputs: steps::Inputs,
     },
+    /// Touches memory until it is ended, once its standard input has a line: `inside` has it use up what a container may have.
+    #[command(hide = true)]
+    Touch,
     /// The first process in that view, which waits for those whose parents are gone.
     #[command(hide = true)]
     Init {
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
         Command::Check => Ok(ExitCode::SUCCESS),
         Command::Run(inputs) => view::run(&inputs),
         Command::Inside { folder, inputs } => view::inside(&folder, &inputs),
+        Command::Touch => steps::touch(),
         Command::Init { command } => view::init(&command),
     };
     result.unwrap_or_else(|error| {
