@@ -53,6 +53,10 @@ test: build control-plane models test-rust test-cuda $(if $(CLIENTS),test-client
 test-rust:
 	@$(STAGE) 'rust tests' scripts/rust-tests.sh --workspace $(SIMULATED) --no-fail-fast
 
+.PHONY: test-aarch64
+test-aarch64: ## the engine built for aarch64, its tests run there by QEMU
+	@$(STAGE) 'engine on aarch64' scripts/aarch64.sh $(TARGET)/aarch64
+
 # The engine alone, so that what all other programs are built with stays as it is.
 .PHONY: test-cuda
 test-cuda: ## the CUDA backend on emulated GPUs
@@ -110,6 +114,7 @@ e2e-here: models control-plane
 .PHONY: verify
 verify: test ## the tests, those that take long, divergences, Ollama's client, the soak, chaos and fuzzing
 	@$(STAGE) 'long tests' scripts/rust-tests.sh --workspace $(SIMULATED) --no-fail-fast -- --ignored
+	@$(MAKE) --no-print-directory test-aarch64
 	@$(MAKE) --no-print-directory kl
 	@$(MAKE) --no-print-directory test-ollama
 	@$(MAKE) --no-print-directory soak
