@@ -23,10 +23,9 @@ elif [ -n "${INSTRUCTIONS:-}" ]; then
 fi
 models=$llama/root/models
 # llama.cpp sees this folder alone; what others have laid there stays.
-laid=("$models/random.gguf")
-for file in smollm2-135m-instruct-q4_1 gemma-3-270m-q4_k_m random-1b-q4_k_m random-1b-q8_0; do laid+=("$models/$file.gguf"); done
-rm -f "${laid[@]}"
-[ "${narrow:-}" ] || trap 'rm -f "${laid[@]}"' EXIT
+remove_laid() { rm -f "$models"/{smollm2,gemma-3,random}*.gguf; }
+remove_laid
+[ "${narrow:-}" ] || trap remove_laid EXIT
 trap 'exit 130' INT TERM HUP
 wants() { [[ " ${MODELS:-smollm2 gemma3 random} " == *" $1 "* ]]; }
 lay() { ln "$1" "$models/" 2>/dev/null || cp "$1" "$models/"; }

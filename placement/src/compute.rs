@@ -94,23 +94,34 @@ fn cpu_buffers(shape: &ComputeShape, batch: u64, parallel: u32, role: DeviceRole
 /// Buffers of the blocks, in the order in which the engine takes them: normalised rows, query, key, value, attended, gate, up, quantised
 /// activations, and the rotations of each token's position.
 pub fn layer_buffers(shape: &ComputeShape, batch: u64) -> [Option<u64>; 9] {
-    let queries = shape.heads.checked_mul(shape.key_length);
-    let attended = shape.heads.checked_mul(shape.value_length);
-    let keys = shape.kv_heads_max.checked_mul(shape.key_length);
-    let values = shape.kv_heads_max.checked_mul(shape.value_length);
-    let widest = attended.map(|attended| attended.max(shape.embedding).max(shape.feed_forward));
+    let [normed, query, key, value, attended, gate, up] = value_buffers(shape, batch);
+    let activations = widest(shape).and_then(|widest| activation_bytes(batch, widest));
+    [normed, query, key, value, attended, gate, up, activations, rotation_bytes(shape, batch)]
+}
+
+/// What every backend holds of a batch in f32: normalised rows, query, key, value, attended, gate, up.
+fn value_buffers(shape: &ComputeShape, batch: u64) -> [Option<u64>; 7] {
     let rows = |width: Option<u64>| width.and_then(|width| floats(batch, width));
     [
         rows(Some(shape.embedding)),
-        rows(queries),
-        rows(keys),
-        rows(values),
-        rows(attended),
+        rows(shape.heads.checked_mul(shape.key_length)),
+        rows(shape.kv_heads_max.checked_mul(shape.key_length)),
+        rows(shape.kv_heads_max.checked_mul(shape.value_length)),
+        rows(shape.heads.checked_mul(shape.value_length)),
         rows(Some(shape.feed_forward)),
         rows(Some(shape.feed_forward)),
-        widest.and_then(|widest| activation_bytes(batch, widest)),
-        rows(shape.key_length.checked_mul(shape.ropes)),
     ]
+}
+
+/// Elements of the longest row that is multiplied.
+fn widest(shape: &ComputeShape) -> Option<u64> {
+    let attended = shape.heads.checked_mul(shape.value_length)?;
+    Some(attended.max(shape.embedding).max(shape.feed_forward))
+}
+
+/// Rotations of each token's position, in f32.
+fn rotation_bytes(shape: &ComputeShape, batch: u64) -> Option<u64> {
+    floats(batch, shape.key_length.checked_mul(shape.ropes)?)
 }
 
 /// Keys and values, in f16, of a model that reads a text at once: they are kept while a layer is computed, in whole 256 cells.

@@ -1,5 +1,6 @@
 //! GPUs through NVML. A node without NVML is a CPU node, not an error: what NVML said goes into status.
 
+mod cuda;
 mod driver;
 mod gpu;
 mod visible;

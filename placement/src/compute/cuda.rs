@@ -1,7 +1,7 @@
 //! Scratch memory of the CUDA backend: as on the CPU, and beside it the hidden state, what the host tells a step, and the parts of attention that is split over
 //! blocks. Activations are held in half precision where a batch is multiplied by tensor cores, and in 8 bits, which take less, where it is not.
 
-use super::{ComputeShape, DeviceRole, floats, logit_rows};
+use super::{ComputeShape, DeviceRole, floats, logit_rows, rotation_bytes, value_buffers, widest};
 
 /// Elements that activations are filled up to.
 const PADDING: u64 = 32;
@@ -41,24 +41,19 @@ pub(super) fn buffers(shape: &ComputeShape, batch: u64, parallel: u32, role: Dev
 /// Buffers of the blocks after the hidden state, in the order in which the engine takes them: normalised rows, query, key, value, attended, gate, up; activations
 /// as they are multiplied; each token's rotations, and the frequencies that they follow from; tokens, and spans of them; and what attention's splits found.
 pub fn layer_buffers(shape: &ComputeShape, batch: u64) -> [Option<u64>; 13] {
-    let queries = shape.heads.checked_mul(shape.key_length);
-    let attended = shape.heads.checked_mul(shape.value_length);
-    let keys = shape.kv_heads_max.checked_mul(shape.key_length);
-    let values = shape.kv_heads_max.checked_mul(shape.value_length);
-    let widest = attended.map(|attended| attended.max(shape.embedding).max(shape.feed_forward));
-    let rows = |width: Option<u64>| width.and_then(|width| floats(batch, width));
+    let [normed, query, key, value, attended, gate, up] = value_buffers(shape, batch);
     // The sums of a head, the largest of its scores, and the sum of its weights.
     let split = shape.value_length.checked_add(2).and_then(|length| shape.heads.checked_mul(length));
     [
-        rows(Some(shape.embedding)),
-        rows(queries),
-        rows(keys),
-        rows(values),
-        rows(attended),
-        rows(Some(shape.feed_forward)),
-        rows(Some(shape.feed_forward)),
-        widest.and_then(|widest| activation_bytes(batch, widest)),
-        rows(shape.key_length.checked_mul(shape.ropes)),
+        normed,
+        query,
+        key,
+        value,
+        attended,
+        gate,
+        up,
+        widest(shape).and_then(|widest| activation_bytes(batch, widest)),
+        rotation_bytes(shape, batch),
         shape.key_length.checked_mul(shape.ropes).and_then(|pairs| floats(1, pairs / 2)),
         batch.checked_mul(TOKEN_BYTES),
         batch.checked_mul(SPAN_BYTES),

@@ -22,9 +22,9 @@ impl LoadedModel {
         let first = FIRST.min(longest);
         let mut prefill = self.read_prompt(first)?;
         // Short prompts are read more slowly than long ones, and the first of all most slowly: as long a one as there is time for tells more.
-        let more = (prefill * ENOUGH.as_secs_f64()) as u32;
-        if more.min(longest) >= 2 * first {
-            prefill = self.read_prompt(more.min(longest))?;
+        let more = longest.min((prefill * ENOUGH.as_secs_f64()) as u32);
+        if more >= 2 * first {
+            prefill = self.read_prompt(more)?;
         }
         let decode = if self.has_output { Some(self.decode_speed()?) } else { None };
         Ok(MeasuredSpeed { prefill, decode, threads: self.threads })

@@ -10,6 +10,7 @@ use nvml_wrapper::event::EventSet;
 use stowage_crds::model_node::DeviceBackend;
 use stowage_placement::Bytes;
 
+use super::cuda::Cuda;
 use super::gpu;
 use crate::devices::Gpu;
 
@@ -56,10 +57,11 @@ impl Driver {
     /// Errors: NVML can't even count them.
     pub fn read(&mut self) -> Result<(Vec<Gpu>, Vec<String>), NvmlError> {
         self.note_errors();
+        let cuda = Cuda::look();
         let mut gpus = Vec::new();
         let mut failures = BTreeMap::new();
         for index in 0..self.nvml.device_count()? {
-            match self.nvml.device_by_index(index).and_then(|device| gpu::read(self.nvml, &device, &self.version)) {
+            match self.nvml.device_by_index(index).and_then(|device| gpu::read(self.nvml, &device, &self.version, &cuda)) {
                 Ok(read) => gpus.extend(read.into_iter().map(|gpu| (index, gpu))),
                 Err(error) => drop(failures.insert(index, error)),
             }

@@ -10,6 +10,7 @@ use nvml_wrapper::{Device, Nvml};
 use stowage_crds::model_node::DeviceBackend;
 use stowage_placement::Bytes;
 
+use super::cuda::Cuda;
 use crate::devices::{Gpu, GpuProcess};
 
 /// In the names of simulated devices, by which they are told from real ones.
@@ -22,14 +23,14 @@ const INITIAL_PID_NAMESPACE: &str = "pid:[4026531836]";
 const MIG_ENABLED: u32 = 1;
 
 /// The GPU, or its instances where it is divided.
-pub fn read(nvml: &Nvml, device: &Device<'_>, driver: &str) -> Result<Vec<Gpu>, NvmlError> {
+pub fn read(nvml: &Nvml, device: &Device<'_>, driver: &str, cuda: &Cuda) -> Result<Vec<Gpu>, NvmlError> {
     let capability = device.cuda_compute_capability().map_or_else(|_| String::new(), |c| format!("{}.{}", c.major, c.minor));
     let divided = device.mig_mode().is_ok_and(|mode| mode.current == MIG_ENABLED);
     if !divided {
-        return Ok(vec![whole(nvml, device, driver, &capability)?]);
+        return Ok(vec![whole(nvml, device, driver, &capability, cuda)?]);
     }
     let instances = (0..device.mig_device_count()?).map(|index| match device.mig_device_by_index(index) {
-        Ok(instance) => whole(nvml, &instance, driver, &capability).map(Some),
+        Ok(instance) => whole(nvml, &instance, driver, &capability, cuda).map(Some),
         // No instance was made with this number.
         Err(NvmlError::NotFound) => Ok(None),
         Err(error) => Err(error),
@@ -37,15 +38,15 @@ pub fn read(nvml: &Nvml, device: &Device<'_>, driver: &str) -> Result<Vec<Gpu>, 
     let instances: Vec<Gpu> = instances.filter_map(Result::transpose).collect::<Result<_, _>>()?;
     if instances.is_empty() {
         let message = "it is in MIG mode, and no instance was made of it".to_owned();
-        return Ok(vec![Gpu { backend: DeviceBackend::None, message, ..whole(nvml, device, driver, &capability)? }]);
+        return Ok(vec![Gpu { backend: DeviceBackend::None, message, ..whole(nvml, device, driver, &capability, cuda)? }]);
     }
     Ok(instances)
 }
 
-fn whole(nvml: &Nvml, device: &Device<'_>, driver: &str, capability: &str) -> Result<Gpu, NvmlError> {
+fn whole(nvml: &Nvml, device: &Device<'_>, driver: &str, capability: &str, cuda: &Cuda) -> Result<Gpu, NvmlError> {
     let name = device.name()?;
     let uuid = device.uuid()?;
-    let (backend, message) = backend(&uuid, &name);
+    let (backend, message) = backend(cuda, &uuid, &name);
     let own_process_ids = backend == DeviceBackend::Simulated || in_initial_pid_namespace();
     let gpu = Gpu {
         uuid,
@@ -70,31 +71,16 @@ fn whole(nvml: &Nvml, device: &Device<'_>, driver: &str, capability: &str) -> Re
 }
 
 /// How this build's engine computes on a device; and if not at all, why.
-fn backend(uuid: &str, name: &str) -> (DeviceBackend, String) {
+fn backend(cuda: &Cuda, uuid: &str, name: &str) -> (DeviceBackend, String) {
     match (cfg!(feature = "simulated-gpu"), name.contains(SIMULATED)) {
         (true, true) => (DeviceBackend::Simulated, String::new()),
         (true, false) => (DeviceBackend::None, "this build of the agent is for simulated GPUs only, and leaves real ones alone".to_owned()),
         (false, true) => (DeviceBackend::None, "a simulated GPU, which this build of the agent does not use".to_owned()),
-        (false, false) => match cuda(uuid) {
+        (false, false) => match cuda.computes_on(uuid) {
             Ok(()) => (DeviceBackend::Cuda, String::new()),
             Err(why) => (DeviceBackend::None, why),
         },
     }
-}
-
-/// Whether CUDA computes on the device of this UUID; the error is why not.
-#[cfg(feature = "cuda")]
-fn cuda(uuid: &str) -> Result<(), String> {
-    let devices = stowage_engine::cuda::probe()?;
-    match devices.iter().any(|device| device.is(uuid)) {
-        true => Ok(()),
-        false => Err("CUDA does not list it among the devices that this process may use".to_owned()),
-    }
-}
-
-#[cfg(not(feature = "cuda"))]
-fn cuda(_: &str) -> Result<(), String> {
-    Err("this build of the agent has no CUDA backend".to_owned())
 }
 
 /// Compute and graphics processes, one entry a process: NVML lists one that does both in either list with the same figure.
@@ -139,7 +125,7 @@ mod tests {
 
     #[test]
     fn of_a_real_gpu_that_is_not_used_it_is_said_why_and_it_is_never_taken_for_a_simulated_one() {
-        let (backend, message) = backend("GPU-00000000-0000-0000-0000-000000000001", "NVIDIA H100 80GB HBM3");
+        let (backend, message) = backend(&Cuda::look(), "GPU-00000000-0000-0000-0000-000000000001", "NVIDIA H100 80GB HBM3");
         assert_eq!(backend, DeviceBackend::None);
         let because = if cfg!(all(feature = "cuda", not(feature = "simulated-gpu"))) { "CUDA" } else { "this build of the agent" };
         assert!(message.contains(because) || message.contains("libcuda"), "{message}");
