@@ -21,6 +21,7 @@ pub mod cuda {
     pub use crate::backend::cuda::sources::{ARCHITECTURES, modules};
 }
 mod cache;
+pub mod calibration;
 pub mod constraint;
 pub use cache::Checkpoint;
 pub use constraint::{Constraints, Grammar};
@@ -42,6 +43,7 @@ pub mod schedule;
 #[cfg(test)]
 mod small_models;
 pub mod stop;
+pub mod synthetic;
 pub mod template;
 #[cfg(test)]
 mod test_models;
