@@ -194,7 +194,9 @@ impl Settings {
         let mut command = Command::new(&self.executable);
         command.arg("calibrate").arg("--device").arg(&gpu.uuid).arg("--folder").arg(&self.folder).arg("--confine").arg(self.confine.as_str());
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
-        WITHHELD.iter().for_each(|name| drop(command.env_remove(name)));
+        for name in WITHHELD {
+            command.env_remove(name);
+        }
         let mut child = command.spawn()?;
         let pid = child.id().ok_or_else(|| std::io::Error::other("it has ended already"))?;
         let output = child.stdout.take().ok_or_else(|| std::io::Error::other("it has no output"))?;
