@@ -41,6 +41,11 @@ build: ## what `run` and the tests start
 models: ## the small model of the tests, into the cache
 	@$(STAGE) models scripts/models.sh $(CACHE)/models
 
+# What is kept of a checkout that is gone: no other one uses it, and each would add gigabytes.
+.PHONY: sweep
+sweep:
+	@$(STAGE) 'removing what was built of other checkouts' cargo clean --quiet --workspace
+
 .PHONY: control-plane
 control-plane: ## etcd, Kubernetes and helm, built into the cache (minutes, once)
 	@$(STAGE) 'build of control-plane' cargo build --quiet --workspace $(SIMULATED) --bin control-plane

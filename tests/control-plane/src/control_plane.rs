@@ -21,6 +21,8 @@ const STOP_DEADLINE: Duration = Duration::from_secs(15);
 const ATTEMPTS: u32 = 3;
 const ADMIN_TOKEN: &str = "stowage-local-admin";
 const AUDIT_LOG: &str = "audit.log";
+/// What the database reserves for its log, and some more.
+const NEEDED_DISK: u64 = 256 << 20;
 /// Who wrote what of ours, and which Lease, and what became of it. Of a Lease the body too: it says who holds it.
 const AUDIT_POLICY: &str = r#"
 apiVersion: audit.k8s.io/v1
@@ -90,6 +92,7 @@ impl ControlPlane {
         let directory =
             tempfile::Builder::new().prefix("stowage-control-plane-").tempdir().map_err(Error::io("making a temporary folder"))?;
         let at = directory.path();
+        has_room(at)?;
         let (etcd_launch, etcd_url) = etcd(binaries, at)?;
         let etcd = etcd_launch.start(at)?;
         let (api_server_launch, url) = api_server(binaries, at, &etcd_url, options.node.as_ref())?;
@@ -305,6 +308,16 @@ fn kubeconfig_text(url: &str, certificate: &Path, token: &str) -> String {
 async fn client(kubeconfig: &Path) -> Result<kube::Client, Error> {
     let config = kube::Config::from_custom_kubeconfig(Kubeconfig::read_from(kubeconfig)?, &KubeConfigOptions::default()).await?;
     Ok(kube::Client::try_from(config)?)
+}
+
+/// A full disk ends etcd and the API server before they can say so: their logs lie on it too.
+fn has_room(directory: &Path) -> Result<(), Error> {
+    let disk = rustix::fs::statvfs(directory).map_err(|error| Error::io("asking for free disk")(error.into()))?;
+    let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+    match free >= NEEDED_DISK {
+        true => Ok(()),
+        false => Err(Error::Disk { directory: directory.to_owned(), free: free >> 20, needed: NEEDED_DISK >> 20 }),
+    }
 }
 
 pub(crate) fn ended(process: &mut Process) -> Option<Error> {

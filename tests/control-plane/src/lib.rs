@@ -22,6 +22,9 @@ pub enum Error {
         "`go` was not found: the control plane is built from its Go modules, which needs Go 1.26 or newer on PATH (or etcd and kube-apiserver in KUBEBUILDER_ASSETS)"
     )]
     NoGo,
+    /// `free` and `needed` in MiB.
+    #[error("the disk of {} has {free} MiB free, and a control plane needs {needed} MiB for its database and its logs", .directory.display())]
+    Disk { directory: std::path::PathBuf, free: u64, needed: u64 },
     #[error("{name} ended while it was starting ({status}); its last lines:\n{log}")]
     Ended { name: String, status: String, log: String },
     #[error("{name} was not ready after {seconds} s; its last lines:\n{log}")]

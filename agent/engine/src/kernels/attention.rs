@@ -36,6 +36,16 @@ pub struct Query {
     pub end: usize,
     /// A score that takes its share of the softmax and gives no value; minus infinity: none.
     pub sink: f32,
+    /// Where the softmax goes, of which the answer is then not divided by the sum; null: it is divided.
+    pub partial: *mut Softmax,
+}
+
+/// What weights were computed with: `e^(score - greatest)`, and their sum.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Softmax {
+    pub greatest: f32,
+    pub sum: f32,
 }
 
 /// 64 positions of one head.
@@ -47,7 +57,7 @@ struct Span {
     value_length: usize,
 }
 
-/// Attends from each query, each seeing at least one position.
+/// Attends from each query. One that sees no position gets zeros, and its answer must be partial.
 #[inline(always)]
 pub unsafe fn attend<L: Lanes>(head: &Head, queries: &[Query]) {
     let mut rest = queries;
@@ -96,6 +106,10 @@ unsafe fn attend_together<L: Lanes, const N: usize>(head: &Head, queries: [Query
             gather::<L, N>(&span, &queries, count, &scores, &corrections);
         }
         for i in 0..N {
+            if !queries[i].partial.is_null() {
+                *queries[i].partial = Softmax { greatest: greatest[i], sum: sums[i] };
+                continue;
+            }
             for d in 0..head.cached.value_length {
                 *queries[i].to.add(d) /= sums[i];
             }

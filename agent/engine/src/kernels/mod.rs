@@ -35,7 +35,7 @@ mod scalar;
 pub(crate) mod tests;
 mod tile;
 
-pub use attention::{Head, Query};
+pub use attention::{Head, Query, Softmax};
 pub use rows::{BLOCK, BLOCK_BYTES};
 pub use tile::ROWS;
 

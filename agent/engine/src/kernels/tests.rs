@@ -318,7 +318,7 @@ proptest! {
             // SAFETY: each query has its vector and its place for the answer.
             let queries: Vec<Query> = (0..queries).map(|i| unsafe {
                 let (from, to) = (vectors.as_ptr().add(i * key_length), to.add(i * value_length));
-                Query { from, to, first: firsts[i], end: ends[i], sink }
+                Query { from, to, first: firsts[i], end: ends[i], sink, partial: std::ptr::null_mut() }
             }).collect();
             // SAFETY: the cache has 256 cells.
             unsafe { isa.attend(&head, &queries) };

@@ -91,6 +91,48 @@ fn cpu_and_reference_agree_on_small_models_in_pieces_slots_and_single_tokens() {
     }
 }
 
+/// Logits after single tokens far into two sequences of unlike lengths, where attention is computed in parts.
+fn far_tokens(model: &mut LoadedModel) -> Vec<f32> {
+    let token = |slot: u32, position: u32| (position * position * 7 + slot * 3 + 1) % 53;
+    let mut batch = Batch::default();
+    for (slot, length) in [(0, 1100), (1, 300)] {
+        for first in (0..length).step_by(50) {
+            batch.clear();
+            (first..first + 50).for_each(|position| batch.push(token(slot, position), slot, position));
+            model.step(&batch).unwrap();
+        }
+    }
+    let mut logits = Vec::new();
+    let steps: [&[(u32, u32)]; 4] = [&[(0, 1100)], &[(0, 1101), (1, 300)], &[(1, 301)], &[(0, 1102), (0, 1103), (0, 1104), (1, 302)]];
+    for step in steps {
+        batch.clear();
+        step.iter().for_each(|&(slot, position)| batch.push_wanted(token(slot, position), slot, position));
+        model.step_each(&batch, &mut |_, row| logits.extend_from_slice(row)).unwrap();
+    }
+    logits
+}
+
+#[test]
+fn cpu_and_reference_agree_on_tokens_that_see_much() {
+    let plain = SmallModel::default();
+    for (model, kv_cache_type, allowed) in [
+        (plain, KvCacheType::F16, 5e-3),
+        (SmallModel { heads: 3, kv_heads: 1, embedding: 96, ..plain }, KvCacheType::Q8_0, 2e-2),
+        (SmallModel { window: Some(700), feed_forward: 96, ..plain }, KvCacheType::F16, 5e-3),
+    ] {
+        let request = Request { kv_cache_type, ..request(1200, 64, 2) };
+        let folder = tempfile::tempdir().unwrap();
+        let path = model.write(folder.path());
+        let run = |backend, threads| far_tokens(&mut load(&LoadRequest { backend, ..on_host(&path, &request, threads).unwrap() }));
+        let expected = run(BackendChoice::Reference, 1);
+        let spread = expected.iter().fold(0f32, |most, logit| most.max(logit.abs()));
+        let found = run(BackendChoice::Cpu, 2);
+        let difference = largest_difference(&expected, &found);
+        assert!(difference < allowed * spread, "{kv_cache_type:?}: largest difference {difference} of logits up to {spread}");
+        assert_eq!(found, run(BackendChoice::Cpu, 3), "the work is divided, not changed");
+    }
+}
+
 #[test]
 fn hidden_states_for_embeddings_agree_too() {
     let request = request(64, 16, 1);

@@ -42,8 +42,8 @@ pub(super) enum Phase {
     Rows(Vec<RowStep>),
     /// Each thread with its own tiles of the matrices, all of which multiply the same value.
     Multiply { from: Operand, parts: Vec<Part> },
-    /// Each thread with its own heads and tokens.
-    Attend(Attend),
+    /// Each thread with its own heads, tokens and parts of what they see.
+    Attend(Arc<Attend>),
     /// Each thread with its own tiles of each expert's gate and up.
     ExpertsUp(Arc<ExpertWeights>),
     /// Each thread with its own tiles of each expert's down, which all add to Hidden.
@@ -87,6 +87,8 @@ pub(super) enum RowStep {
     Store {
         heads: usize,
     },
+    /// Puts the parts of the token's attention together, where it was computed in parts.
+    Merge(Arc<Attend>),
     Gelu {
         value: Operand,
         length: usize,
@@ -187,14 +189,10 @@ impl Program<'_, '_> {
         let sinks = sinks.as_ref().map(|sinks| self.loader.vector(sinks)).transpose()?;
         self.rows.push(RowStep::Store { heads: *heads });
         self.end_rows();
-        self.phases.push(Phase::Attend(Attend {
-            heads: *heads,
-            scale: *scale,
-            softcap: softcap.unwrap_or(0.0),
-            sinks,
-            causal: *causal,
-            to: *to,
-        }));
+        let attend = Attend { heads: *heads, scale: *scale, softcap: softcap.unwrap_or(0.0), sinks, causal: *causal, to: *to };
+        let attend = Arc::new(attend);
+        self.phases.push(Phase::Attend(Arc::clone(&attend)));
+        self.rows.push(RowStep::Merge(attend));
         Ok(())
     }
 

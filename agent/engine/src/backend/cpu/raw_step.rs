@@ -1,24 +1,23 @@
 //! One step on the CPU, over buffers that all threads share.
 //!
 //! The rule that makes the raw pointers sound: within a phase, each row of a value (in `Rows`), each tile's columns of a product (in `Multiply`) and
-//! each head of a token (in `Attend`) is written by one thread alone and read by no other; between phases the threads meet.
+//! each head of a token and part of its positions (in `Attend`) is written by one thread alone and read by no other; between phases the threads meet.
 
+mod attention;
 mod experts;
 
 use stowage_placement::compute::ComputeShape;
 
+use self::attention::Span;
 use super::RowNorm;
-use super::program::{Attend, Layer, Part, Phase, RowStep, Value};
+use super::program::{Layer, Part, Phase, RowStep, Value};
 use crate::arena::Region;
 use crate::batch::{Batch, TokenAt};
 use crate::cache::LayerCache;
-use crate::graph::{Activation, CacheShape, Operand, Pairing};
+use crate::graph::{Activation, Operand, Pairing};
 use crate::kernels::matrix::{Columns, Matrix, Products};
-use crate::kernels::{BLOCK, BLOCK_BYTES, Head, Isa, Query};
+use crate::kernels::{BLOCK, BLOCK_BYTES, Isa};
 use crate::pool::{Pool, Worker};
-
-/// Tokens of one sequence whose attention is one piece of work.
-const SPAN_TOKENS: usize = 8;
 
 /// Scratch memory of the blocks.
 pub(super) struct Buffers {
@@ -29,6 +28,8 @@ pub(super) struct Buffers {
     experts: Option<[Region; 6]>,
     turns: Vec<Turns>,
     spans: Vec<Span>,
+    /// Tokens that there is room for.
+    num_batch: usize,
 }
 
 /// A way in which positions become angles.
@@ -39,20 +40,13 @@ pub(super) struct Turns {
     pub pairing: Pairing,
 }
 
-/// Neighbouring tokens of one sequence.
-#[derive(Clone, Copy)]
-struct Span {
-    slot: usize,
-    first: usize,
-    count: usize,
-}
-
 /// What the threads of one step share.
 struct Step<'a> {
     isa: Isa,
     shape: &'a ComputeShape,
     tokens: &'a [TokenAt],
     spans: &'a [Span],
+    num_batch: usize,
     turns: &'a [Turns],
     /// Columns in a group of quantised activations.
     width: usize,
@@ -67,19 +61,19 @@ unsafe impl Sync for Step<'_> {}
 
 impl Buffers {
     pub fn new(shape: &ComputeShape, turns: Vec<Turns>, num_batch: usize, regions: [Region; 9], experts: Option<[Region; 6]>) -> Buffers {
-        Buffers { shape: *shape, regions, experts, turns, spans: Vec::with_capacity(num_batch) }
+        Buffers { shape: *shape, regions, experts, turns, spans: Vec::with_capacity(num_batch), num_batch }
     }
 
     /// Takes the hidden state of the batch's tokens through the layers.
     pub fn step(&mut self, isa: Isa, pool: &Pool, layers: &[&Layer], batch: &Batch, hidden: &mut [f32]) {
         assert!(hidden.len() >= batch.tokens.len() * self.shape.embedding as usize, "a row for each token");
-        self.spans.clear();
-        spans(&batch.tokens, &mut self.spans);
+        attention::spans(&batch.tokens, &mut self.spans);
         let step = Step {
             isa,
             shape: &self.shape,
             tokens: &batch.tokens,
             spans: &self.spans,
+            num_batch: self.num_batch,
             turns: &self.turns,
             width: isa.group_width(batch.tokens.len()),
             hidden: hidden.as_mut_ptr(),
@@ -101,15 +95,6 @@ impl Buffers {
                 }
             }
         });
-    }
-}
-
-fn spans(tokens: &[TokenAt], spans: &mut Vec<Span>) {
-    for (index, token) in tokens.iter().enumerate() {
-        match spans.last_mut() {
-            Some(span) if span.slot == token.slot as usize && span.count < SPAN_TOKENS => span.count += 1,
-            _ => spans.push(Span { slot: token.slot as usize, first: index, count: 1 }),
-        }
     }
 }
 
@@ -225,6 +210,7 @@ impl Step<'_> {
                     }
                     cache.store(slot as usize, position as usize, self.row(Operand::Key, row), self.row(Operand::Value, row));
                 }
+                RowStep::Merge(attend) => self.merge(attend, row, cache),
                 RowStep::Gelu { value, length } => self.isa.gelu(self.row(*value, row), *length),
                 RowStep::GatedActivation { activation, gate, up, length } => {
                     activate(self.isa, *activation, self.row(*gate, row), self.row(*up, row), *length);
@@ -255,18 +241,6 @@ impl Step<'_> {
         }
     }
 
-    /// Transforms a token's heads, so that few bits hold them well. What is attended is transformed back.
-    unsafe fn spread_outliers(&self, row: usize, heads: usize, cache: &LayerCache) {
-        let CacheShape { kv_heads, key_length, value_length, .. } = cache.shape();
-        let rows = [(Operand::Query, heads, key_length), (Operand::Key, kv_heads, key_length), (Operand::Value, kv_heads, value_length)];
-        for (value, heads, length) in rows {
-            for head in 0..heads {
-                // SAFETY: passed on to the caller; a row has so many heads.
-                unsafe { self.isa.hadamard(self.row(value, row).add(head * length), length) };
-            }
-        }
-    }
-
     unsafe fn multiply(&self, from: Operand, parts: &[Part], worker: &Worker<'_>) {
         let total = parts.iter().map(|part| part.tiles().len()).sum();
         let share = worker.share(total, 1);
@@ -282,40 +256,6 @@ impl Step<'_> {
             unsafe {
                 let products = Products { to: to.wrapping_sub(part.rows.start), stride, add: part.add };
                 part.matrix.multiply_tiles(self.isa, own, &columns, products);
-            }
-        }
-    }
-
-    unsafe fn attend(&self, attend: &Attend, cache: &LayerCache, worker: &Worker<'_>) {
-        let Attend { heads, scale, softcap, sinks, causal, to } = attend;
-        let shape = cache.shape();
-        let pieces = self.spans.len() * shape.kv_heads;
-        for piece in (worker.index..pieces).step_by(worker.count) {
-            let (span, kv_head) = (self.spans[piece / shape.kv_heads], piece % shape.kv_heads);
-            let head = Head { cached: cache.head(span.slot, kv_head), scale: *scale, softcap: *softcap };
-            let sharing = heads / shape.kv_heads;
-            let query = |index: usize| {
-                let (row, of_heads) = (span.first + index / sharing, kv_head * sharing + index % sharing);
-                // What is not causal sees the whole batch, which is one text.
-                let end = if *causal { self.tokens[row].position as usize + 1 } else { self.tokens.len() };
-                let first = shape.window.map_or(0, |window| end.saturating_sub(window));
-                let sink = sinks.as_ref().map_or(f32::NEG_INFINITY, |sinks| sinks.floats()[of_heads]);
-                // SAFETY: a row of the batch, and one of its heads.
-                unsafe {
-                    let from = self.row(Operand::Query, row).add(of_heads * shape.key_length);
-                    Query { from, to: self.row(*to, row).add(of_heads * shape.value_length), first, end, sink }
-                }
-            };
-            for first in (0..span.count * sharing).step_by(8) {
-                let count = (span.count * sharing - first).min(8);
-                let queries: [Query; 8] = std::array::from_fn(|i| query(first + i.min(count - 1)));
-                // SAFETY: all that the queries see was stored before this phase, and each head of each row is one query's alone.
-                unsafe {
-                    self.isa.attend(&head, &queries[..count]);
-                    if cache.is_quantised() {
-                        queries[..count].iter().for_each(|query| self.isa.hadamard(query.to, shape.value_length));
-                    }
-                }
             }
         }
     }
