@@ -20,6 +20,9 @@ pub mod cuda {
     pub use crate::backend::cuda::raw_probe::{CudaDevice, probe};
     pub use crate::backend::cuda::sources::{ARCHITECTURES, modules};
 }
+/// What a GPU can do whatever runs on it.
+#[cfg(any(feature = "cuda", feature = "emulated-cuda"))]
+pub use backend::cuda::measure;
 mod cache;
 pub mod calibration;
 pub mod constraint;

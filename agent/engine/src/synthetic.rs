@@ -271,7 +271,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("model");
         Synthetic::new(&Shape { vocabulary: 512, ..shape() }, |_, _| GgmlType::F16).write(&path, Weights::Random, 1).unwrap();
-        let mut model = LoadedModel::load(&on_host(&path, &Request { num_ctx: Tokens(64), ..Request::default() }, 1).unwrap(), &mut |_| {}).unwrap();
+        let mut model =
+            LoadedModel::load(&on_host(&path, &Request { num_ctx: Tokens(64), ..Request::default() }, 1).unwrap(), &mut |_| {}).unwrap();
         let mut batch = crate::Batch::default();
         batch.push_wanted(3, 0, 0);
         let logits = model.step(&batch).unwrap();

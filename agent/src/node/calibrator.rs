@@ -45,8 +45,16 @@ pub struct Settings {
 #[derive(Debug, PartialEq)]
 pub enum Ending {
     /// Of this GPU: what its process held and had allocated.
-    Measured { gpu: Box<Gpu>, pid: u32, held: Bytes, allocated: Bytes },
-    Failed { gpu: String, why: String },
+    Measured {
+        gpu: Box<Gpu>,
+        pid: u32,
+        held: Bytes,
+        allocated: Bytes,
+    },
+    Failed {
+        gpu: String,
+        why: String,
+    },
 }
 
 #[derive(Default)]
@@ -145,9 +153,11 @@ impl Calibrator {
         let ending = match (under_way.measured.take(), &*under_way.said.borrow()) {
             (Some((gpu, held, allocated)), _) => Some(Ending::Measured { gpu, pid: under_way.pid, held, allocated }),
             (None, Some(Outcome::Failed(why))) => failed(why.clone()),
-            (None, _) if under_way.since.elapsed() > LIMIT => {
-                failed(format!("after {} s NVML had not shown what its process, {}, holds with every kernel run", LIMIT.as_secs(), under_way.pid))
-            }
+            (None, _) if under_way.since.elapsed() > LIMIT => failed(format!(
+                "after {} s NVML had not shown what its process, {}, holds with every kernel run",
+                LIMIT.as_secs(),
+                under_way.pid
+            )),
             _ => None,
         };
         if let Some(Ending::Failed { .. }) = &ending {
@@ -192,7 +202,14 @@ impl Settings {
     fn start(&self, gpu: &Gpu) -> std::io::Result<UnderWay> {
         std::fs::create_dir_all(&self.folder)?;
         let mut command = Command::new(&self.executable);
-        command.arg("calibrate").arg("--device").arg(&gpu.uuid).arg("--folder").arg(&self.folder).arg("--confine").arg(self.confine.as_str());
+        command
+            .arg("calibrate")
+            .arg("--device")
+            .arg(&gpu.uuid)
+            .arg("--folder")
+            .arg(&self.folder)
+            .arg("--confine")
+            .arg(self.confine.as_str());
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
         for name in WITHHELD {
             command.env_remove(name);
@@ -210,7 +227,10 @@ impl Settings {
         let mut counts = self.counts();
         let count = counts.entry(key(kind)).or_default();
         if *count >= UNFINISHED {
-            return Err(format!("{count} agents ended while they did that; it is tried again when {} is removed", self.unfinished.display()));
+            return Err(format!(
+                "{count} agents ended while they did that; it is tried again when {} is removed",
+                self.unfinished.display()
+            ));
         }
         *count += 1;
         self.write(&counts)
@@ -219,7 +239,8 @@ impl Settings {
     fn finished(&self, kind: &str) {
         let mut counts = self.counts();
         counts.remove(&key(kind));
-        let written = if counts.is_empty() { std::fs::remove_file(&self.unfinished).map_err(|error| error.to_string()) } else { self.write(&counts) };
+        let written =
+            if counts.is_empty() { std::fs::remove_file(&self.unfinished).map_err(|error| error.to_string()) } else { self.write(&counts) };
         let removed = std::fs::remove_dir_all(&self.folder).map_err(|error| error.to_string());
         if let Err(error) = written.and(removed) {
             tracing::warn!(error, "clearing up after calibrating a GPU");
@@ -246,7 +267,9 @@ fn key(kind: &str) -> String {
 async fn heard(output: ChildStdout) -> Outcome {
     let line = BufReader::new(output).lines().next_line().await.ok().flatten();
     let said = line.as_deref().and_then(|line| serde_json::from_str(line).ok());
-    said.unwrap_or_else(|| Outcome::Failed("the process that runs every kernel ended without a word; the agent's log may say why".to_owned()))
+    said.unwrap_or_else(|| {
+        Outcome::Failed("the process that runs every kernel ended without a word; the agent's log may say why".to_owned())
+    })
 }
 
 #[cfg(test)]

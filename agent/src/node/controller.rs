@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::{Stream, StreamExt, TryStreamExt};
-use kube::api::{Patch, PatchParams};
 use k8s_openapi::api::core::v1::ObjectReference;
+use kube::api::{Patch, PatchParams};
 use kube::runtime::events::{Event, Recorder, Reporter};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, Resource};

@@ -26,7 +26,8 @@ fn calibrator(folder: &Path, script: &str) -> Calibrator {
     let executable = folder.join("agent");
     std::fs::write(&executable, format!("#!/bin/sh\n{script}\n")).unwrap();
     std::fs::set_permissions(&executable, std::fs::Permissions::from_mode(0o700)).unwrap();
-    let settings = Settings { executable, folder: folder.join("models"), unfinished: folder.join("unfinished.json"), confine: Confine::Off };
+    let settings =
+        Settings { executable, folder: folder.join("models"), unfinished: folder.join("unfinished.json"), confine: Confine::Off };
     Calibrator::new(Some(settings))
 }
 
