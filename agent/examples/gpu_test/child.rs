@@ -48,7 +48,7 @@ pub enum Order {
 }
 
 /// What it found.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Found {
     /// By its own count, of all devices but the host.

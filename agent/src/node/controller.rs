@@ -105,7 +105,7 @@ impl<W: Workers> Controller<W> {
         let (mut models_live, mut views_live) = (true, true);
         while !stop.is_cancelled() {
             tokio::select! {
-                () = stop.cancelled() => return,
+                () = stop.cancelled() => break,
                 Some(object) = objects.next() => self.observe(object),
                 Some(request) = self.parts.gate.recv() => self.answer(request).await,
                 changed = self.views.changed(), if views_live => views_live = changed.is_ok(),
@@ -115,6 +115,7 @@ impl<W: Workers> Controller<W> {
             }
             self.step().await;
         }
+        self.parts.calibrator.make_way().await;
     }
 
     /// The node's ModelNode as it changes, `None` while there is none. Errors are said and waited out.

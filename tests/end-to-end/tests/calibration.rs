@@ -78,7 +78,7 @@ async fn a_kind_of_gpu_of_which_nothing_is_known_is_measured_when_an_agent_start
     let free = node.status.context("it reports")?.devices[0].free_bytes;
     ensure!(free == Bytes::gib(4), "{free} are free, and nothing else was there but what was calibrated by");
     let events = cluster.kubectl_output(&["get", "events", "--all-namespaces", "--field-selector", "reason=Calibrated"])?;
-    ensure!(events.contains("300 MiB is what its driver takes"), "{events}");
+    ensure!(events.contains("300.0 MiB is what its driver takes"), "{events}");
 
     cluster.create(&manifest::on_gpu("first")).await?;
     let first = cluster.until("first", watch::is_ready).await?;

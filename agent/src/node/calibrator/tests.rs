@@ -59,7 +59,7 @@ async fn what_its_process_holds_is_measured_after_every_kernel_was_run_and_count
     let ending = calibrator.ended().await.unwrap();
     let Ending::Measured { held, allocated, .. } = &ending else { panic!("{ending:?}") };
     assert_eq!((*held, *allocated), (Bytes::mib(304), Bytes::mib(4)));
-    assert!(ending.event().note.unwrap().ends_with("300 MiB is what its driver takes"));
+    assert!(ending.event().note.unwrap().ends_with("300.0 MiB is what its driver takes"));
     assert_eq!(calibrator.on(), None);
     assert!(!Path::new(&format!("/proc/{pid}")).exists(), "its process has ended");
     assert!(!folder.path().join("models").exists() && !folder.path().join("unfinished.json").exists());
