@@ -15,6 +15,7 @@ pub mod log_line;
 pub mod model_deployment;
 pub mod model_node;
 pub mod names;
+pub mod refusal;
 #[doc(hidden)]
 pub mod testing;
 pub mod yaml;

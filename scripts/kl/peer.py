@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 CACHES = ["f16", "q8_0", "q4_0"]
-LIKELIEST = 500
-"""Probabilities that are asked for first."""
+LIKELIEST = [500, 16000]
+"""So many probabilities are asked for first, and then: the server writes them all out as text."""
 
 STARTING = 120.0
 """Seconds until a server must be there."""
@@ -62,7 +62,7 @@ def perplexity(port: int, text: str, count: int) -> float:
     vocabulary = ask(port, "/v1/models")["data"][0]["meta"]["n_vocab"]
     loss = 0.0
     for position in range(1, len(tokens)):
-        loss -= log_probability(port, tokens[:position], tokens[position], [LIKELIEST, vocabulary])
+        loss -= log_probability(port, tokens[:position], tokens[position], [*LIKELIEST, vocabulary])
     return math.exp(loss / (len(tokens) - 1))
 
 

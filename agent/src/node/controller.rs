@@ -14,7 +14,7 @@ use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, Resource};
 use serde_json::json;
 use stowage_crds::model_node::{Assignment, ModelNodeStatus, ReplicaStatus};
-use stowage_crds::{ModelNode, names};
+use stowage_crds::{ModelNode, names, refusal};
 use stowage_placement::Reason;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -337,7 +337,7 @@ impl<W: Workers> Controller<W> {
         let parameters = PatchParams::apply(names::AGENT_MANAGER).force();
         let write = self.api.patch_status(node, &parameters, &patch);
         match tokio::time::timeout(WRITE_TIMEOUT, write).await {
-            Ok(written) => written.map(drop).map_err(|error| error.to_string()),
+            Ok(written) => written.map(drop).map_err(|error| refusal::told(&error)),
             Err(_) => Err(format!("no answer within {} s", WRITE_TIMEOUT.as_secs())),
         }
     }

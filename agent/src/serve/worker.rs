@@ -61,12 +61,12 @@ pub struct LargestContexts {
 }
 
 impl PlacementInfo {
-    /// `input_weights`: the embeddings that lie in host memory whatever the plan.
-    pub fn of_plan(plan: &DevicePlan, input_weights: Bytes, file_size: Bytes, digest: impl Into<String>) -> PlacementInfo {
+    /// `on_any_host`: what lies in host memory whatever the plan, the embeddings and the process, and is not counted.
+    pub fn of_plan(plan: &DevicePlan, on_any_host: Bytes, file_size: Bytes, digest: impl Into<String>) -> PlacementInfo {
         let gpus = plan.devices.iter().filter(|device| device.kind == DeviceKind::Gpu);
         let size_vram: Bytes = gpus.map(|device| device.total_bytes).sum();
         let host = plan.devices.iter().find(|device| device.kind == DeviceKind::Host && !device.layer_ranges.is_empty());
-        let on_host = host.map_or(Bytes::ZERO, |host| host.total_bytes.saturating_sub(input_weights));
+        let on_host = host.map_or(Bytes::ZERO, |host| host.total_bytes.saturating_sub(on_any_host));
         PlacementInfo {
             processor: plan.processor.clone(),
             size: size_vram.saturating_add(on_host),

@@ -8,6 +8,7 @@ use stowage_crds::model_deployment::Parameters;
 use stowage_crds::model_node::Assignment;
 use stowage_engine::Engine;
 use stowage_placement::layout::Backend;
+use stowage_placement::process::process_bytes;
 use stowage_placement::{Bytes, Footprint, ModelSummary};
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
@@ -136,8 +137,8 @@ fn placement_info(order: &Order) -> PlacementInfo {
         Some(digest) => digest.to_owned(),
         None => stand_in(order),
     };
-    let input_weights = input_weights(order).unwrap_or_default();
-    let placement = PlacementInfo::of_plan(&assignment.plan, input_weights, size, digest);
+    let on_any_host = on_any_host(order).unwrap_or_default();
+    let placement = PlacementInfo::of_plan(&assignment.plan, on_any_host, size, digest);
     PlacementInfo { largest_contexts: largest_contexts(assignment), ..placement }
 }
 
@@ -153,10 +154,10 @@ fn stand_in(order: &Order) -> String {
     Sha256::digest(known).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Of the host's bytes, those of the input layer; for display alone, so a header that can't be read counts none.
-fn input_weights(order: &Order) -> Option<Bytes> {
+/// The host's bytes that it has wherever the layers are: of the input layer and of the process. For display alone, so a header that can't be read counts none.
+fn on_any_host(order: &Order) -> Option<Bytes> {
     let joined = model_header::read(&order.model, Data::Needed).ok()?;
     let summary = ModelSummary::from_header(&joined.header, joined.size()).ok()?;
     let footprint = Footprint::new(&summary, &order.assignment.request, Backend::Cpu, Bytes::ZERO, Backend::Cpu).ok()?;
-    Some(footprint.host_weights_bytes)
+    Some(footprint.host_weights_bytes.saturating_add(process_bytes(summary.shape.vocabulary)))
 }

@@ -8,7 +8,7 @@ use kube::{Api, Client, Resource, ResourceExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use stowage_crds::{ModelDeployment, ModelNode, ModelNodeSpec, names};
+use stowage_crds::{ModelDeployment, ModelNode, ModelNodeSpec, names, refusal};
 
 use crate::cache::{Key, Revision};
 use crate::model_node::promises::WITHDRAWN_ANNOTATION;
@@ -30,20 +30,12 @@ pub enum Answer {
 
 #[derive(Debug, thiserror::Error)]
 pub enum ApplyError {
-    #[error("{}", told(.0))]
+    #[error("{}", refusal::told(.0))]
     Api(#[from] kube::Error),
     #[error("a Service {0} exists that is not Stowage's; the ModelDeployment needs another name, or the Service does")]
     ForeignService(Key),
     #[error("there is no ServiceAccount {0}, which the Pods of workers are to go with; the chart makes it")]
     NoServiceAccount(Key),
-}
-
-/// The API server's own words, where it said something.
-fn told(error: &kube::Error) -> String {
-    match error {
-        kube::Error::Api(status) => status.message.clone(),
-        other => other.to_string(),
-    }
 }
 
 /// What to do about a write that failed.

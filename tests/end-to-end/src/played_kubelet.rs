@@ -1,8 +1,8 @@
-//! A kubelet and a scheduler that are played: the Pods of workers are taken to their node as they come, their containers run as plain processes of the real
-//! program on this machine, and their status is written as a kubelet would. There is no container, no limit and no network of a Pod.
+//! Kubelets and a scheduler that are played: the Pods of workers are taken to the nodes that they ask for as they come, their containers run as plain processes of
+//! the real program on this machine, and their status is written as a kubelet would. There is no container, no limit and no network of a Pod.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -24,7 +24,7 @@ const EVERY: Duration = Duration::from_millis(50);
 /// A Pod's address, of a range kept for documentation. Processes listen at the loopback address.
 const POD_ADDRESS: &str = "198.51.100.1";
 
-/// Plays on until it is dropped, which kills what it runs.
+/// Plays the kubelets of all nodes on until it is dropped, which kills what it runs.
 pub struct PlayedKubelet {
     played: Arc<Mutex<Played>>,
     task: JoinHandle<()>,
@@ -44,20 +44,23 @@ struct Played {
     started: usize,
 }
 
+/// By node, a folder that Pods mount of the host, and which one stands for it.
+type Elsewhere = BTreeMap<String, (PathBuf, PathBuf)>;
+
 struct Running {
     process: Process,
     ends_by: Option<Instant>,
 }
 
 impl PlayedKubelet {
-    /// `node` takes all Pods; logs go to `folder`.
-    pub fn start(client: Client, node: &str, folder: PathBuf) -> PlayedKubelet {
+    /// Logs go to `folder`. On a node that is named in `elsewhere` the first folder that Pods mount of the host is the second one: nodes here share a machine.
+    pub fn start(client: Client, folder: PathBuf, elsewhere: Elsewhere) -> PlayedKubelet {
         let played = Arc::<Mutex<Played>>::default();
-        let (all, node) = (played.clone(), node.to_owned());
+        let all = played.clone();
         let task = tokio::spawn(async move {
             let pods: Api<Pod> = Api::namespaced(client, names::SYSTEM_NAMESPACE);
             loop {
-                if let Err(error) = look(&pods, &all, &node, &folder).await {
+                if let Err(error) = look(&pods, &all, &folder, &elsewhere).await {
                     eprintln!("the played kubelet: {error:#}");
                 }
                 tokio::time::sleep(EVERY).await;
@@ -108,15 +111,15 @@ fn lock(played: &Mutex<Played>) -> MutexGuard<'_, Played> {
     played.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-async fn look(pods: &Api<Pod>, played: &Mutex<Played>, node: &str, folder: &std::path::Path) -> Result<()> {
+async fn look(pods: &Api<Pod>, played: &Mutex<Played>, folder: &Path, elsewhere: &Elsewhere) -> Result<()> {
     let found = pods.list(&ListParams::default().labels(names::ASSIGNMENT_LABEL)).await.context("listing Pods")?.items;
     for pod in &found {
         let uid = pod.uid().unwrap_or_default();
         let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or_default();
         let runs = lock(played).containers.contains_key(&uid);
         match (phase, pod.spec.as_ref().and_then(|spec| spec.node_name.as_ref())) {
-            ("Pending", None) => schedule(pods, played, pod, node).await?,
-            ("Pending", Some(_)) if !runs && pod.metadata.deletion_timestamp.is_none() => run(pods, played, pod, folder).await?,
+            ("Pending", None) => schedule(pods, played, pod).await?,
+            ("Pending", Some(_)) if !runs && pod.metadata.deletion_timestamp.is_none() => run(pods, played, pod, folder, elsewhere).await?,
             _ => {}
         }
         if runs {
@@ -136,13 +139,13 @@ async fn look(pods: &Api<Pod>, played: &Mutex<Played>, node: &str, folder: &std:
     Ok(())
 }
 
-async fn schedule(pods: &Api<Pod>, played: &Mutex<Played>, pod: &Pod, node: &str) -> Result<()> {
+async fn schedule(pods: &Api<Pod>, played: &Mutex<Played>, pod: &Pod) -> Result<()> {
     let no_room = lock(played).no_room.clone();
     if let Some(message) = no_room {
         let condition = json!({"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message});
         return say(pods, pod, json!({"conditions": [condition]})).await;
     }
-    let name = pod.name_any();
+    let (name, node) = (pod.name_any(), asked_for(pod).context("a Pod says which node it is for")?);
     let binding = json!({
         "apiVersion": "v1", "kind": "Binding", "metadata": {"name": name},
         "target": {"apiVersion": "v1", "kind": "Node", "name": node},
@@ -151,7 +154,14 @@ async fn schedule(pods: &Api<Pod>, played: &Mutex<Played>, pod: &Pod, node: &str
     bound.map(drop).context("binding a Pod to its node")
 }
 
-async fn run(pods: &Api<Pod>, played: &Mutex<Played>, pod: &Pod, folder: &std::path::Path) -> Result<()> {
+/// The one node that a Pod's affinity leaves.
+fn asked_for(pod: &Pod) -> Option<&str> {
+    let required =
+        pod.spec.as_ref()?.affinity.as_ref()?.node_affinity.as_ref()?.required_during_scheduling_ignored_during_execution.as_ref()?;
+    Some(required.node_selector_terms.first()?.match_fields.as_ref()?.first()?.values.as_ref()?.first()?.as_str())
+}
+
+async fn run(pods: &Api<Pod>, played: &Mutex<Played>, pod: &Pod, folder: &Path, elsewhere: &Elsewhere) -> Result<()> {
     let spec = pod.spec.as_ref().and_then(|spec| spec.containers.first()).context("a Pod has a container")?;
     let (name, uid) = (pod.name_any(), pod.uid().unwrap_or_default());
     let cannot_start = lock(played).cannot_start.clone();
@@ -160,7 +170,10 @@ async fn run(pods: &Api<Pod>, played: &Mutex<Played>, pod: &Pod, folder: &std::p
         return say(pods, pod, json!({"phase": "Pending", "containerStatuses": [container_status(&waiting)]})).await;
     }
     let mut command = Command::new(program("stowage-agent")?);
-    let folders = mounted(pod, spec);
+    let mut folders = mounted(pod, spec);
+    if let Some((there, here)) = pod.spec.as_ref().and_then(|spec| elsewhere.get(spec.node_name.as_ref()?)) {
+        folders.push((there.display().to_string(), here.display().to_string()));
+    }
     for argument in spec.args.iter().flatten() {
         // All Pods are on this machine's one loopback address, so each has any port.
         match argument.starts_with("--port=") {
@@ -184,7 +197,9 @@ async fn run(pods: &Api<Pod>, played: &Mutex<Played>, pod: &Pod, folder: &std::p
         played.containers.insert(uid, Running { process, ends_by: None });
     }
     let running = json!({"running": {"startedAt": k8s_openapi::jiff::Timestamp::now().to_string()}});
-    say(pods, pod, json!({"phase": "Running", "podIP": POD_ADDRESS, "containerStatuses": [container_status(&running)]})).await
+    let status = json!({"phase": "Running", "podIP": POD_ADDRESS, "conditions": [{"type": "Ready", "status": "True"}],
+                           "containerStatuses": [container_status(&running)]});
+    say(pods, pod, status).await
 }
 
 /// Where folders are that the container would see elsewhere.

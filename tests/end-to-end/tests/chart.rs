@@ -16,7 +16,7 @@ use kube::runtime::wait::await_condition;
 use serde_json::{Value, json};
 use stowage_control_plane::processes::wait_for;
 use stowage_control_plane::{ControlPlane, Options, binaries};
-use stowage_crds::ModelDeployment;
+use stowage_crds::{ModelDeployment, refusal};
 use stowage_end_to_end::watch::DEADLINE;
 use stowage_end_to_end::{chart, installed};
 use tempfile::TempDir;
@@ -256,6 +256,15 @@ async fn an_upgrade_from_an_earlier_chart_keeps_every_object_and_brings_new_fiel
         Ok::<String, anyhow::Error>(written.status.and_then(|status| status.summary).map(|summary| summary.speed).unwrap_or_default())
     };
     ensure!(!shows_speed(&kinds.get(kind).await?) && speed().await?.is_empty(), "the earlier chart should know nothing of speed");
+    let applied = Patch::Apply(json!({
+        "apiVersion": "stowage.dev/v1alpha1",
+        "kind": "ModelDeployment",
+        "metadata": {"name": "kept"},
+        "status": {"summary": {"speed": "9 tokens/s"}},
+    }));
+    let refused = deployments.patch_status("kept", &PatchParams::apply("newer"), &applied).await.err().context("it should be refused")?;
+    let told = refusal::told(&refused);
+    ensure!(told.contains("older than this program") && told.contains("speed"), "an operator beside older definitions says: {told}");
 
     let kept = objects(&control_plane)?;
     ensure!(kept.lines().count() == 3, "three were made: {kept}");

@@ -3,6 +3,7 @@
 
 use stowage_crds::ModelDeployment;
 use stowage_crds::conditions::ConditionType;
+use stowage_end_to_end::client::worker_url;
 use stowage_end_to_end::cluster::program;
 use stowage_end_to_end::{Cluster, Settings, models, watch};
 use stowage_placement::{Bytes, PlanReport, Reason, Tokens};
@@ -64,6 +65,22 @@ fn replayed(cluster: &Cluster, decided: &ModelDeployment) {
     assert_eq!(&replayed.without_layers(), fit);
 }
 
+/// `ollama ps` tells the processor by two sizes: it must say what `kubectl get` does.
+async fn ollama_shows(placed: &ModelDeployment) {
+    let url = format!("{}/api/ps", worker_url(placed).unwrap());
+    let answer: serde_json::Value = reqwest::get(url).await.unwrap().json().await.unwrap();
+    let model = &answer["models"][0];
+    let (size, on_gpu) = (model["size"].as_f64().unwrap(), model["size_vram"].as_f64().unwrap());
+    let on_cpu = (100.0 * (size - on_gpu) / size).round();
+    let shown = match on_cpu {
+        0.0 => "100% GPU".to_owned(),
+        100.0 => "100% CPU".to_owned(),
+        _ => format!("{on_cpu}%/{}% CPU/GPU", 100.0 - on_cpu),
+    };
+    let told = watch::processor(placed);
+    assert_eq!((&shown, model["processor"].as_str()), (&told, Some(told.as_str())), "{answer}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_context_that_does_not_fit_the_gpu_says_so_with_its_numbers_and_the_largest_that_does() {
     let mut cluster = Cluster::start(Settings::default()).await.unwrap();
@@ -74,6 +91,7 @@ async fn a_context_that_does_not_fit_the_gpu_says_so_with_its_numbers_and_the_la
 
     apply(&cluster, 8192, "", "PreferGPU").await;
     let large = ready(&cluster, 8192).await;
+    ollama_shows(&large).await;
     assert_ne!(watch::processor(&large), "100% GPU");
     let status = large.status.clone().unwrap();
     let largest = status.fit.as_ref().unwrap().fit.max_num_ctx_on_gpu.0;
@@ -100,6 +118,8 @@ async fn a_context_that_does_not_fit_the_gpu_says_so_with_its_numbers_and_the_la
     apply(&cluster, largest, "", "PreferGPU").await;
     assert_eq!(watch::processor(&ready(&cluster, largest).await), "100% GPU");
     apply(&cluster, largest + 256, "", "PreferGPU").await;
-    assert_ne!(watch::processor(&ready(&cluster, largest + 256).await), "100% GPU");
+    let larger = ready(&cluster, largest + 256).await;
+    assert_ne!(watch::processor(&larger), "100% GPU");
+    ollama_shows(&larger).await;
     cluster.stop().unwrap();
 }

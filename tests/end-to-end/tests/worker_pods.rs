@@ -10,7 +10,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 use serde_json::json;
-use stowage_control_plane::processes::wait_for;
+use stowage_control_plane::processes::{Process, wait_for};
 use stowage_crds::conditions::ConditionType;
 use stowage_crds::model_deployment::PlacementStatus;
 use stowage_crds::{ModelDeployment, names};
@@ -21,25 +21,30 @@ use stowage_placement::Reason;
 use tempfile::TempDir;
 
 const NODE: &str = "node-a";
+const OTHER: &str = "node-b";
 
 struct Scene {
     cluster: Cluster,
     kubelet: PlayedKubelet,
-    /// The run directory of the one agent.
+    /// The run directory of the agent on [`NODE`].
     run: TempDir,
+    /// That of the one on [`OTHER`], if it is started.
+    other_run: TempDir,
 }
 
 impl Scene {
     /// One node without GPUs, on which nothing runs yet.
     async fn start() -> Result<Scene> {
         let run = tempfile::Builder::new().prefix("stowage-run-").tempdir()?;
+        let other_run = tempfile::Builder::new().prefix("stowage-run-").tempdir()?;
         let values = vec!["--set".to_owned(), format!("workers.pod.runDirectory={}", run.path().display())];
         let mut cluster = Cluster::start(Settings { worker_pods: Some(values), installed: true, ..Settings::default() }).await?;
-        let kubelet = PlayedKubelet::start(cluster.client.clone(), NODE, cluster.folder().to_owned());
+        let elsewhere = [(OTHER.to_owned(), (run.path().to_owned(), other_run.path().to_owned()))].into();
+        let kubelet = PlayedKubelet::start(cluster.client.clone(), cluster.folder().to_owned(), elsewhere);
         let pod_run_directory = Some(run.path().to_owned());
         cluster.start_agent(AgentOptions { pod_run_directory, ..AgentOptions::new(NODE, models::directory()?) }).await?;
         cluster.until_node(NODE, api::reports).await?;
-        Ok(Scene { cluster, kubelet, run })
+        Ok(Scene { cluster, kubelet, run, other_run })
     }
 
     async fn serving() -> Result<(Scene, ModelDeployment)> {
@@ -47,6 +52,12 @@ impl Scene {
         scene.cluster.create(&manifest::with_policy("m", "RequireCPU")).await?;
         let ready = scene.cluster.until("m", watch::is_ready).await?;
         Ok((scene, ready))
+    }
+
+    async fn start_other_node(&mut self) -> Result<()> {
+        let pod_run_directory = Some(self.other_run.path().to_owned());
+        self.cluster.start_agent(AgentOptions { pod_run_directory, ..AgentOptions::new(OTHER, models::directory()?) }).await?;
+        self.cluster.until_node(OTHER, api::reports).await.map(drop)
     }
 
     async fn pods(&self) -> Result<Vec<Pod>> {
@@ -177,6 +188,31 @@ async fn with_a_played_scheduler_and_kubelet_a_pod_that_finds_no_room_or_can_not
     scene.cluster.until("m", watch::is_ready).await?;
     scene.cluster.delete("m").await?;
     scene.no_pod().await?;
+    drop(scene.kubelet);
+    scene.cluster.stop()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_played_kubelets_a_drain_waits_until_the_replica_serves_elsewhere() -> Result<()> {
+    let (mut scene, ready) = Scene::serving().await?;
+    let pod = scene.only_pod().await?.name_any();
+    let log = scene.cluster.folder().join("drain.log");
+    let mut drain = scene.cluster.kubectl();
+    drain.args(["drain", NODE, "--ignore-daemonsets", "--pod-selector", names::ASSIGNMENT_LABEL]);
+    let mut drain = Process::start("drain", drain, &log)?;
+    let refusal = "would violate the pod's disruption budget";
+    watch::until("the eviction is refused", || std::fs::read_to_string(&log).is_ok_and(|said| said.contains(refusal))).await?;
+    scene.cluster.says("m", Reason::NodeUnschedulable, NODE).await?;
+    answers(&ready).await?;
+    ensure!(scene.only_pod().await?.name_any() == pod, "it stays where it is as long as there is no other place");
+
+    scene.start_other_node().await?;
+    let moved = scene.cluster.until("m", |m| watch::is_ready(m) && placement(m).node == OTHER).await?;
+    answers(&moved).await?;
+    watch::until("the drain is done", || drain.exited().is_ok_and(|ended| ended.is_some())).await?;
+    let said = std::fs::read_to_string(&log)?;
+    ensure!(drain.exited()?.is_some_and(|status| status.success()), "{said}");
+    ensure!(scene.only_pod().await?.name_any() != pod, "{said}");
     drop(scene.kubelet);
     scene.cluster.stop()
 }

@@ -107,7 +107,7 @@ impl Everything {
         self.restart_kubelet().await?;
         self.upgrade_agent().await?;
         self.delete_agent().await?;
-        self.cordon().await?;
+        self.drain().await?;
         self.roll_out(&inputs.model).await?;
         self.lose_workers().await?;
         self.nothing_was_restarted()?;

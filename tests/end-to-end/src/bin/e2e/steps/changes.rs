@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use rustix::process::{Signal, kill_process};
 use serde_json::json;
-use stowage_control_plane::processes::wait_for;
+use stowage_control_plane::processes::{Process, wait_for};
 use stowage_crds::conditions::ConditionType;
 use stowage_crds::names;
 use stowage_end_to_end::watch;
@@ -80,20 +80,26 @@ impl Everything {
         self.kubectl(&["-n", NAMESPACE, "get", "lease", names::OPERATOR_MANAGER, "-o", "jsonpath={.spec.holderIdentity}"])
     }
 
-    /// There is no other node: what is there serves on and says so, and what is asked for beyond that has no place.
-    pub(super) async fn cordon(&mut self) -> Result<()> {
+    /// There is no other node: what is there serves on and says so, for which a drain waits, and what is asked for beyond that has no place.
+    pub(super) async fn drain(&mut self) -> Result<()> {
         let change = async |all: &mut Everything| {
-            all.kubectl(&["cordon", NODE])?;
+            let mut drain = all.control_plane.kubectl();
+            drain.args(["drain", NODE, "--ignore-daemonsets", "--pod-selector", names::ASSIGNMENT_LABEL]);
+            let log = all.folder.join("drain.log");
+            let mut drain = Process::start("drain", drain, &log).context("kubectl drain")?;
+            let refusal = "would violate the pod's disruption budget";
+            watch::until("the eviction is refused", || fs::read_to_string(&log).is_ok_and(|said| said.contains(refusal))).await?;
             let stays = all.until(|m| watch::reason(m, ConditionType::Degraded) == Reason::NodeUnschedulable.as_str()).await?;
             eprintln!("    Degraded: {}", watch::message(&stays, ConditionType::Degraded));
             all.change(&json!({"replicas": 2}))?;
             let refused = all.until(|m| watch::reason(m, ConditionType::Scheduled) == Reason::NodeUnschedulable.as_str()).await?;
             eprintln!("    Scheduled: {}", watch::message(&refused, ConditionType::Scheduled));
             all.change(&json!({"replicas": 1}))?;
+            drain.kill();
             all.kubectl(&["uncordon", NODE])?;
             all.until(|m| watch::is_ready(m) && watch::told(m, Reason::NodeUnschedulable).is_empty()).await.map(drop)
         };
-        self.undisturbed("kubectl cordon of the only node, and uncordon", change).await
+        self.undisturbed("kubectl drain of the only node, and uncordon", change).await
     }
 
     /// Another file, then another context, then the former one again.
