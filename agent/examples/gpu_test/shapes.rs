@@ -44,7 +44,7 @@ pub fn thirty_two() -> Model {
 
 /// For an emulator.
 pub fn tiny(name: &'static str, blocks: u32) -> Model {
-    let shape = Shape { kv_heads: 1, context: 2048, ..llama(blocks, 256, 2, 128, 512, 512) };
+    let shape = Shape { kv_heads: 1, context: 8192, ..llama(blocks, 256, 2, 128, 512, 512) };
     Model { name, shape }
 }
 
