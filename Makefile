@@ -142,8 +142,8 @@ lint: ## formatting, clippy, generated files, dependencies
 	@$(STAGE) format cargo fmt --all --check
 	@$(STAGE) clippy cargo clippy --quiet --workspace --all-targets -- -D warnings
 	@$(STAGE) 'clippy, simulated GPU' cargo clippy --quiet --workspace --all-targets $(SIMULATED),stowage-agent/fuzzed -- -D warnings
-	@$(STAGE) 'clippy, CUDA' cargo clippy --quiet --workspace --all-targets --features stowage-agent/cuda -- -D warnings
-	@$(STAGE) 'clippy, emulated CUDA' cargo clippy --quiet --workspace --all-targets --features stowage-agent/emulated-cuda -- -D warnings
+	@$(STAGE) 'clippy, CUDA' cargo clippy --quiet --workspace --all-targets --features stowage-agent/cuda,stowage-agent/gpu-test -- -D warnings
+	@$(STAGE) 'clippy, emulated CUDA' cargo clippy --quiet --workspace --all-targets --features stowage-agent/emulated-cuda,stowage-agent/gpu-test -- -D warnings
 	@$(STAGE) 'build of crdgen' cargo build --quiet --workspace $(SIMULATED) --bin crdgen
 	@$(STAGE) 'generated files' $(TARGET)/debug/crdgen --check
 	@$(STAGE) 'build of control-plane' cargo build --quiet --workspace $(SIMULATED) --bin control-plane
@@ -166,6 +166,23 @@ cuda-kernels:
 .PHONY: cuda
 cuda: cuda-kernels ## the agent with CUDA, kernels for every GPU from compute capability 7.5 on embedded; built without a GPU
 	@STOWAGE_CUDA_KERNELS=$(KERNELS) $(STAGE) 'build with CUDA' cargo build --workspace --features stowage-agent/cuda --bin stowage-agent
+
+# A program with its kernels in it, and a script: enough for a machine with a GPU and no network.
+GPU_TEST = $(TARGET)/gpu-test
+.PHONY: gpu-test-folder
+gpu-test-folder: cuda-kernels ## what to take along for `gpu-test`, into target/gpu-test/, at most 64 MiB; built without a GPU
+	@STOWAGE_CUDA_KERNELS=$(KERNELS) $(STAGE) 'release build of gpu_test' cargo build --release --locked --package stowage-agent --features stowage-agent/cuda,stowage-agent/gpu-test --example gpu_test
+	@$(STAGE) 'folder of gpu-test' scripts/gpu-test-folder.sh $(TARGET)/release/examples/gpu_test $(GPU_TEST)
+
+.PHONY: gpu-test
+gpu-test: ## CUDA tried on this machine's GPU with models made here: divergence, bytes, contexts, speed; 77: no GPU (EMULATED=1: small models on an emulated one)
+ifdef EMULATED
+	@$(STAGE) 'build of gpu_test, emulated' cargo build --workspace --features stowage-agent/emulated-cuda,stowage-agent/gpu-test --example gpu_test
+	@$(STAGE) 'gpu-test, emulated' $(TARGET)/debug/examples/gpu_test --emulated --folder $(TARGET)/gpu-test-models
+else
+	@[ -x $(GPU_TEST)/run.sh ] || $(MAKE) --no-print-directory gpu-test-folder
+	@$(STAGE) gpu-test $(GPU_TEST)/run.sh
+endif
 
 .PHONY: bench
 bench: ## beside llama.cpp, in turns: prefill, decode, start, memory; and requests together (ROUNDS, MODELS="smollm2 gemma3 random", INSTRUCTIONS=avx2)

@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use stowage_crds::names;
 
 use crate::bench::BenchArgs;
+use crate::calibrate::CalibrateArgs;
 use crate::kubectl::KubectlArgs;
 use crate::plan::PlanArgs;
 use crate::prepare::PrepareArgs;
@@ -30,6 +31,9 @@ pub enum Command {
     /// Load and serve one replica; agents start this.
     #[command(hide = true)]
     Worker(WorkerArguments),
+    /// Run every kernel on a GPU to be measured; agents start this.
+    #[command(hide = true)]
+    Calibrate(CalibrateArgs),
     Plan(PlanArgs),
     Bench(BenchArgs),
     /// What `kubectl stowage` does, where it is not installed as kubectl's plugin.
@@ -71,6 +75,9 @@ pub struct RunArgs {
     pub worker_bind_address: IpAddr,
     #[command(flatten)]
     pub devices: DeviceArgs,
+    /// Don't measure what the driver takes on a kind of GPU of which nothing is known; the first load there teaches it.
+    #[arg(long, env = "STOWAGE_SKIP_CALIBRATION")]
+    pub skip_calibration: bool,
     /// A range of addresses, such as 10.0.0.0/8, that models may be read from though it is not public. Once for each.
     #[arg(long = "allow-source-address", env = "STOWAGE_ALLOW_SOURCE_ADDRESS", value_name = "RANGE", value_delimiter = ',')]
     pub allow_source_addresses: Vec<String>,

@@ -5,6 +5,7 @@
 mod candidates;
 mod chat;
 mod cluster;
+mod difference;
 mod explain;
 mod forward;
 mod model;

@@ -5,6 +5,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod bench;
+pub mod calibrate;
 pub mod config;
 pub mod devices;
 pub mod kubectl;

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use stowage_agent::config::{Cli, Command, NVML_LIBRARY};
 use stowage_agent::devices::{Devices, Memory, Reading, offers};
-use stowage_agent::{bench, kubectl, plan, prepare, run, smoke_test, worker};
+use stowage_agent::{bench, calibrate, kubectl, plan, prepare, run, smoke_test, worker};
 use stowage_placement::layout::Backend;
 use tracing_subscriber::EnvFilter;
 
@@ -21,6 +21,11 @@ fn main() -> ExitCode {
             log();
             let prepared = worker::run::prepare(args);
             told(prepared.and_then(|prepared| prepared.map_or(Ok(()), |prepared| on_runtime(prepared.run()))).map_err(anyhow::Error::from))
+        }
+        Command::Calibrate(args) => {
+            worker::memory::keep_few_arenas();
+            log();
+            calibrate::run(&args)
         }
         Command::Plan(args) => on_runtime(async {
             let machine = machine(&args);

@@ -17,6 +17,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::{RunArgs, WorkerLogArg, WorkersArg};
 use crate::devices::{Devices, Memory};
+use crate::node::calibrator::{self, Calibrator};
 use crate::node::controller::{Controller, Parts, ReadDevices};
 use crate::node::figures::{NodeCollector, NodeFigures};
 use crate::node::lease;
@@ -71,6 +72,7 @@ pub async fn run(args: RunArgs) -> Result<()> {
         routes: routes_sender,
         figures: figures_sender,
         calibration: cache_dir(&args).join("calibration.json"),
+        calibrator: calibrator(&args)?,
         leaving: leaving.clone(),
     });
     tasks.spawn(controller.run(stop.clone()));
@@ -166,6 +168,17 @@ fn supervisor(args: &RunArgs, gate: mpsc::Sender<GateRequest>, store: Arc<Store>
         }
     };
     Supervisor::new(config, ask, store).context("starting the supervisor of the workers")
+}
+
+/// What measures GPUs of which nothing is known.
+fn calibrator(args: &RunArgs) -> Result<Calibrator> {
+    let settings = calibrator::Settings {
+        executable: std::env::current_exe().context("finding the agent's own binary, by which GPUs are calibrated")?,
+        folder: args.run_dir.join("calibration"),
+        unfinished: cache_dir(args).join("calibration.unfinished.json"),
+        confine: args.confine,
+    };
+    Ok(Calibrator::new((!args.skip_calibration).then_some(settings)))
 }
 
 fn devices(args: &RunArgs) -> ReadDevices {

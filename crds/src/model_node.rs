@@ -238,7 +238,7 @@ pub struct DeviceStatus {
     /// The driver's version.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub driver: String,
-    /// What loads on this kind of GPU showed. Missing until one was measured; then the operator's default counts.
+    /// What was measured on this kind of GPU: by the agent when it started, and of each load since. Missing until then; the operator's default counts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub calibration: Option<Calibration>,
 }
@@ -248,7 +248,7 @@ pub struct DeviceStatus {
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Calibration {
-    /// Loads that it was learnt from.
+    /// Loads that it was learnt from, the agent's own for this purpose among them.
     #[serde(default)]
     pub loads: u32,
     /// What a replica is taken to need beside its allocations: the most that any of them took.

@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-use stowage_placement::layout::Backend;
 use stowage_placement::{Asked, Bytes, Device, ModelSummary, NodeDevices, PlacementPolicy, Reason, Request, decide};
 
 use crate::api::{BackendChoice, EngineError, LoadRequest};
 use crate::file_mmap::ModelFile;
+use crate::load::gpu_layout;
 
 /// What loads a file with all layers on the host, whatever memory there is.
 pub fn on_host(path: &Path, request: &Request, num_thread: u32) -> Result<LoadRequest, EngineError> {
@@ -16,7 +16,7 @@ pub fn on_host(path: &Path, request: &Request, num_thread: u32) -> Result<LoadRe
 
 /// What loads a file with all layers on the GPU of this UUID, whatever it has free.
 pub fn on_gpu(path: &Path, request: &Request, uuid: &str, num_thread: u32) -> Result<LoadRequest, EngineError> {
-    let gpu = Device { id: uuid.into(), backend: Backend::Cuda, offered: Bytes(u64::MAX / 4), ..Device::default() };
+    let gpu = Device { id: uuid.into(), backend: gpu_layout(uuid), offered: Bytes(u64::MAX / 4), ..Device::default() };
     let asked = Asked { num_gpu: i64::from(u32::MAX), policy: PlacementPolicy::RequireGPU, ..asked(request) };
     load_request(path, &asked, vec![gpu], num_thread)
 }

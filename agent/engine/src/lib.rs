@@ -20,7 +20,11 @@ pub mod cuda {
     pub use crate::backend::cuda::raw_probe::{CudaDevice, probe};
     pub use crate::backend::cuda::sources::{ARCHITECTURES, modules};
 }
+/// What a GPU can do whatever runs on it.
+#[cfg(any(feature = "cuda", feature = "emulated-cuda"))]
+pub use backend::cuda::measure;
 mod cache;
+pub mod calibration;
 pub mod constraint;
 pub use cache::Checkpoint;
 pub use constraint::{Constraints, Grammar};
@@ -42,6 +46,7 @@ pub mod schedule;
 #[cfg(test)]
 mod small_models;
 pub mod stop;
+pub mod synthetic;
 pub mod template;
 #[cfg(test)]
 mod test_models;

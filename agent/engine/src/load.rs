@@ -106,13 +106,19 @@ fn check_layers(graph: &Graph, request: &LoadRequest) -> Result<(), EngineError>
     }
 }
 
-/// What computes on a device. A GPU that the CUDA backend does not have is a simulated one, where there are such.
+/// What computes on a device.
 fn layout_of(device: &DeviceAllocation) -> Layout {
+    if device.kind == DeviceKind::Gpu { gpu_layout(&device.id) } else { Layout::Cpu }
+}
+
+/// What computes on the GPU of this id: one that the CUDA backend does not have is a simulated one, where there are such.
+#[cfg_attr(not(any(feature = "cuda", feature = "emulated-cuda")), expect(unused_variables, reason = "there is no CUDA backend to ask"))]
+pub(crate) fn gpu_layout(id: &str) -> Layout {
     #[cfg(any(feature = "cuda", feature = "emulated-cuda"))]
-    if device.kind == DeviceKind::Gpu && cuda::devices::has(&device.id) {
+    if cuda::devices::has(id) {
         return Layout::Cuda;
     }
-    if device.kind == DeviceKind::Gpu { Layout::SimulatedGpu } else { Layout::Cpu }
+    if cfg!(feature = "simulated-gpu") { Layout::SimulatedGpu } else { Layout::Cuda }
 }
 
 /// Why layers can't be on a GPU that is not there.

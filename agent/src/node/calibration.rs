@@ -9,12 +9,14 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use stowage_crds::model_node::{Assignment, Calibration};
-use stowage_placement::Bytes;
+use stowage_placement::{Bytes, Defaults};
 
 use crate::devices::{Gpu, Reading};
 
 /// Loads of a kind of GPU that are remembered; older ones may be of another version of the engine.
 const REMEMBERED: usize = 16;
+/// In place of an assignment's uid, of a process that was started to be measured.
+const CALIBRATION: &str = "calibration";
 /// How far a prediction from one load alone may be off; with each further load less.
 const DOUBT: Bytes = Bytes::mib(64);
 
@@ -71,6 +73,14 @@ impl Calibrations {
         learnt
     }
 
+    /// Learns from a process that has run every kernel and allocated so much of what it holds.
+    pub fn learn_from_process(&mut self, gpu: &Gpu, pid: u32, held: Bytes, allocated: Bytes) {
+        let overhead_bytes = held.saturating_sub(allocated);
+        let error = i128::from(overhead_bytes.0) - i128::from(Defaults::default().overhead_bytes.0);
+        let error_bytes = i64::try_from(error).unwrap_or(i64::MAX);
+        self.add(gpu, Load { uid: CALIBRATION.to_owned(), pid, device: gpu.uuid.clone(), overhead_bytes, error_bytes });
+    }
+
     /// Whether the load was a new one.
     fn add(&mut self, gpu: &Gpu, load: Load) -> bool {
         let loads = self.kinds.entry(kind(gpu)).or_default();
@@ -98,7 +108,8 @@ impl Calibrations {
     }
 }
 
-fn kind(gpu: &Gpu) -> String {
+/// What is learnt of one holds for the others of its kind.
+pub fn kind(gpu: &Gpu) -> String {
     format!("{}, driver {}", gpu.name, gpu.driver)
 }
 

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::{Stream, StreamExt, TryStreamExt};
+use k8s_openapi::api::core::v1::ObjectReference;
 use kube::api::{Patch, PatchParams};
-use kube::runtime::events::{Recorder, Reporter};
+use kube::runtime::events::{Event, Recorder, Reporter};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, Resource};
 use serde_json::json;
@@ -21,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use super::account::account;
 use super::assignments::{Action, Known, actions};
 use super::calibration::Calibrations;
+use super::calibrator::Calibrator;
 use super::check::{Live, check};
 use super::events::{event, happenings};
 use super::figures::NodeFigures;
@@ -58,6 +60,8 @@ pub struct Parts<W> {
     pub figures: watch::Sender<NodeFigures>,
     /// Where it is kept what loads taught of the GPUs.
     pub calibration: PathBuf,
+    /// What measures GPUs of which nothing is known.
+    pub calibrator: Calibrator,
     /// Cancelled when workers end because their agent does: from then on nothing is started or let in, and a worker that has ended is not said to be gone,
     /// for the next agent starts it anew.
     pub leaving: CancellationToken,
@@ -101,15 +105,17 @@ impl<W: Workers> Controller<W> {
         let (mut models_live, mut views_live) = (true, true);
         while !stop.is_cancelled() {
             tokio::select! {
-                () = stop.cancelled() => return,
+                () = stop.cancelled() => break,
                 Some(object) = objects.next() => self.observe(object),
                 Some(request) = self.parts.gate.recv() => self.answer(request).await,
                 changed = self.views.changed(), if views_live => views_live = changed.is_ok(),
                 changed = self.parts.models.changed(), if models_live => models_live = changed.is_ok(),
+                () = self.parts.calibrator.changed() => {}
                 _ = look.tick() => {}
             }
             self.step().await;
         }
+        self.parts.calibrator.make_way().await;
     }
 
     /// The node's ModelNode as it changes, `None` while there is none. Errors are said and waited out.
@@ -147,11 +153,13 @@ impl<W: Workers> Controller<W> {
         } else {
             self.replicas.observe(&views)
         }
+        self.make_way(leaving).await;
         let reading = self.read().await;
         // The door leads on to workers that leave: they still serve, and nobody else on this node does.
         if !leaving {
             self.act(&reading);
             self.learn(&reading);
+            self.calibrate(&reading).await;
             self.open_door();
         }
         let status = self.status(&reading);
@@ -159,23 +167,29 @@ impl<W: Workers> Controller<W> {
         self.publish(status).await;
     }
 
-    async fn read(&self) -> Reading {
+    async fn read(&mut self) -> Reading {
+        let said = self.parts.calibrator.said();
         let read = self.parts.devices.clone();
-        match tokio::task::spawn_blocking(move || read()).await {
+        let mut reading = match tokio::task::spawn_blocking(move || read()).await {
             Ok(reading) => reading,
             // Not answering is better than answering with a node that has nothing.
             Err(panic) => std::panic::resume_unwind(panic.into_panic()),
-        }
+        };
+        self.parts.calibrator.take_out(&mut reading, said);
+        reading
     }
 
     /// Learns from replicas that have loaded since.
     fn learn(&mut self, reading: &Reading) {
-        if !self.calibrations.learn(reading, &self.replicas.loaded()) {
-            return;
+        if self.calibrations.learn(reading, &self.replicas.loaded()) {
+            self.keep_calibrations();
         }
+    }
+
+    fn keep_calibrations(&self) {
         let path = &self.parts.calibration;
         if let Err(error) = self.calibrations.write(path) {
-            tracing::warn!(%error, path = %path.display(), "keeping what a load taught failed; it is known until this agent ends");
+            tracing::warn!(%error, path = %path.display(), "keeping what was learnt of a GPU failed; it is known until this agent ends");
         }
     }
 
@@ -328,7 +342,7 @@ impl<W: Workers> Controller<W> {
         }
     }
 
-    /// Tells as Events what is new in `replicas`. Events may get lost; nobody waits for them.
+    /// Tells as Events what is new in `replicas`. Events may get lost.
     fn tell(&self, replicas: &[ReplicaStatus]) {
         let Some(object) = &self.object else { return };
         let events = happenings(&self.publisher.last().replicas, replicas).into_iter().map(|(happening, replica)| {
@@ -336,7 +350,11 @@ impl<W: Workers> Controller<W> {
             regarding.field_path = Some(format!("spec.assignments{{{}}}", replica.replica));
             (event(happening, replica), regarding)
         });
-        let events: Vec<_> = events.collect();
+        self.send(events.collect());
+    }
+
+    /// Nobody waits for them.
+    fn send(&self, events: Vec<(Event, ObjectReference)>) {
         if events.is_empty() {
             return;
         }
@@ -359,5 +377,6 @@ fn known_calibrations(path: &Path) -> Calibrations {
     })
 }
 
+mod calibrating;
 #[cfg(test)]
 mod tests;

@@ -89,7 +89,7 @@ fn transition(before: Option<&ReplicaStatus>, after: &ReplicaStatus) -> Option<H
 /// The Event in Kubernetes' form.
 pub fn event(happening: Happening, replica: &ReplicaStatus) -> Event {
     let name = &replica.replica;
-    let mut note = match happening {
+    let note = match happening {
         Happening::DownloadProgress(percent) => format!("{name}: {percent} % of the model file is here"),
         Happening::Loaded => format!("{name}: loaded, {}, num_ctx {}, serves at {}", replica.processor, replica.num_ctx, replica.address),
         Happening::Refused => format!("{name}: refused: {}", replica.message),
@@ -99,17 +99,22 @@ pub fn event(happening: Happening, replica: &ReplicaStatus) -> Event {
         }
         Happening::Released => format!("{name}: ended, its bytes are free"),
     };
+    Event {
+        type_: happening.event_type(),
+        reason: happening.reason().to_owned(),
+        note: Some(cut(note)),
+        action: happening.action(),
+        secondary: None,
+    }
+}
+
+/// As much of a note as the API server takes.
+pub fn cut(mut note: String) -> String {
     if note.len() > MAX_NOTE {
         let end = (0..=MAX_NOTE).rev().find(|end| note.is_char_boundary(*end)).unwrap_or(0);
         note.truncate(end);
     }
-    Event {
-        type_: happening.event_type(),
-        reason: happening.reason().to_owned(),
-        note: Some(note),
-        action: happening.action(),
-        secondary: None,
-    }
+    note
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use super::confine::Confine;
 use super::record::file_stem;
 
 /// Of the agent's environment, what a worker must not have: the way into the cluster, and tokens of model sources.
-const WITHHELD: [&str; 5] = ["KUBECONFIG", "KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"];
+pub const WITHHELD: [&str; 5] = ["KUBECONFIG", "KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"];
 /// Of a log, what is looked at for the line that says why a worker died.
 const LOG_TAIL: u64 = 4096;
 

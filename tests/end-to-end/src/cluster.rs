@@ -75,6 +75,8 @@ pub struct AgentOptions {
     /// Simulated GPUs; none: a CPU node.
     pub gpus: Vec<SimulatedGpu>,
     pub flags: Vec<String>,
+    /// It measures GPUs of which nothing is known, before anything is loaded there.
+    pub calibrates: bool,
     /// Its downloads go to a disk of their own, of this size, which only the agent and its workers see.
     pub cache_disk: Option<Bytes>,
     /// Workers are in Pods, which somebody else makes and runs, and meet the agent in this folder.
@@ -90,6 +92,7 @@ impl AgentOptions {
             model_directory,
             gpus: Vec::new(),
             flags: Vec::new(),
+            calibrates: false,
             cache_disk: None,
             pod_run_directory: None,
         }
@@ -306,6 +309,9 @@ impl Cluster {
         if !options.gpus.is_empty() {
             command.arg("--nvml-library").arg(program("libstowage_fake_nvml.so")?);
             command.env("STOWAGE_FAKE_NVML_CONFIG", &machine.config).env("STOWAGE_SIMULATED_GPU_DIR", &machine.charges);
+        }
+        if !options.calibrates {
+            command.arg("--skip-calibration");
         }
         command.args(&options.flags);
         let process = Process::start(&options.node, command, &folder.join("agent.log")).context("starting the agent")?;

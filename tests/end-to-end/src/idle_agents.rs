@@ -10,6 +10,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::Api;
 use kube::api::{ObjectMeta, PostParams};
 use stowage_agent::devices::{Gpu, HostReading, Reading};
+use stowage_agent::node::calibrator::Calibrator;
 use stowage_agent::node::controller::{Controller, Parts};
 use stowage_agent::node::lease;
 use stowage_agent::node::workers::Workers;
@@ -74,6 +75,7 @@ impl IdleAgents {
             routes: channel::Sender::default(),
             figures: channel::Sender::default(),
             calibration: cluster.node_folder(&node).join("calibration.json"),
+            calibrator: Calibrator::default(),
             leaving: CancellationToken::new(),
             node,
         });

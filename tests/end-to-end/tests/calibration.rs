@@ -60,3 +60,41 @@ async fn after_the_first_load_the_next_on_that_kind_of_gpu_is_predicted_better_a
     ensure!(error(placement(&third)?)? == 0, "{third:?}");
     cluster.stop()
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kind_of_gpu_of_which_nothing_is_known_is_measured_when_an_agent_starts_and_the_first_load_is_predicted_with_it() -> Result<()> {
+    let mut cluster = Cluster::start(Settings::default()).await?;
+    let gpus = vec![SimulatedGpu { context: CONTEXT, ..SimulatedGpu::new("node-a", 0, Bytes::gib(4)) }];
+    cluster.start_agent(AgentOptions { gpus, ..AgentOptions::new("node-a", models::directory()?) }).await?;
+    let node = cluster.until_node("node-a", api::reports).await?;
+    ensure!(calibration(&node).is_none(), "nothing was loaded, and this agent does not calibrate: {node:?}");
+
+    cluster.agents[0].options.calibrates = true;
+    cluster.agents[0].process.kill();
+    cluster.succeed_agent(0)?;
+    let node = cluster.until_node("node-a", |node| calibration(node).is_some()).await?;
+    let known = calibration(&node).context("it is calibrated")?;
+    ensure!((known.loads, known.overhead_bytes) == (1, CONTEXT), "{known:?}");
+    let free = node.status.context("it reports")?.devices[0].free_bytes;
+    ensure!(free == Bytes::gib(4), "{free} are free, and nothing else was there but what was calibrated by");
+    let events = cluster.kubectl_output(&["get", "events", "--all-namespaces", "--field-selector", "reason=Calibrated"])?;
+    ensure!(events.contains("300.0 MiB is what its driver takes"), "{events}");
+
+    cluster.create(&manifest::on_gpu("first")).await?;
+    let first = cluster.until("first", watch::is_ready).await?;
+    ensure!(error(placement(&first)?)? == 0, "{first:?}");
+
+    // The next agent knows it, and so does not measure it again.
+    cluster.agents[0].process.kill();
+    cluster.succeed_agent(0)?;
+    cluster.create(&manifest::on_gpu("second")).await?;
+    let second = cluster.until("second", watch::is_ready).await?;
+    ensure!(error(placement(&second)?)? == 0, "{second:?}");
+    let log = std::fs::read_to_string(cluster.node_folder("node-a").join("agent.log"))?;
+    ensure!(log.matches("calibrating a kind of GPU").count() <= 1, "{log}");
+    cluster.stop()
+}
+
+fn calibration(node: &stowage_crds::ModelNode) -> Option<stowage_crds::model_node::Calibration> {
+    node.status.as_ref()?.devices.first()?.calibration.clone()
+}

@@ -1,7 +1,7 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use stowage_crds::conditions::{self, ConditionType, Observation};
-use stowage_crds::model_deployment::{DecisionRecord, PlacementState, PlacementStatus, Resolved, Summary};
-use stowage_placement::{Bytes, Reason, Tokens};
+use stowage_crds::model_deployment::{DecisionRecord, DeviceBytes, PlacementState, PlacementStatus, Resolved, Summary};
+use stowage_placement::{Bytes, DeviceAllocation, DevicePlan, HOST, Reason, Tokens};
 
 use super::*;
 use crate::kubectl::testing::{NOW, deployment, gpu_node, is_golden, now, seen};
@@ -17,6 +17,14 @@ fn defaults() -> DefaultsArgs {
         defaults: DefaultsArgs,
     }
     <Command as clap::Parser>::parse_from(["explain"]).defaults
+}
+
+/// On the GPU 24 MiB less was measured than was planned, and on the host what was planned.
+fn measured(plan: &DevicePlan) -> Vec<DeviceBytes> {
+    let less = |on: &DeviceAllocation| if on.id == HOST { Bytes::ZERO } else { Bytes::mib(24) };
+    let measured = |on: &DeviceAllocation| Some(on.total_bytes.saturating_sub(less(on)));
+    let devices = plan.devices.iter();
+    devices.map(|on| DeviceBytes { id: on.id.clone(), predicted_bytes: on.total_bytes, measured_bytes: measured(on) }).collect()
 }
 
 /// `smollm2` with `num_ctx` 8192, on a node with 1 GiB, as the operator has written it down.
@@ -38,10 +46,10 @@ async fn partly_on_cpu() -> (ModelDeployment, ClusterPlan) {
         num_ctx: Tokens(8192),
         gpu_layers: report.plan.gpu_layers.0,
         total_layers: report.plan.total_layers.0,
-        devices: Vec::new(),
+        devices: measured(&report.plan),
         predicted_bytes: report.plan.devices.iter().map(|device| device.total_bytes).sum(),
         uncertainty_bytes: Bytes::mib(256),
-        measured_bytes: Some(Bytes::mib(830)),
+        measured_bytes: Some(measured(&report.plan).iter().filter_map(|on| on.measured_bytes).sum()),
         speed: String::new(),
         percent: None,
         reason: Reason::PartlyOnCPU,

@@ -2,10 +2,11 @@
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use stowage_crds::model_deployment::{ModelSource, PlacementState, PlacementStatus, WhenNoRoom};
-use stowage_placement::{ContextPolicy, PlacementPolicy, PlanReport, Reason};
+use stowage_crds::model_deployment::{DeviceBytes, ModelSource, PlacementState, PlacementStatus, WhenNoRoom};
+use stowage_placement::{Bytes, ContextPolicy, PlacementPolicy, PlanReport, Reason};
 
 use super::Explanation;
+use crate::kubectl::difference::difference;
 use crate::kubectl::plan::{ClusterPlan, NodePlan};
 use crate::plan::printable;
 use crate::plan::table;
@@ -90,7 +91,7 @@ fn decision(explanation: &Explanation) -> String {
 
 fn replicas(explanation: &Explanation) -> String {
     let status = &explanation.status;
-    let placements = status.placements.iter().map(|placement| paragraph("Replica", &replica(placement)));
+    let placements = status.placements.iter().map(|placement| paragraph("Replica", &replica(placement)) + &devices(placement));
     let placements: String = placements.collect();
     let lacking = explanation.spec.replicas.saturating_sub(u32::try_from(status.placements.len()).unwrap_or(u32::MAX));
     let lacking = if lacking > 0 { paragraph("", &format!("{lacking} more asked for, without a place.")) } else { String::new() };
@@ -113,6 +114,17 @@ fn replica(placement: &PlacementStatus) -> String {
         "{replica} {state} on {node}{percent}: {processor}, {gpu_layers} of {total_layers} layers on GPU, predicted {}{uncertainty}, {measured}. {reason}: {message}",
         placement.predicted_bytes
     )
+}
+
+/// Of each device that it is on, what was predicted and what it takes there.
+fn devices(placement: &PlacementStatus) -> String {
+    let taken = placement.devices.iter().filter(|on| on.predicted_bytes > Bytes::ZERO || on.measured_bytes.is_some());
+    let line = |on: &DeviceBytes| {
+        let DeviceBytes { id, predicted_bytes, measured_bytes } = on;
+        let measured = measured_bytes.map(|bytes| format!("measured {bytes}, {}", difference(*predicted_bytes, bytes)));
+        paragraph("", &format!("{id}: predicted {predicted_bytes}, {}", measured.unwrap_or_else(|| "not measured yet".to_owned())))
+    };
+    taken.map(line).collect()
 }
 
 /// How far a change is.

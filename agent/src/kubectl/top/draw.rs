@@ -3,6 +3,7 @@
 use stowage_placement::{Bytes, HOST};
 
 use super::snapshot::{DeviceUse, NodeUse, Snapshot};
+use crate::kubectl::difference::difference;
 use crate::plan::printable;
 
 /// Cells of a bar: with what stands around it, a line is 80 columns wide.
@@ -46,11 +47,13 @@ fn replicas(device: &DeviceUse) -> String {
     let longest = device.replicas.iter().map(|replica| replica.replica.chars().count()).max().unwrap_or(0);
     let line = |replica: &super::snapshot::ReplicaUse| {
         let held = if replica.held_bytes == Bytes::ZERO { "-".to_owned() } else { replica.held_bytes.to_string() };
+        let difference = replica.measured().map(|measured| format!(", {}", difference(replica.promised_bytes, measured)));
         format!(
-            "    {:<longest$}  promised {:>9}  held {held:>9}  {:?}\n",
+            "    {:<longest$}  promised {:>9}  held {held:>9}  {:?}{}\n",
             replica.replica,
             replica.promised_bytes.to_string(),
-            replica.state
+            replica.state,
+            difference.unwrap_or_default()
         )
     };
     device.replicas.iter().map(line).collect()

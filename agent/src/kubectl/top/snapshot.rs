@@ -61,6 +61,9 @@ pub struct ReplicaUse {
     pub promised_bytes: Bytes,
     /// 0 until it was measured.
     pub held_bytes: Bytes,
+    /// What was measured, less what was promised, which is what was predicted; of a replica that serves.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub difference_bytes: Option<i64>,
     /// As its agent sees it.
     pub state: ReplicaState,
 }
@@ -136,6 +139,14 @@ impl ReplicaUse {
             (None, None) => String::new(),
         };
         let state = share.replica.map(|replica| replica.state).unwrap_or_default();
-        ReplicaUse { replica, promised_bytes: share.promised, held_bytes: share.held, state }
+        let mut shown = ReplicaUse { replica, promised_bytes: share.promised, held_bytes: share.held, difference_bytes: None, state };
+        let difference = |measured: Bytes| i64::try_from(i128::from(measured.0) - i128::from(share.promised.0)).ok();
+        shown.difference_bytes = shown.measured().and_then(difference);
+        shown
+    }
+
+    /// What it takes, once it has loaded: before that it was not promised what it holds, but what it will hold.
+    pub fn measured(&self) -> Option<Bytes> {
+        (self.state == ReplicaState::Ready && self.held_bytes > Bytes::ZERO).then_some(self.held_bytes)
     }
 }

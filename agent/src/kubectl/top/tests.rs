@@ -55,6 +55,20 @@ fn a_device_is_drawn_with_who_holds_it() {
 }
 
 #[test]
+fn what_a_replica_takes_is_told_beside_what_was_predicted_once_it_serves() {
+    let mut node = busy_node();
+    node.status
+        .as_mut()
+        .unwrap()
+        .replicas
+        .push(ReplicaStatus { state: ReplicaState::Loading, ..loaded("one", "smollm2-5d9f-1", Bytes::mib(20)) });
+    let snapshot = Snapshot::new(&[node], &[], Defaults::default());
+    let differences: Vec<_> = snapshot.nodes[0].devices[0].replicas.iter().map(|replica| replica.difference_bytes).collect();
+    assert_eq!(differences, [Some(-(Bytes::mib(40).0 as i64)), None]);
+    assert!(draw::render(&snapshot).contains("Ready, 40.0 MiB less than predicted (5.7 %)\n"));
+}
+
+#[test]
 fn nodes_that_are_named_are_shown_alone_and_a_gpu_that_is_kept_out_says_so() {
     let mut kept_out = busy_node();
     kept_out.spec.devices = vec![DevicePolicy { uuid: "GPU-one".into(), managed: false, margin_bytes: None }];

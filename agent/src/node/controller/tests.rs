@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 
 use super::*;
 use crate::devices::{Gpu, HostReading};
+use crate::node::calibrator;
 use crate::node::testing::{allocation, assignment};
 use crate::worker::view::WorkerView;
 
@@ -81,6 +82,7 @@ impl Scene {
             gate: mpsc::channel(1).1,
             routes: watch::Sender::new(Vec::new()),
             figures: watch::Sender::default(),
+            calibrator: Calibrator::default(),
             leaving: CancellationToken::new(),
         });
         Scene { controller, told, written, views, reading, _folder: folder }
@@ -245,6 +247,29 @@ async fn while_the_agent_leaves_its_workers_drain_and_nothing_is_started_or_said
     let states: Vec<ReplicaState> = scene.written().iter().map(|status| status.replicas[0].state).collect();
     assert_eq!((states, scene.told()), (vec![ReplicaState::Draining], vec!["start a".to_owned()]));
     assert_eq!(asked(&mut scene).await.unwrap_err().reason, Reason::Pending);
+}
+
+#[tokio::test]
+async fn a_calibration_is_begun_where_nothing_is_promised_and_makes_way_for_an_assignment_before_that_is_checked() {
+    let mut idle = reading(20);
+    idle.gpus[0].own_process_ids = true;
+    let mut scene = Scene::new(idle);
+    // `cat` ends when its input is closed, as the agent's own command does, and says nothing.
+    let folder = scene._folder.path();
+    let script = folder.join("agent");
+    std::fs::write(&script, "#!/bin/sh\ncat\n").unwrap();
+    std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    let (folder, unfinished) = (folder.join("models"), folder.join("unfinished.json"));
+    let settings = calibrator::Settings { executable: script, folder, unfinished, confine: crate::worker::Confine::Off };
+    scene.controller.parts.calibrator = Calibrator::new(Some(settings));
+    scene.controller.step().await;
+    assert_eq!(scene.controller.parts.calibrator.on(), None, "what is promised is not known yet");
+    scene.assigned(in_state(AssignmentState::Serve)).await;
+    assert_eq!(scene.controller.parts.calibrator.on(), Some("GPU-a"), "what is promised is on the host");
+    // All that is free, so it is refused where the calibration still holds a byte.
+    scene.assigned(vec![on_gpu("b", 20)]).await;
+    assert_eq!(scene.controller.parts.calibrator.on(), None);
+    assert!(scene.told().contains(&"start b".to_owned()));
 }
 
 async fn asked(scene: &mut Scene) -> Result<(), Refusal> {

@@ -63,9 +63,18 @@ pub struct Policy {
 impl Policy {
     /// For carrying out this order: the model's files, each of them, and what its backend needs.
     pub fn of(order: &Order) -> Policy {
-        let read = READ.iter().map(PathBuf::from).chain(model_header::files(&order.model));
-        let mut grants: Vec<_> = read.map(|path| (path, Access::Read)).collect();
         let on_gpu = order.assignment.plan.devices.iter().any(|device| device.kind == DeviceKind::Gpu);
+        let files = model_header::files(&order.model).into_iter().map(|path| (path, Access::Read));
+        Policy::new(files, on_gpu)
+    }
+
+    /// For running models on a GPU that are made in this folder.
+    pub fn of_calibration(folder: &Path) -> Policy {
+        Policy::new([(folder.to_owned(), Access::Keep)], true)
+    }
+
+    fn new(own: impl IntoIterator<Item = (PathBuf, Access)>, on_gpu: bool) -> Policy {
+        let mut grants: Vec<_> = READ.iter().map(|path| (PathBuf::from(path), Access::Read)).chain(own).collect();
         match simulated_gpus() {
             Some(charges) => grants.push((charges, Access::Keep)),
             None if on_gpu => grants.extend(nvidia(Path::new("/dev"))),

@@ -3,7 +3,7 @@
 {{- $root := .root -}}
 {{- $agent := $root.Values.agent -}}
 {{- $pods := eq $root.Values.workers.mode "Pod" -}}
-{{- $resources := $agent.resources | default (include "stowage.agent.resources" $root | fromYaml) -}}
+{{- $resources := $agent.resources | default (include "stowage.agent.resources" . | fromYaml) -}}
 {{- if and .gpu $agent.gpu.resources }}{{ $resources = $agent.gpu.resources }}{{ end -}}
 {{- $rollingUpdate := $agent.updateStrategy.rollingUpdate | default dict -}}
 {{- if and $pods (not (has (toString ($rollingUpdate.maxSurge | default 0)) (list "0" "0%"))) }}
@@ -253,11 +253,11 @@ spec:
 {{- end -}}
 {{- end -}}
 
-{{- /* What an agent needs, and in mode Process its models with it. */ -}}
+{{- /* What an agent needs, and in mode Process its models with it. Beside GPUs it measures what a driver's context takes there, which takes host memory, too. */ -}}
 {{- define "stowage.agent.resources" -}}
-{{- if eq .Values.workers.mode "Pod" -}}
+{{- if eq .root.Values.workers.mode "Pod" -}}
 requests: {cpu: 50m, memory: 128Mi}
-limits: {memory: 512Mi}
+limits: {memory: {{ ternary "1Gi" "512Mi" .gpu }}}
 {{- else -}}
 requests: {cpu: "1", memory: 4Gi}
 limits: {memory: 4Gi}

@@ -73,6 +73,12 @@ pub struct Cache {
 }
 
 arguments! {
+    /// Of what a device is measured by.
+    MeasureArguments {
+        to: DevicePointer,
+        rounds: u32,
+        unused: u32,
+    }
     ProductArguments {
         parts: [Part; MOST_PARTS],
         part_count: u32,

@@ -16,6 +16,7 @@ mod experts;
 mod kernels;
 mod layer;
 mod linear;
+pub mod measure;
 pub mod memory;
 mod output;
 mod pass;

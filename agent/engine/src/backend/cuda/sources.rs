@@ -18,10 +18,10 @@ pub const ARCHITECTURES: &[(u32, u32)] = &[(7, 5), (8, 0), (8, 6), (8, 9), (9, 0
 /// The lowest compute capability that the backend runs on: tensor cores that multiply by `mma.sync.m16n8k8`.
 pub const LOWEST: (u32, u32) = (7, 5);
 
-/// All modules that a model may need.
+/// All modules.
 pub fn modules() -> impl Iterator<Item = Module> {
     let products = WEIGHT_TYPES.iter().map(|ty| Module::Products(*ty));
-    [Module::Rows, Module::Heads, Module::Attention, Module::AttentionTiles, Module::Experts].into_iter().chain(products)
+    [Module::Rows, Module::Heads, Module::Attention, Module::AttentionTiles, Module::Experts, Module::Measure].into_iter().chain(products)
 }
 
 /// A module's source, and what it is compiled with beside the architecture.
@@ -32,6 +32,7 @@ pub fn source(module: Module) -> (&'static str, Vec<String>) {
         Module::Attention => (include_str!("kernels/attention.cu"), Vec::new()),
         Module::AttentionTiles => (include_str!("kernels/attention_tiles.cu"), Vec::new()),
         Module::Experts => (include_str!("kernels/experts.cu"), Vec::new()),
+        Module::Measure => (include_str!("kernels/measure.cu"), Vec::new()),
         Module::Products(ty) => (include_str!("kernels/products.cu"), vec![format!("--define-macro=WEIGHTS={ty}")]),
     }
 }

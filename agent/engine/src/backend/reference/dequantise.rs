@@ -38,7 +38,8 @@ fn by_candle(view: &TensorView<'_>) -> Result<Tensor, EngineError> {
     read().map_err(failed)
 }
 
-fn dtype(ty: GgmlType) -> Option<GgmlDType> {
+/// The type as candle has it, where it does.
+pub(crate) fn dtype(ty: GgmlType) -> Option<GgmlDType> {
     Some(match ty {
         GgmlType::F32 => GgmlDType::F32,
         GgmlType::F16 => GgmlDType::F16,

@@ -15,7 +15,7 @@ use crate::cache::Checkpoint;
 use crate::file_mmap::ModelFile;
 use crate::graph::{Activation, Attention, CacheShape, Graph, Input, Norm, Operand, Operation, Output, Pairing, Product, Rope, Weight};
 
-mod dequantise;
+pub(crate) mod dequantise;
 mod experts;
 
 pub(crate) use dequantise::dequantised;

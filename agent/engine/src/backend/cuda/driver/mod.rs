@@ -33,6 +33,8 @@ pub enum Module {
     Attention,
     AttentionTiles,
     Experts,
+    /// What a device is measured by.
+    Measure,
     /// Products with weights of one type.
     Products(GgmlType),
 }
@@ -47,6 +49,7 @@ impl Module {
             Module::Attention => "attention".into(),
             Module::AttentionTiles => "attention_tiles".into(),
             Module::Experts => "experts".into(),
+            Module::Measure => "measure".into(),
             Module::Products(ty) => format!("products-{ty}"),
         }
     }

@@ -6,6 +6,7 @@
 #include "../kernels/attention_tiles.cu"
 #include "../kernels/experts.cu"
 #include "../kernels/heads.cu"
+#include "../kernels/measure.cu"
 #include "../kernels/products.cu"
 #include "../kernels/rows.cu"
 #include "wrong.cu"
