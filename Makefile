@@ -175,7 +175,7 @@ gpu-test-folder: cuda-kernels ## what to take along for `gpu-test`, into target/
 	@$(STAGE) 'folder of gpu-test' scripts/gpu-test-folder.sh $(TARGET)/release/examples/gpu_test $(GPU_TEST)
 
 .PHONY: gpu-test
-gpu-test: ## CUDA tried on this machine's GPU with models made here: divergence, bytes, contexts, speed; 77: no GPU (EMULATED=1: small models on an emulated one)
+gpu-test: ## CUDA tried on this machine's GPU with models made here: divergence, bytes, contexts, speed; fails where there is none (EMULATED=1: small models on an emulated one)
 ifdef EMULATED
 	@$(STAGE) 'build of gpu_test, emulated' cargo build --workspace --features stowage-agent/emulated-cuda,stowage-agent/gpu-test --example gpu_test
 	@$(STAGE) 'gpu-test, emulated' $(TARGET)/debug/examples/gpu_test --emulated --folder $(TARGET)/gpu-test-models
