@@ -186,6 +186,8 @@ impl State {
         let stalls = self.deployments.iter().filter_map(|(_, deployment)| progress::deadline(deployment));
         let ended = self.pods.iter().map(|(_, pod)| pod).filter(|pod| workers::story::has_ended(pod));
         let retries = ended.filter_map(|pod| workers::step::retry_at(pod));
+        let without_room = self.pods.iter().filter_map(|(_, pod)| workers::story::gives_up_at(pod));
+        let retries = retries.chain(without_room);
         leases.chain(refusals).chain(rejected).chain(releases).chain(moves).chain(stalls).chain(retries).filter(|time| *time > now).min()
     }
 }

@@ -6,13 +6,14 @@ use stowage_crds::ModelNode;
 use stowage_crds::candidate::{self, selector_matches};
 use stowage_crds::model_deployment::DecisionRecord;
 use stowage_crds::model_node::Assignment;
-use stowage_placement::{Asked, Bytes, Choice, Node, PlanReport, Refusal, choose};
+use stowage_placement::{Asked, Bytes, Choice, DeviceKind, Node, PlanReport, Refusal, choose};
 
 use crate::ledger::Ledger;
 use crate::model_deployment::models::Found;
 use crate::model_deployment::preemption;
 use crate::model_deployment::validate::Wanted;
 use crate::state::State;
+use crate::workers::story;
 
 /// How a replica fits on the node that was chosen, or on the one that came nearest.
 #[derive(Clone, Debug, PartialEq)]
@@ -72,6 +73,14 @@ pub fn candidates<'a>(state: &'a State, found: &'a Found) -> impl Iterator<Item 
     state.model_nodes.iter().filter(move |(key, _)| can_have_it(&key.name)).map(|(_, node)| node.as_ref())
 }
 
+/// Of host memory, what a Pod may ask for on this node as far as is known: less than one for which the scheduler finds no room, since others than ours ask for
+/// memory too.
+fn room_for_pods(state: &State, node: &ModelNode, now: Timestamp) -> Bytes {
+    let without_room = node.spec.assignments.iter().filter(|assignment| story::finds_no_room(state, assignment, now));
+    let asked = without_room.flat_map(|assignment| &assignment.plan.devices).filter(|on| on.kind == DeviceKind::Host);
+    asked.map(|on| on.total_bytes.saturating_sub(Bytes(1))).min().unwrap_or(Bytes(u64::MAX))
+}
+
 /// One node as a candidate.
 pub fn candidate(
     state: &State,
@@ -88,7 +97,7 @@ pub fn candidate(
     let mut devices = candidate::devices(&ledger, &wanted.placement, selector_matches);
     // What a replica of this revision was seen to take beyond its plan is there for it, and promised to nobody.
     let beyond_plan = state.refused(wanted).map_or(Bytes::ZERO, |refused| refused.beyond_plan);
-    devices.host.offered = devices.host.offered.saturating_sub(beyond_plan);
+    devices.host.offered = devices.host.offered.saturating_sub(beyond_plan).min(room_for_pods(state, node, now));
     preemption::reserve(state, wanted, &name, &mut devices);
     Node {
         ready: state.is_ready(&name, now),

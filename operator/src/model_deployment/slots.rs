@@ -120,7 +120,8 @@ pub fn observe(state: &State, deployment: &ModelDeployment, wanted: &Wanted, now
                 let updated =
                     PlacementStatus { pod_ref: pod_ref(state, assignment), ..update(placement, assignment, replica, heard, wanted) };
                 let crowded = crowded(state, placement);
-                observed.slots.push(Slot { crowded, ..slot(updated, wanted, replica, leaving(state, placement, heard)) });
+                let leaving = leaving(state, placement, heard).or_else(|| without_room(state, assignment, &updated, now));
+                observed.slots.push(Slot { crowded, ..slot(updated, wanted, replica, leaving) });
             }
         }
     }
@@ -184,6 +185,12 @@ fn leaving(state: &State, placement: &PlacementStatus, heard: Heard) -> Option<R
         return Some(Refusal { reason: Reason::DeviceLost, message });
     }
     state.is_cordoned(node).then(|| Refusal { reason: Reason::NodeUnschedulable, message: format!("{node} is cordoned") })
+}
+
+/// What the scheduler says, who finds no room for the Pod of a worker where the ledger had some.
+fn without_room(state: &State, assignment: &Assignment, placement: &PlacementStatus, now: Timestamp) -> Option<Refusal> {
+    let told = placement.reason == Reason::PodUnschedulable && story::finds_no_room(state, assignment, now);
+    told.then(|| Refusal { reason: Reason::PodUnschedulable, message: placement.message.clone() })
 }
 
 /// What its agent says of a GPU of this placement that can be used no more.

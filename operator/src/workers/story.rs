@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use k8s_openapi::api::core::v1::{ContainerState, ContainerStateTerminated, Pod};
+use k8s_openapi::api::core::v1::{ContainerState, ContainerStateTerminated, Pod, PodCondition};
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use stowage_crds::model_deployment::ReplicaState;
@@ -12,6 +12,7 @@ use stowage_placement::{HOST, Reason};
 
 use super::pods;
 use crate::cache::Key;
+use crate::clock::after;
 use crate::ledger;
 use crate::state::State;
 use crate::step::Item;
@@ -27,6 +28,8 @@ const STUCK: [&str; 8] = [
     "CreateContainerError",
     "RunContainerError",
 ];
+/// For a Pod that ends, and leaves room.
+const ROOM_MAY_COME_SECONDS: i64 = 10;
 /// As the kubelet and a container's runtime call it.
 const OUT_OF_MEMORY: &str = "OOMKilled";
 
@@ -124,12 +127,29 @@ fn because(said: ReplicaStatus, reason: Reason, message: String) -> ReplicaStatu
     ReplicaStatus { reason: Some(reason), message, ..said }
 }
 
+/// The scheduler's finding that there is no room for the Pod.
+fn no_room(pod: &Pod) -> Option<&PodCondition> {
+    let mut conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    conditions.find(|condition| {
+        condition.type_ == "PodScheduled" && condition.status == "False" && condition.reason.as_deref() == Some("Unschedulable")
+    })
+}
+
+/// When the scheduler will have found no room for the Pod for so long that its replica is better placed elsewhere.
+pub fn gives_up_at(pod: &Pod) -> Option<Timestamp> {
+    let since = no_room(pod)?.last_transition_time.as_ref().or(pod.metadata.creation_timestamp.as_ref())?;
+    Some(after(since.0, ROOM_MAY_COME_SECONDS))
+}
+
+/// Whether the scheduler has had no room for the worker of this assignment for a while.
+pub fn finds_no_room(state: &State, assignment: &Assignment, now: Timestamp) -> bool {
+    assignment.state == AssignmentState::Serve && pod_of(state, assignment).and_then(gives_up_at).is_some_and(|at| at <= now)
+}
+
 /// What keeps the Pod from starting.
 fn obstacle(pod: &Pod) -> Option<(Reason, String)> {
     let name = pod.name_any();
-    let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
-    let mut unscheduled = conditions.filter(|condition| condition.type_ == "PodScheduled" && condition.status == "False");
-    if let Some(condition) = unscheduled.find(|condition| condition.reason.as_deref() == Some("Unschedulable")) {
+    if let Some(condition) = no_room(pod) {
         let memory = memory_limit(pod);
         let said = condition.message.as_deref().unwrap_or_default();
         return Some((Reason::PodUnschedulable, format!("Pod {name}, which asks for {memory} of memory: {said}")));

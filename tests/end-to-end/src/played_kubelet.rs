@@ -34,8 +34,8 @@ pub struct PlayedKubelet {
 struct Played {
     /// By the uids of their Pods.
     containers: BTreeMap<String, Running>,
-    /// What the scheduler says instead of taking Pods to their node.
-    no_room: Option<String>,
+    /// A node that the scheduler takes no Pods to, and what it says instead.
+    no_room: Option<(String, String)>,
     /// Why containers are not started, as the kubelet says it: a reason and a message.
     cannot_start: Option<(String, String)>,
     /// How the next container that is killed is said to have ended, in place of what is so.
@@ -69,9 +69,9 @@ impl PlayedKubelet {
         PlayedKubelet { played, task }
     }
 
-    /// From now on Pods find no room, as this message says; `None`: they do again.
-    pub fn no_room(&self, message: Option<&str>) {
-        lock(&self.played).no_room = message.map(str::to_owned);
+    /// From now on Pods for this node find no room, as the message says; `None`: they do again.
+    pub fn no_room(&self, on: Option<(&str, &str)>) {
+        lock(&self.played).no_room = on.map(|(node, message)| (node.to_owned(), message.to_owned()));
     }
 
     /// From now on containers wait for this reason, as this message says; `None`: they are started again.
@@ -140,12 +140,12 @@ async fn look(pods: &Api<Pod>, played: &Mutex<Played>, folder: &Path, elsewhere:
 }
 
 async fn schedule(pods: &Api<Pod>, played: &Mutex<Played>, pod: &Pod) -> Result<()> {
-    let no_room = lock(played).no_room.clone();
-    if let Some(message) = no_room {
+    let (name, node) = (pod.name_any(), asked_for(pod).context("a Pod says which node it is for")?);
+    let no_room = lock(played).no_room.clone().filter(|(full, _)| *full == node);
+    if let Some((_, message)) = no_room {
         let condition = json!({"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message});
         return say(pods, pod, json!({"conditions": [condition]})).await;
     }
-    let (name, node) = (pod.name_any(), asked_for(pod).context("a Pod says which node it is for")?);
     let binding = json!({
         "apiVersion": "v1", "kind": "Binding", "metadata": {"name": name},
         "target": {"apiVersion": "v1", "kind": "Node", "name": node},

@@ -176,7 +176,7 @@ async fn with_a_played_kubelet_a_worker_that_dies_is_made_anew_and_one_that_memo
 async fn with_a_played_scheduler_and_kubelet_a_pod_that_finds_no_room_or_can_not_start_says_so_in_its_replicas_story() -> Result<()> {
     let scene = Scene::start().await?;
     let message = "0/1 nodes are available: 1 Insufficient memory.";
-    scene.kubelet.no_room(Some(message));
+    scene.kubelet.no_room(Some((NODE, message)));
     scene.cluster.create(&manifest::with_policy("m", "RequireCPU")).await?;
     let told = scene.cluster.until("m", |m| m.status.iter().flat_map(|s| &s.placements).any(|on| on.message.contains(message))).await?;
     ensure!(placement(&told).reason.as_str() == "PodUnschedulable", "{:?}", placement(&told));
@@ -188,6 +188,26 @@ async fn with_a_played_scheduler_and_kubelet_a_pod_that_finds_no_room_or_can_not
     scene.cluster.until("m", watch::is_ready).await?;
     scene.cluster.delete("m").await?;
     scene.no_pod().await?;
+    drop(scene.kubelet);
+    scene.cluster.stop()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_a_played_scheduler_a_replica_that_it_has_no_room_for_goes_to_a_node_where_it_has() -> Result<()> {
+    let mut scene = Scene::start().await?;
+    let message = "0/2 nodes are available: 1 Insufficient memory, 1 node(s) didn't match Pod's node affinity.";
+    scene.kubelet.no_room(Some((NODE, message)));
+    scene.cluster.create(&manifest::with_policy("m", "RequireCPU")).await?;
+    scene.cluster.says("m", Reason::PodUnschedulable, message).await?;
+    // Elsewhere is nowhere as yet, and then it is told with both reasons that it stays.
+    let stays = scene.cluster.until("m", |m| watch::message(m, ConditionType::Ready).contains("has no other place")).await?;
+    ensure!(placement(&stays).node == NODE && watch::message(&stays, ConditionType::Ready).contains(message), "{:?}", stays.status);
+
+    scene.start_other_node().await?;
+    let moved = scene.cluster.until("m", |m| watch::is_ready(m) && placement(m).node == OTHER).await?;
+    answers(&moved).await?;
+    let left = wait_for(watch::DEADLINE, async || scene.only_pod().await.ok()).await;
+    left.with_context(|| format!("the Pod without room is still there: {}", scene.cluster.logs()))?;
     drop(scene.kubelet);
     scene.cluster.stop()
 }
