@@ -5,6 +5,7 @@
 
 pub mod apply;
 pub mod candidates;
+pub mod claims;
 pub mod controller;
 pub mod endpoints;
 pub mod fetch;

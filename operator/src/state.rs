@@ -10,12 +10,13 @@ use k8s_openapi::api::scheduling::v1::PriorityClass;
 use k8s_openapi::jiff::Timestamp;
 use stowage_crds::model_deployment::ResolvedSource;
 use stowage_crds::model_node::ModelDeploymentReference;
-use stowage_crds::{ModelDeployment, ModelNode, names};
+use stowage_crds::{ModelDeployment, ModelDeploymentStatus, ModelNode, names};
 use stowage_placement::{Bytes, Defaults, ModelSummary, Refusal};
 
 use crate::cache::{Cache, Key};
 use crate::clock::after;
 use crate::heartbeats::Heartbeats;
+use crate::in_flight::InFlight;
 use crate::model_deployment::status::progress;
 use crate::model_deployment::validate::{Origin, Wanted};
 use crate::step::Item;
@@ -57,6 +58,8 @@ pub struct State {
     pub system_namespace: String,
     /// What is assumed of devices of which neither admin nor agent says otherwise.
     pub defaults: Defaults,
+    /// Beside what is known: what is being written.
+    pub in_flight: InFlight,
     /// How long a GPU must have had room before a replica moves there, in seconds.
     pub move_up_after: i64,
     /// What this leader remembers beside what is written down; losing it costs time, never correctness.
@@ -114,6 +117,11 @@ impl State {
     pub fn deployment(&self, reference: &ModelDeploymentReference) -> Option<&Arc<ModelDeployment>> {
         let key = Key::new(&reference.namespace, &reference.name);
         self.deployments.get(&key).filter(|found| is_live(found) && found.metadata.uid.as_deref() == Some(&reference.uid))
+    }
+
+    /// What the ModelDeployment says of itself, or is about to say.
+    pub fn status<'a>(&'a self, key: &Key, deployment: &'a ModelDeployment) -> Option<&'a ModelDeploymentStatus> {
+        self.in_flight.status(key).or(deployment.status.as_ref())
     }
 
     pub fn model_node(&self, name: &str) -> Option<&Arc<ModelNode>> {

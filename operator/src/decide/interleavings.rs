@@ -1,5 +1,5 @@
-//! Random interleavings of users, agents and leaders over the real decisions, without an API server: watches lag, each kind by itself; writes arrive late,
-//! twice, or without an answer; leaders are killed, paused, or lead beside each other; agents fall silent and come back, others take and free VRAM,
+//! Random interleavings of users, agents and leaders over the real decisions, without an API server: watches lag, each kind by itself; many writes are on their
+//! way at once, and arrive in any order, late, twice, never, or without an answer, and answers are heard late; leaders are killed, paused, or lead beside each other; agents fall silent and come back, others take and free VRAM,
 //! machines are replaced under their names, and with every second seed workers are in Pods of their own. The observer of [`Cluster::check`] looks at every write.
 //!
 //! A failing seed is replayed with `STOWAGE_SEED=N cargo test -p stowage-operator interleavings`; `STOWAGE_SEEDS=N` tries that many.
@@ -13,9 +13,10 @@ use stowage_placement::{Bytes, PlacementPolicy, Tokens};
 use super::{items, next_step};
 use crate::cache::{Cache, Key, Revision};
 use crate::clock::after;
+use crate::model_deployment::apply::{Answer, Found};
 use crate::state::State;
 use crate::step::{Decision, Item, Step, Target};
-use crate::testing::cluster::{Cluster, Store};
+use crate::testing::cluster::{Cluster, Conflict, Store};
 use crate::testing::{gpu_node, lease, listed, now, priority_class, worker_settings};
 
 const NODES: [&str; 2] = ["n1", "n2"];
@@ -56,8 +57,23 @@ pub(super) struct Leader {
     seen: [usize; KINDS],
     /// A kind of which it hears late.
     slow: Option<usize>,
-    /// Decided, and not yet arrived.
-    on_its_way: Option<(Item, Decision)>,
+    /// Sent, and not yet arrived.
+    on_its_way: Vec<(Item, Request)>,
+    /// Of what arrived.
+    answers: Vec<(Item, Outcome)>,
+}
+
+enum Request {
+    Write(Arc<Decision>),
+    Read(Target, Revision),
+}
+
+enum Outcome {
+    Written(Arc<Decision>, Answer),
+    Conflict(Arc<Decision>),
+    Read(Found, Revision),
+    /// Whatever became of it, nobody says.
+    Lost,
 }
 
 /// Lists one kind as it is now, and says from where to watch on.
@@ -96,7 +112,7 @@ impl Leader {
         state.workers = cluster.has_worker_pods.then(|| Arc::new(worker_settings()));
         state.priority_classes = listed([priority_class(HIGH, 1000)]);
         state.hear(cluster.agents.keys().map(|name| lease(name, 0)).collect(), now());
-        Leader { state, seen, slow: None, on_its_way: None }
+        Leader { state, seen, slow: None, on_its_way: Vec::new(), answers: Vec::new() }
     }
 
     /// Lets all watches bring what there is; says whether that was anything.
@@ -116,61 +132,75 @@ impl Leader {
         }
     }
 
-    /// Decides for one item, and leaves the write on its way; says whether there was anything to do.
-    fn decide(&mut self, cluster: &Cluster, item: &Item, seconds: i64) -> bool {
-        match next_step(&self.state, item, after(now(), seconds)) {
-            Step::Done => false,
+    /// Decides for one item, and leaves the request on its way; says whether there was anything to do.
+    fn decide(&mut self, item: &Item, seconds: i64) -> bool {
+        let (item, request) = match next_step(&self.state, item, after(now(), seconds)) {
+            Step::Done => return false,
             Step::Confirm { target, as_of } => {
-                self.read(cluster, &target, as_of);
-                true
+                self.state.in_flight.reads(item.clone());
+                (item.clone(), Request::Read(target, as_of))
             }
             Step::Remember(remark) => {
                 self.state.memory.remember(remark, after(now(), seconds));
-                true
+                return true;
             }
             Step::Write(decision) => {
-                self.on_its_way = Some((item.clone(), *decision));
-                true
+                let decision = Arc::new(*decision);
+                self.state.in_flight.writes(item.clone(), decision.clone());
+                (item.clone(), Request::Write(decision))
             }
-        }
+        };
+        self.on_its_way.push((item, request));
+        true
     }
 
+    /// Reads past the cache, at once.
     pub(super) fn read(&mut self, cluster: &Cluster, target: &Target, as_of: Revision) {
-        match target {
-            Target::Deployment(key) => {
-                self.state.deployments.confirm(key.clone(), cluster.deployments.objects.get(key).cloned(), as_of);
-            }
-            Target::ModelNode(name) => {
-                let key = Key::cluster(name);
-                let found = cluster.model_nodes.objects.get(&key).cloned();
-                self.state.model_nodes.confirm(key, found, as_of);
-            }
-            Target::Slice(key) => {
-                self.state.slices.confirm(key.clone(), cluster.slices.objects.get(key).cloned(), as_of);
-            }
-            Target::Pod(key) => {
-                self.state.pods.confirm(key.clone(), cluster.pods.objects.get(key).cloned(), as_of);
-            }
+        self.state.confirm(cluster.read(target), as_of);
+    }
+
+    /// A request arrives, and its answer is on its way back.
+    fn arrive(&mut self, cluster: &mut Cluster, which: usize, lost: bool) {
+        let (item, request) = self.on_its_way.swap_remove(which);
+        let outcome = match request {
+            Request::Read(target, as_of) => Outcome::Read(cluster.read(&target), as_of),
+            Request::Write(decision) => match cluster.send(&decision.write) {
+                _ if lost => Outcome::Lost,
+                Ok(answer) => Outcome::Written(decision, answer),
+                Err(Conflict) => Outcome::Conflict(decision),
+            },
+        };
+        self.answers.push((item, outcome));
+    }
+
+    /// A request is given up; what it asks for comes later, or never.
+    fn give_up(&mut self, which: usize) -> Option<Arc<Decision>> {
+        let (item, request) = self.on_its_way.swap_remove(which);
+        self.answers.push((item, Outcome::Lost));
+        match request {
+            Request::Write(decision) => Some(decision),
+            Request::Read(..) => None,
         }
     }
 
-    /// The write arrives; `lost` is its answer, where the connection broke after it, and `twice` a copy of it that comes again.
-    fn arrive(&mut self, cluster: &mut Cluster, lost: bool, twice: bool, seconds: i64) {
-        let Some((item, decision)) = self.on_its_way.take() else { return };
-        let answer = cluster.send(&decision.write);
-        if twice {
-            let _ = cluster.send(&decision.write);
-        }
-        match answer {
-            Ok(_) if lost => {}
-            Ok(answer) => {
+    /// Takes an answer in.
+    fn hear(&mut self, which: usize, seconds: i64) {
+        let (item, outcome) = self.answers.swap_remove(which);
+        self.state.in_flight.ended(&item);
+        match outcome {
+            Outcome::Lost => {}
+            Outcome::Read(found, as_of) => self.state.confirm(found, as_of),
+            Outcome::Written(decision, answer) => {
                 self.state.assume(answer);
-                for seen in decision.refusals {
-                    self.state.memory.refused(seen, after(now(), seconds));
+                for seen in &decision.refusals {
+                    self.state.memory.refused(seen.clone(), after(now(), seconds));
                 }
             }
-            Err(_) => match decision.write.planned_on() {
-                Some((target, as_of)) => self.read(cluster, &target, as_of),
+            Outcome::Conflict(decision) => match decision.write.planned_on() {
+                Some((target, as_of)) => {
+                    self.state.in_flight.reads(item.clone());
+                    self.on_its_way.push((item, Request::Read(target, as_of)));
+                }
                 None => self.state.memory.rejected(item, String::new(), after(now(), seconds)),
             },
         }
@@ -181,6 +211,8 @@ struct Run {
     random: Random,
     cluster: Cluster,
     leaders: Vec<Leader>,
+    /// Writes that were given up, and may still arrive.
+    strays: Vec<Arc<Decision>>,
     /// Since it began.
     seconds: i64,
 }
@@ -192,12 +224,12 @@ impl Run {
         let mut leaders: Vec<Leader> = (0..LEADERS).map(|_| Leader::new(&mut cluster, |_| {})).collect();
         let mut random = Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
         leaders[0].slow = Some(random.next(KINDS));
-        Run { random, cluster, leaders, seconds: 0 }
+        Run { random, cluster, leaders, strays: Vec::new(), seconds: 0 }
     }
 
     fn act(&mut self) {
         let which = self.random.next(LEADERS);
-        match self.random.next(22) {
+        match self.random.next(28) {
             0 | 1 => self.user_acts(),
             2..=6 => {
                 let node = self.any_node();
@@ -212,6 +244,7 @@ impl Run {
             }
             12 => self.replace_leader(which),
             13..=15 => self.let_arrive(which),
+            22..=24 => self.let_hear(which),
             16 => self.world_acts(),
             17 => self.listen(which),
             _ => self.let_decide(which),
@@ -271,14 +304,13 @@ impl Run {
 
     /// A leader dies, its write perhaps still arriving while its successor lists.
     fn replace_leader(&mut self, which: usize) {
-        let seconds = self.seconds;
         let mut dead = self.leaders.remove(which);
         let arrives = self.random.next(3);
         let mut lists = 0;
         let new = Leader::new(&mut self.cluster, |cluster| {
             lists += 1;
-            if arrives == lists {
-                dead.arrive(cluster, true, false, seconds);
+            while arrives == lists && !dead.on_its_way.is_empty() {
+                dead.arrive(cluster, 0, true);
             }
         });
         self.leaders.insert(which, new);
@@ -286,26 +318,52 @@ impl Run {
         self.listen(which);
     }
 
+    /// In any order, of all that are on their way: one arrives, perhaps twice or unanswered, or is given up before.
     fn let_arrive(&mut self, which: usize) {
-        let (lost, twice) = (self.random.next(10) == 0, self.random.next(10) == 0);
-        self.leaders[which].arrive(&mut self.cluster, lost, twice, self.seconds);
+        if !self.strays.is_empty() && self.random.next(4) == 0 {
+            let stray = self.random.next(self.strays.len());
+            let _ = self.cluster.send(&self.strays.swap_remove(stray).write);
+        }
+        let sent = self.leaders[which].on_its_way.len();
+        if sent == 0 {
+            return;
+        }
+        let (request, lost, twice) = (self.random.next(sent), self.random.next(10) == 0, self.random.next(10) == 0);
+        let leader = &mut self.leaders[which];
+        if let (true, Request::Write(decision)) = (twice, &leader.on_its_way[request].1) {
+            self.strays.push(decision.clone());
+        }
+        match self.random.next(20) {
+            0 => self.strays.extend(leader.give_up(request)),
+            _ => leader.arrive(&mut self.cluster, request, lost),
+        }
+    }
+
+    fn let_hear(&mut self, which: usize) {
+        let leader = &mut self.leaders[which];
+        if !leader.answers.is_empty() {
+            let answer = self.random.next(leader.answers.len());
+            leader.hear(answer, self.seconds);
+        }
     }
 
     fn let_decide(&mut self, which: usize) {
-        if self.leaders[which].on_its_way.is_some() {
-            return;
-        }
         let items = items(&self.leaders[which].state);
         if !items.is_empty() {
             let item = &items[self.random.next(items.len())];
-            self.leaders[which].decide(&self.cluster, item, self.seconds);
+            self.leaders[which].decide(item, self.seconds);
         }
     }
 
     /// One leader is left, all agents live, nothing fails any more, and an hour goes by.
     fn settle(&mut self) {
         for leader in &mut self.leaders {
-            leader.arrive(&mut self.cluster, false, false, self.seconds);
+            while !leader.on_its_way.is_empty() {
+                leader.arrive(&mut self.cluster, 0, true);
+            }
+        }
+        for stray in std::mem::take(&mut self.strays) {
+            let _ = self.cluster.send(&stray.write);
         }
         self.cluster.agents.values_mut().for_each(|agent| agent.alive = true);
         self.seconds += HOUR;
@@ -317,14 +375,31 @@ impl Run {
                 moved |= self.cluster.agent_acts(node, false);
             }
             self.leaders[0].catch_up(&self.cluster);
-            for item in items(&self.leaders[0].state) {
-                moved |= self.settle_item(&item);
-            }
+            moved |= self.pass();
             if !moved && !self.wait_for_second_tries() {
                 return self.is_settled();
             }
             assert!(round < 499, "it never comes to rest");
         }
+    }
+
+    /// The leader that is left goes through everything once, and all that it sends is answered, in any order; says whether it sent anything.
+    fn pass(&mut self) -> bool {
+        let mut sent = false;
+        let leader = &mut self.leaders[0];
+        for item in items(&leader.state) {
+            let steps = (0..100).take_while(|_| leader.decide(&item, self.seconds)).count();
+            assert!(steps < 100, "{item:?} never comes to rest");
+            sent |= steps > 0;
+        }
+        while !leader.on_its_way.is_empty() || !leader.answers.is_empty() {
+            let which = self.random.next(leader.on_its_way.len() + leader.answers.len());
+            match which.checked_sub(leader.on_its_way.len()) {
+                None => leader.arrive(&mut self.cluster, which, false),
+                Some(answer) => leader.hear(answer, self.seconds),
+            }
+        }
+        sent
     }
 
     /// Lets the time go by that a refusal, a rejected write or a better place is waited for; says whether any was.
@@ -337,17 +412,6 @@ impl Run {
         self.seconds += if waits { 60 } else { 0 };
         self.listen(0);
         waits
-    }
-
-    fn settle_item(&mut self, item: &Item) -> bool {
-        let leader = &mut self.leaders[0];
-        for steps in 0..100 {
-            if !leader.decide(&self.cluster, item, self.seconds) {
-                return steps > 0;
-            }
-            leader.arrive(&mut self.cluster, false, false, self.seconds);
-        }
-        panic!("{item:?} never comes to rest");
     }
 
     /// Every claim has its promise and every promise its claim; every replica that serves has its endpoint and nothing else has one; who has no place

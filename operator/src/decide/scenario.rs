@@ -15,7 +15,7 @@ use stowage_placement::Bytes;
 use tokio::sync::{mpsc, watch};
 use tower_test::mock;
 
-use super::DecisionTask;
+use super::{DecisionTask, Pace, Requests};
 use crate::cache::Key;
 use crate::clock::{Clock, after};
 use crate::leader::Leadership;
@@ -104,9 +104,9 @@ impl Scenario {
         let (headers, wanted) = watch::channel(BTreeSet::new());
         let (questions, _) = watch::channel(Questions::new());
         let task = DecisionTask {
-            client: Client::new(service, "default"),
             clock: Arc::new(Fixed),
-            leadership: Leadership::unquestioned(),
+            requests: Requests::new(Client::new(service, "default"), Leadership::unquestioned()),
+            pace: Pace::default(),
             state: state_with(vec![node], vec![deployment]),
             notices,
             headers,
@@ -119,7 +119,9 @@ impl Scenario {
 
     /// Decides once, and says what that asked of the API server.
     async fn round(&mut self) -> Vec<String> {
-        self.task.round().await.unwrap();
+        while self.task.pass().await.unwrap() || !self.task.requests.are_none() {
+            self.task.next_answer().await.unwrap();
+        }
         std::mem::take(&mut self.asked.lock().unwrap())
     }
 

@@ -9,6 +9,7 @@ use stowage_crds::model_node::Assignment;
 use stowage_placement::{Asked, Bytes, Choice, Node, PlanReport, Refusal, choose};
 
 use crate::ledger::Ledger;
+use crate::model_deployment::claims::Claims;
 use crate::model_deployment::models::Found;
 use crate::model_deployment::preemption;
 use crate::model_deployment::validate::Wanted;
@@ -46,7 +47,8 @@ pub fn choose_place(
     given_back: &dyn Fn(&Assignment) -> bool,
     siblings: &dyn Fn(&str) -> u32,
 ) -> Result<Decided, Refused> {
-    let of = |node| candidate(state, wanted, found, now, node, given_back);
+    let claims = Claims::outstanding(state);
+    let of = |node| candidate(state, wanted, found, now, node, given_back, &claims);
     let beside = |node: Node| Node { siblings: siblings(&node.name), ..node };
     let mut nodes: Vec<Node> = candidates(state, found).map(of).map(beside).collect();
     let count = u32::try_from(nodes.len()).unwrap_or(u32::MAX);
@@ -72,7 +74,7 @@ pub fn candidates<'a>(state: &'a State, found: &'a Found) -> impl Iterator<Item 
     state.model_nodes.iter().filter(move |(key, _)| can_have_it(&key.name)).map(|(_, node)| node.as_ref())
 }
 
-/// One node as a candidate.
+/// One node as a candidate, of which these claims have their bytes already.
 pub fn candidate(
     state: &State,
     wanted: &Wanted,
@@ -80,6 +82,7 @@ pub fn candidate(
     now: Timestamp,
     node: &ModelNode,
     given_back: &dyn Fn(&Assignment) -> bool,
+    claims: &Claims<'_>,
 ) -> Node {
     let name = node.name_any();
     let ledger = Ledger::without(node, state.defaults, given_back);
@@ -90,11 +93,12 @@ pub fn candidate(
     let beyond_plan = state.refused(wanted).map_or(Bytes::ZERO, |refused| refused.beyond_plan);
     devices.host.offered = devices.host.offered.saturating_sub(beyond_plan);
     preemption::reserve(state, wanted, &name, &mut devices);
+    let claimed = claims.take(&name, &mut devices);
     Node {
         ready: state.is_ready(&name, now),
         schedulable: state.node(&name).is_some() && !state.is_cordoned(&name),
         selector_matches,
-        assignments: ledger.assignments(),
+        assignments: ledger.assignments().saturating_add(claimed),
         has_model_file: found.present_on.contains(&name),
         siblings: 0,
         devices,

@@ -1,0 +1,97 @@
+//! Requests to the API server, which go on beside each other; their answers are taken one at a time.
+
+use std::sync::Arc;
+
+use kube::Client;
+use tokio::task::{JoinError, JoinSet};
+
+use crate::cache::Revision;
+use crate::leader::Leadership;
+use crate::model_deployment::apply::{self, Answer, ApplyError, Found};
+use crate::step::{Decision, Item, Target};
+
+/// Most requests at once: enough that the API server is never waited for while there is something to decide, and few beside what it admits.
+const MOST: usize = 32;
+
+/// This process no longer leads.
+#[derive(Debug, thiserror::Error)]
+#[error("this process no longer leads")]
+pub struct NotLeading;
+
+/// What came of the request of an item.
+pub struct Answered {
+    pub item: Item,
+    pub outcome: Outcome,
+}
+
+pub enum Outcome {
+    Written(Arc<Decision>, Result<Answer, ApplyError>),
+    Read(Revision, Result<Found, kube::Error>),
+    /// It was not sent.
+    NotLeading,
+}
+
+/// Those that go on; dropped, they are left to themselves: what arrives of them is held back by its version where another has written since.
+pub struct Requests {
+    client: Client,
+    leadership: Leadership,
+    sent: JoinSet<Answered>,
+}
+
+impl Requests {
+    pub fn new(client: Client, leadership: Leadership) -> Requests {
+        Requests { client, leadership, sent: JoinSet::new() }
+    }
+
+    pub fn are_many(&self) -> bool {
+        self.sent.len() >= MOST
+    }
+
+    #[cfg(test)]
+    pub fn are_none(&self) -> bool {
+        self.sent.is_empty()
+    }
+
+    /// Whether this process leads is asked once more when the write's turn comes to be sent.
+    pub fn write(&mut self, item: Item, decision: Arc<Decision>) -> Result<(), NotLeading> {
+        let (client, leadership) = (self.client.clone(), self.leadership.clone());
+        if !leadership.holds() {
+            return Err(NotLeading);
+        }
+        self.sent.spawn(async move {
+            let outcome = match leadership.holds() {
+                true => {
+                    let answer = apply::send(&client, &decision.write).await;
+                    Outcome::Written(decision, answer)
+                }
+                false => Outcome::NotLeading,
+            };
+            Answered { item, outcome }
+        });
+        Ok(())
+    }
+
+    /// Reads past the cache; `as_of` is already known to be written.
+    pub fn read(&mut self, item: Item, target: Target, as_of: Revision) {
+        let client = self.client.clone();
+        self.sent.spawn(async move {
+            let outcome = Outcome::Read(as_of, apply::read(&client, target).await);
+            Answered { item, outcome }
+        });
+    }
+
+    /// The next answer; `None` where none is waited for.
+    pub async fn next(&mut self) -> Option<Answered> {
+        self.sent.join_next().await.map(unwrapped)
+    }
+
+    /// An answer that is there already.
+    pub fn try_next(&mut self) -> Option<Answered> {
+        self.sent.try_join_next().map(unwrapped)
+    }
+}
+
+/// A request is aborted only by dropping all, so what keeps one from its end is a panic.
+fn unwrapped(ended: Result<Answered, JoinError>) -> Answered {
+    ended.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+}
