@@ -14,7 +14,7 @@ use crate::model_deployment::apply::Answer;
 use crate::state::State;
 use crate::step::{Decision, Item, Promises, Step, Write};
 use crate::testing::cluster::Cluster;
-use crate::testing::{deployment, gpu_node, listed, now, priority_class, state_with};
+use crate::testing::{gpu_node, lease, listed, now, priority_class, state_with};
 
 /// Room for two replicas.
 const GPU: Bytes = Bytes::mib(1900);
@@ -34,7 +34,7 @@ impl Burst {
             cluster.apply_deployment(name, |_| {});
         }
         let mut state = state_with(Vec::new(), cluster.deployments.objects.values().cloned().collect());
-        state.hear(nodes().map(|node| crate::testing::lease(&node.metadata.name.unwrap_or_default(), 0)).collect(), now());
+        state.hear(nodes().map(|node| lease(&node.metadata.name.unwrap_or_default(), 0)).collect(), now());
         state.nodes = listed(cluster.nodes.objects.values().cloned());
         state.model_nodes = listed(cluster.model_nodes.objects.values().cloned());
         state.priority_classes = listed([priority_class(HIGH, 1000)]);
@@ -44,14 +44,21 @@ impl Burst {
     /// Goes through everything once; what is to be written is on its way then.
     fn pass(&mut self) {
         for item in items(&self.state) {
+            self.settle(item);
+        }
+    }
+
+    fn settle(&mut self, item: Item) {
+        loop {
             match next_step(&self.state, &item, now()) {
-                Step::Done => {}
+                Step::Done => return,
+                Step::Confirm { target, as_of } => self.state.confirm(self.cluster.read(&target), as_of),
+                Step::Remember(remark) => self.state.memory.remember(remark, now()),
                 Step::Write(decision) => {
                     let decision = Arc::new(*decision);
                     self.state.in_flight.writes(item.clone(), decision.clone());
-                    self.sent.insert(item, decision);
+                    self.sent.insert(item.clone(), decision);
                 }
-                other => panic!("{other:?}"),
             }
         }
     }
@@ -180,7 +187,7 @@ fn what_one_of_high_priority_is_about_to_wait_for_is_on_offer_to_none_below_it()
     // One of the low ones goes, and with it all of its bytes; the high one wants those of both.
     burst.cluster.apply_deployment("high", |deployment| {
         deployment.spec.priority_class_name = HIGH.into();
-        deployment.spec.parallel = 2;
+        deployment.spec.parallel = 3;
         deployment.spec.parameters.num_ctx = Some(stowage_placement::Tokens(8192));
     });
     burst.cluster.apply_deployment("low-3", |_| {});
@@ -194,18 +201,4 @@ fn what_one_of_high_priority_is_about_to_wait_for_is_on_offer_to_none_below_it()
     burst.pass();
     assert_eq!(burst.reason("high"), "Preempting");
     assert_eq!(burst.status("low-3").unwrap().placements.len(), 0, "there would be room for it");
-}
-
-#[test]
-fn a_release_waits_for_a_slice_that_is_being_made() {
-    let mut state = state_with(vec![gpu_node("n1", GPU)], vec![deployment("m")]);
-    let slice = Default::default();
-    let key = Key::new("default", "m-0");
-    let write = Write::Slice { key: key.clone(), version: None, slice: Box::new(slice) };
-    let item = Item::Endpoints(Key::new("default", "m"));
-    state.in_flight.writes(item.clone(), Arc::new(Decision { write, notices: Vec::new(), refusals: Vec::new() }));
-    assert!(state.in_flight.makes_slice(&Key::new("default", "m"), "m-0"));
-    assert!(!state.in_flight.makes_slice(&Key::new("default", "m"), "m-1"));
-    state.in_flight.ended(&item);
-    assert!(!state.in_flight.makes_slice(&Key::new("default", "m"), "m-0"));
 }

@@ -156,7 +156,8 @@ const SERVICE: &str = "/api/v1/namespaces/default/services/m";
 async fn a_replica_is_claimed_then_promised_and_when_nothing_changed_nothing_is_sent() {
     let mut scenario = Scenario::new(gpu_node("n1", Bytes::gib(8)), deployment("m"));
     let first = scenario.round().await;
-    assert_eq!(first, [STATUS, PROMISES, STATUS, &format!("GET {SERVICE}"), &format!("PATCH {SERVICE}")]);
+    // The Service is made beside the claim.
+    assert_eq!(first, [STATUS, &format!("GET {SERVICE}"), &format!("PATCH {SERVICE}"), PROMISES, STATUS]);
     assert_eq!(scenario.told(), ["Assigned"]);
     assert_eq!(scenario.round().await, Vec::<String>::new());
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use stowage_crds::model_deployment::{PlacementState, PlacementStatus};
 use stowage_crds::{ModelDeployment, ModelNode};
-use stowage_placement::{Bytes, HOST, NodeDevices};
+use stowage_placement::{Bytes, HOST, Holder, NodeDevices, Who};
 
 use crate::cache::Key;
 use crate::model_deployment::validate::revision;
@@ -14,7 +14,12 @@ use crate::state::{State, is_live};
 /// By the names of their nodes.
 #[derive(Default)]
 pub struct Claims<'a> {
-    claims: BTreeMap<&'a str, Vec<&'a PlacementStatus>>,
+    claims: BTreeMap<&'a str, Vec<Claim<'a>>>,
+}
+
+struct Claim<'a> {
+    owner: &'a Key,
+    placement: &'a PlacementStatus,
 }
 
 impl<'a> Claims<'a> {
@@ -22,32 +27,40 @@ impl<'a> Claims<'a> {
     pub fn outstanding(state: &'a State) -> Claims<'a> {
         let mut found = Claims::default();
         for (key, deployment) in state.deployments.iter().filter(|(_, deployment)| is_live(deployment)) {
-            for claim in claims(state, key, deployment) {
-                let node = state.model_node(&claim.node);
-                if node.is_some_and(|node| may_be_promised(node, claim)) {
-                    found.claims.entry(&claim.node).or_default().push(claim);
+            for placement in claims(state, key, deployment) {
+                let node = state.model_node(&placement.node);
+                if node.is_some_and(|node| may_be_promised(node, placement)) {
+                    found.claims.entry(&placement.node).or_default().push(Claim { owner: key, placement });
                 }
             }
         }
         found
     }
 
-    /// Takes from what the node offers what is claimed there; says by how many replicas.
+    /// Takes from what the node offers what is claimed there, for the replicas that are to have it; says how many those are.
     pub fn take(&self, node: &str, devices: &mut NodeDevices) -> u32 {
         let claims = self.claims.get(node).map(Vec::as_slice).unwrap_or_default();
-        for on in claims.iter().flat_map(|claim| &claim.devices) {
-            take(devices, &on.id, on.predicted_bytes);
+        for Claim { owner, placement } in claims {
+            for on in &placement.devices {
+                let taken = take(devices, &on.id, on.predicted_bytes);
+                if let Some(gpu) = devices.gpus.iter_mut().find(|gpu| gpu.id == on.id && taken > Bytes::ZERO) {
+                    let (namespace, deployment) = (owner.namespace.clone(), owner.name.clone());
+                    let who = Who::Replica { namespace, deployment, replica: placement.replica.clone() };
+                    gpu.holders.push(Holder { who, bytes: taken });
+                }
+            }
         }
         u32::try_from(claims.len()).unwrap_or(u32::MAX)
     }
 }
 
-/// Takes bytes of a device from what is on offer.
-pub fn take(devices: &mut NodeDevices, id: &str, bytes: Bytes) {
+/// Takes bytes of a device from what is on offer, as far as they are; says how many those were.
+pub fn take(devices: &mut NodeDevices, id: &str, bytes: Bytes) -> Bytes {
     let device = if id == HOST { Some(&mut devices.host) } else { devices.gpus.iter_mut().find(|device| device.id == id) };
-    if let Some(device) = device {
-        device.offered = device.offered.saturating_sub(bytes);
-    }
+    let Some(device) = device else { return Bytes::ZERO };
+    let taken = bytes.min(device.offered);
+    device.offered = device.offered.saturating_sub(taken);
+    taken
 }
 
 /// Those of one ModelDeployment, each once. Of an older revision none is promised any more.
