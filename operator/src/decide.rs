@@ -31,7 +31,7 @@ mod requests;
 
 pub use pace::Pace;
 pub use requests::Requests;
-use requests::{Answered, NotLeading, Outcome};
+use requests::{Answered, NotLeading, Outcome, can_wait};
 
 /// Most changes that are taken in before deciding.
 const BATCH: usize = 1024;
@@ -129,10 +129,11 @@ impl DecisionTask {
         self.waits.begin(&self.state, self.clock.now());
         let mut sent = false;
         for item in items(&self.state) {
-            while self.requests.are_many() {
+            while !self.requests.have_room(&item) && !can_wait(&item) {
                 self.next_answer().await?;
             }
-            sent |= self.settle(&item)?;
+            // What finds no room is due again with the next answer.
+            sent |= self.requests.have_room(&item) && self.settle(&item)?;
         }
         self.waits.end(&self.state, self.clock.now(), &self.metrics);
         if !sent {

@@ -39,12 +39,10 @@ impl InFlight {
         self.requests.get(item)?.as_ref().map(|decision| &decision.write)
     }
 
-    /// The status that this ModelDeployment is about to have.
-    pub fn status(&self, key: &Key) -> Option<&ModelDeploymentStatus> {
-        match self.write(&Item::Deployment(key.clone()))? {
-            Write::Status { status, .. } => Some(status),
-            _ => None,
-        }
+    /// The statuses that ModelDeployments are about to have.
+    pub fn statuses(&self) -> BTreeMap<&Key, &ModelDeploymentStatus> {
+        let writes = self.requests.values().flatten().map(|decision| &decision.write);
+        writes.filter_map(|write| if let Write::Status { key, status, .. } = write { Some((key, status.as_ref())) } else { None }).collect()
     }
 
     /// Whether a replica of this ModelDeployment is about to get this slice.

@@ -5,7 +5,6 @@
 
 pub mod apply;
 pub mod candidates;
-pub mod claims;
 pub mod controller;
 pub mod endpoints;
 pub mod fetch;
@@ -13,6 +12,7 @@ pub mod models;
 pub mod moving_up;
 pub mod notices;
 pub mod preemption;
+pub mod reserved;
 pub mod rollout;
 pub mod slots;
 pub mod status;

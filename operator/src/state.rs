@@ -10,7 +10,7 @@ use k8s_openapi::api::scheduling::v1::PriorityClass;
 use k8s_openapi::jiff::Timestamp;
 use stowage_crds::model_deployment::ResolvedSource;
 use stowage_crds::model_node::ModelDeploymentReference;
-use stowage_crds::{ModelDeployment, ModelDeploymentStatus, ModelNode, names};
+use stowage_crds::{ModelDeployment, ModelNode, names};
 use stowage_placement::{Bytes, Defaults, ModelSummary, Refusal};
 
 use crate::cache::{Cache, Key};
@@ -117,11 +117,6 @@ impl State {
     pub fn deployment(&self, reference: &ModelDeploymentReference) -> Option<&Arc<ModelDeployment>> {
         let key = Key::new(&reference.namespace, &reference.name);
         self.deployments.get(&key).filter(|found| is_live(found) && found.metadata.uid.as_deref() == Some(&reference.uid))
-    }
-
-    /// What the ModelDeployment says of itself, or is about to say.
-    pub fn status<'a>(&'a self, key: &Key, deployment: &'a ModelDeployment) -> Option<&'a ModelDeploymentStatus> {
-        self.in_flight.status(key).or(deployment.status.as_ref())
     }
 
     pub fn model_node(&self, name: &str) -> Option<&Arc<ModelNode>> {

@@ -12,6 +12,8 @@ use crate::step::{Decision, Item, Target};
 
 /// Most requests at once: enough that the API server is never waited for while there is something to decide, and few beside what it admits.
 const MOST: usize = 32;
+/// Of these, for what can wait until replicas have their places.
+const MOST_THAT_CAN_WAIT: usize = 8;
 
 /// This process no longer leads.
 #[derive(Debug, thiserror::Error)]
@@ -36,15 +38,21 @@ pub struct Requests {
     client: Client,
     leadership: Leadership,
     sent: JoinSet<Answered>,
+    /// Of these, what can wait.
+    that_can_wait: usize,
 }
 
 impl Requests {
     pub fn new(client: Client, leadership: Leadership) -> Requests {
-        Requests { client, leadership, sent: JoinSet::new() }
+        Requests { client, leadership, sent: JoinSet::new(), that_can_wait: 0 }
     }
 
-    pub fn are_many(&self) -> bool {
-        self.sent.len() >= MOST
+    /// Whether there is room for a request of this item.
+    pub fn have_room(&self, item: &Item) -> bool {
+        match can_wait(item) {
+            true => self.that_can_wait < MOST_THAT_CAN_WAIT,
+            false => self.sent.len() - self.that_can_wait < MOST - MOST_THAT_CAN_WAIT,
+        }
     }
 
     #[cfg(test)]
@@ -58,6 +66,7 @@ impl Requests {
         if !leadership.holds() {
             return Err(NotLeading);
         }
+        self.that_can_wait += usize::from(can_wait(&item));
         self.sent.spawn(async move {
             let outcome = match leadership.holds() {
                 true => {
@@ -74,6 +83,7 @@ impl Requests {
     /// Reads past the cache; `as_of` is already known to be written.
     pub fn read(&mut self, item: Item, target: Target, as_of: Revision) {
         let client = self.client.clone();
+        self.that_can_wait += usize::from(can_wait(&item));
         self.sent.spawn(async move {
             let outcome = Outcome::Read(as_of, apply::read(&client, target).await);
             Answered { item, outcome }
@@ -82,16 +92,28 @@ impl Requests {
 
     /// The next answer; `None` where none is waited for.
     pub async fn next(&mut self) -> Option<Answered> {
-        self.sent.join_next().await.map(unwrapped)
+        let ended = self.sent.join_next().await;
+        ended.map(|ended| self.unwrapped(ended))
     }
 
     /// An answer that is there already.
     pub fn try_next(&mut self) -> Option<Answered> {
-        self.sent.try_join_next().map(unwrapped)
+        let ended = self.sent.try_join_next();
+        ended.map(|ended| self.unwrapped(ended))
+    }
+
+    fn unwrapped(&mut self, ended: Result<Answered, JoinError>) -> Answered {
+        // A request is aborted only by dropping all, so what keeps one from its end is a panic.
+        let answered = ended.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
+        self.that_can_wait -= usize::from(can_wait(&answered.item));
+        answered
     }
 }
 
-/// A request is aborted only by dropping all, so what keeps one from its end is a panic.
-fn unwrapped(ended: Result<Answered, JoinError>) -> Answered {
-    ended.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+/// Whether places are decided on before it.
+pub fn can_wait(item: &Item) -> bool {
+    match item {
+        Item::NodeMembership(_) | Item::Promises(_) | Item::Deployment(_) => false,
+        Item::Endpoints(_) | Item::Worker(_) => true,
+    }
 }

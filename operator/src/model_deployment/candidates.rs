@@ -9,9 +9,8 @@ use stowage_crds::model_node::Assignment;
 use stowage_placement::{Asked, Bytes, Choice, Node, PlanReport, Refusal, choose};
 
 use crate::ledger::Ledger;
-use crate::model_deployment::claims::Claims;
 use crate::model_deployment::models::Found;
-use crate::model_deployment::preemption;
+use crate::model_deployment::reserved::Reserved;
 use crate::model_deployment::validate::Wanted;
 use crate::state::State;
 
@@ -47,8 +46,8 @@ pub fn choose_place(
     given_back: &dyn Fn(&Assignment) -> bool,
     siblings: &dyn Fn(&str) -> u32,
 ) -> Result<Decided, Refused> {
-    let claims = Claims::outstanding(state);
-    let of = |node| candidate(state, wanted, found, now, node, given_back, &claims);
+    let reserved = Reserved::from_a_claim(state, wanted);
+    let of = |node| candidate(state, wanted, found, now, node, given_back, &reserved);
     let beside = |node: Node| Node { siblings: siblings(&node.name), ..node };
     let mut nodes: Vec<Node> = candidates(state, found).map(of).map(beside).collect();
     let count = u32::try_from(nodes.len()).unwrap_or(u32::MAX);
@@ -74,7 +73,7 @@ pub fn candidates<'a>(state: &'a State, found: &'a Found) -> impl Iterator<Item 
     state.model_nodes.iter().filter(move |(key, _)| can_have_it(&key.name)).map(|(_, node)| node.as_ref())
 }
 
-/// One node as a candidate, of which these claims have their bytes already.
+/// One node as a candidate, less what is reserved.
 pub fn candidate(
     state: &State,
     wanted: &Wanted,
@@ -82,7 +81,7 @@ pub fn candidate(
     now: Timestamp,
     node: &ModelNode,
     given_back: &dyn Fn(&Assignment) -> bool,
-    claims: &Claims<'_>,
+    reserved: &Reserved<'_>,
 ) -> Node {
     let name = node.name_any();
     let ledger = Ledger::without(node, state.defaults, given_back);
@@ -92,8 +91,7 @@ pub fn candidate(
     // What a replica of this revision was seen to take beyond its plan is there for it, and promised to nobody.
     let beyond_plan = state.refused(wanted).map_or(Bytes::ZERO, |refused| refused.beyond_plan);
     devices.host.offered = devices.host.offered.saturating_sub(beyond_plan);
-    preemption::reserve(state, wanted, &name, &mut devices);
-    let claimed = claims.take(&name, &mut devices);
+    let claimed = reserved.take(&name, &mut devices);
     Node {
         ready: state.is_ready(&name, now),
         schedulable: state.node(&name).is_some() && !state.is_cordoned(&name),

@@ -42,9 +42,8 @@ impl Situation<'_> {
 
     /// Whether a replica of any ModelDeployment is on the way to a better place, or about to be.
     fn is_any_moving(&self) -> bool {
-        let deployments = self.state.deployments.iter();
-        let mut statuses = deployments.flat_map(|(key, other)| other.status.iter().chain(self.state.in_flight.status(key)));
-        statuses.any(is_moving)
+        let written = self.state.deployments.iter().filter_map(|(_, other)| other.status.as_ref());
+        written.chain(self.state.in_flight.statuses().into_values()).any(is_moving)
     }
 
     fn make(&self, outcome: &mut Outcome, Move { slot, to, beside }: Move) {

@@ -10,12 +10,12 @@ use kube::ResourceExt;
 use stowage_crds::model_deployment::PlacementState;
 use stowage_crds::model_node::{Assignment, AssignmentState};
 use stowage_crds::{ModelDeployment, ModelDeploymentStatus, ModelNode};
-use stowage_placement::{Asked, Bytes, Choice, NodeDevices, PlanReport, Reason, Refusal, choose};
+use stowage_placement::{Asked, Bytes, Choice, PlanReport, Reason, Refusal, choose};
 
 use crate::cache::Key;
 use crate::model_deployment::candidates::{Decided, candidate, candidates, record};
-use crate::model_deployment::claims::{self, Claims};
 use crate::model_deployment::models::Found;
+use crate::model_deployment::reserved::Reserved;
 use crate::model_deployment::rollout::{Outcome, Situation};
 use crate::model_deployment::validate::Wanted;
 use crate::state::{State, is_live};
@@ -39,31 +39,33 @@ pub fn in_order(state: &State) -> Vec<Key> {
 pub fn preempted_by(state: &State, deployment: &ModelDeployment, assignment_uid: &str) -> Option<Refusal> {
     let names = |status: &ModelDeploymentStatus| status.preempts.iter().any(|uid| uid == assignment_uid);
     let priority = state.priority(deployment)?;
-    let mut others = state.deployments.iter().filter(|(key, other)| {
-        is_live(other) && other.status.as_ref().is_some_and(names) && state.in_flight.status(key).is_none_or(names)
-    });
+    let still_names = |key: &Key| state.in_flight.statuses().get(key).copied().is_none_or(names);
+    let mut others = state
+        .deployments
+        .iter()
+        .filter(|(key, other)| is_live(other) && other.status.as_ref().is_some_and(names) && still_names(key));
     let (key, above) = others.find_map(|(key, other)| Some((key, state.priority(other).filter(|above| *above > priority)?)))?;
     let message = format!("{key}, whose priority is {above}, takes the bytes of this replica, whose priority is {priority}");
     Some(Refusal { reason: Reason::Preempted, message })
 }
 
-/// The plan for which a ModelDeployment waits on the node until its bytes are free.
-fn waits_on<'a>(status: &'a ModelDeploymentStatus, node: &str) -> Option<&'a PlanReport> {
+/// The plan for which a ModelDeployment waits until its bytes are free, and the node where it does.
+fn waits_for(status: &ModelDeploymentStatus) -> Option<(&str, &PlanReport)> {
     let reason = status.summary.as_ref()?.reason.as_str();
     let waits = [Reason::Preempting, Reason::WaitingForRoom].iter().any(|waits| waits.as_str() == reason);
-    if waits && status.decision.as_ref()?.node == node { status.fit.as_ref() } else { None }
+    if waits { Some((&status.decision.as_ref()?.node, status.fit.as_ref()?)) } else { None }
 }
 
-/// Takes from what the node offers to this ModelDeployment what those of higher priority wait for there.
-pub fn reserve(state: &State, wanted: &Wanted, node: &str, devices: &mut NodeDevices) {
+/// What those of higher priority wait for, each with the name of the node where it does; what one is about to say goes before what it said.
+pub fn awaited<'a>(state: &'a State, wanted: &Wanted) -> Vec<(&'a str, &'a PlanReport)> {
     let priority = |deployment: &ModelDeployment| state.priority(deployment).unwrap_or(0);
     let own = state.deployments.get(&wanted.key).map_or(0, |deployment| priority(deployment));
-    let waiting = state.deployments.iter().filter_map(|(key, other)| Some((other, waits_on(state.status(key, other)?, node)?)));
-    for (_, report) in waiting.filter(|(other, _)| is_live(other) && priority(other) > own) {
-        for on in &report.plan.devices {
-            claims::take(devices, &on.id, on.total_bytes);
-        }
-    }
+    let in_flight = state.in_flight.statuses();
+    let waiting = state.deployments.iter().filter_map(|(key, other)| {
+        let status = in_flight.get(key).copied().or(other.status.as_ref())?;
+        Some((other, waits_for(status)?))
+    });
+    waiting.filter(|(other, _)| is_live(other) && priority(other) > own).map(|(_, awaited)| awaited).collect()
 }
 
 /// Who would have to leave a node, and the place that there is then.
@@ -87,8 +89,8 @@ impl Situation<'_> {
         if refused.is_some_and(|refused| refused.times >= MOST_REFUSALS) {
             return false;
         }
-        let claims = Claims::outstanding(self.state);
-        let possible = candidates(self.state, found).filter_map(|node| self.preemption(found, asked, node, priority, &claims));
+        let reserved = Reserved::from_a_claim(self.state, self.wanted);
+        let possible = candidates(self.state, found).filter_map(|node| self.preemption(found, asked, node, priority, &reserved));
         let cost = |preemption: &Preemption<'_>| {
             let victims = &preemption.victims;
             let highest = victims.iter().map(|victim| victim.priority).max();
@@ -116,11 +118,11 @@ impl Situation<'_> {
         asked: &Asked,
         node: &'a ModelNode,
         priority: i32,
-        claims: &Claims<'_>,
+        reserved: &Reserved<'_>,
     ) -> Option<Preemption<'a>> {
         let mut lower: Vec<Victim<'a>> = node.spec.assignments.iter().filter_map(|assignment| self.victim(assignment, priority)).collect();
         lower.sort_by(|a, b| (a.priority, b.bytes, &a.assignment.uid).cmp(&(b.priority, a.bytes, &b.assignment.uid)));
-        let place = |victims: &[Victim<'_>]| self.place_without(found, asked, node, victims, claims);
+        let place = |victims: &[Victim<'_>]| self.place_without(found, asked, node, victims, reserved);
         if lower.is_empty() || place(&lower).is_none() {
             return None;
         }
@@ -150,11 +152,11 @@ impl Situation<'_> {
         asked: &Asked,
         node: &ModelNode,
         victims: &[Victim<'_>],
-        claims: &Claims<'_>,
+        reserved: &Reserved<'_>,
     ) -> Option<Decided> {
         let gone: BTreeSet<&str> = victims.iter().map(|victim| victim.assignment.uid.as_str()).collect();
         let given_back = |assignment: &Assignment| gone.contains(assignment.uid.as_str()) || assignment.state == AssignmentState::Release;
-        let node = candidate(self.state, self.wanted, found, self.now, node, &given_back, claims);
+        let node = candidate(self.state, self.wanted, found, self.now, node, &given_back, reserved);
         match choose(&found.summary, asked, std::slice::from_ref(&node)) {
             Choice::Placed { report, .. } if report.fit.fits => Some(Decided { report, record: record(self.state, node, 1) }),
             _ => None,

@@ -22,7 +22,7 @@ use crate::cache::{Key, Revision};
 use crate::clock::{after, whole_seconds};
 use crate::ledger;
 use crate::model_deployment::candidates::candidate;
-use crate::model_deployment::claims::Claims;
+use crate::model_deployment::reserved::Reserved;
 use crate::model_deployment::validate::{Wanted, revision};
 use crate::model_deployment::{models, preemption};
 use crate::state::{State, is_live};
@@ -216,7 +216,8 @@ impl<'a> View<'a> {
             min_context: None,
             ..wanted.spec_asked.clone()
         };
-        let node = candidate(self.state, &wanted, &found, self.now, node, &|_| false, &Claims::default());
+        let reserved = Reserved::from_a_promise(self.state, &wanted);
+        let node = candidate(self.state, &wanted, &found, self.now, node, &|_| false, &reserved);
         match choose(&found.summary, &asked, &[node]) {
             Choice::Placed { report, .. } if report.plan.gpu_layers.0 >= placement.gpu_layers => {
                 Promise::Made(Box::new(assignment(deployment, &wanted, placement, report, &found.source)))
