@@ -31,7 +31,7 @@ mod requests;
 
 pub use pace::Pace;
 pub use requests::Requests;
-use requests::{Answered, NotLeading, Outcome, can_wait};
+use requests::{Answered, NotLeading, Outcome};
 
 /// Most changes that are taken in before deciding.
 const BATCH: usize = 1024;
@@ -61,6 +61,19 @@ pub fn items(state: &State) -> Vec<Item> {
     let endpoints = endpoints::keys(state).into_iter().map(Item::Endpoints);
     let workers = workers::step::uids(state).into_iter().map(Item::Worker);
     membership.chain(promises).chain(deployments).chain(endpoints).chain(workers).collect()
+}
+
+/// Whether others go first where the API server can't do everything at once: all that is not about places and promises, and what is said of replicas that
+/// have their places.
+fn can_wait(state: &State, item: &Item) -> bool {
+    match item {
+        Item::NodeMembership(_) | Item::Promises(_) => false,
+        Item::Deployment(key) => state.deployments.get(key).is_some_and(|deployment| {
+            let seen = deployment.status.as_ref().filter(|status| status.observed_generation == deployment.metadata.generation);
+            seen.is_some_and(|status| status.updated_replicas >= deployment.spec.replicas)
+        }),
+        Item::Endpoints(_) | Item::Worker(_) => true,
+    }
 }
 
 pub struct DecisionTask {
@@ -129,11 +142,17 @@ impl DecisionTask {
         self.waits.begin(&self.state, self.clock.now());
         let mut sent = false;
         for item in items(&self.state) {
-            while !self.requests.have_room(&item) && !can_wait(&item) {
+            let can_wait = can_wait(&self.state, &item);
+            while !can_wait && !self.requests.have_room(can_wait) {
                 self.next_answer().await?;
             }
-            // What finds no room is due again with the next answer.
-            sent |= self.requests.have_room(&item) && self.settle(&item)?;
+            // What can wait and finds no room is due again with the next answer.
+            if self.requests.have_room(can_wait) && self.settle(&item)? {
+                sent = true;
+                if can_wait {
+                    self.requests.can_wait(&item);
+                }
+            }
         }
         self.waits.end(&self.state, self.clock.now(), &self.metrics);
         if !sent {

@@ -1,5 +1,6 @@
 //! Requests to the API server, which go on beside each other; their answers are taken one at a time.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use kube::Client;
@@ -12,8 +13,8 @@ use crate::step::{Decision, Item, Target};
 
 /// Most requests at once: enough that the API server is never waited for while there is something to decide, and few beside what it admits.
 const MOST: usize = 32;
-/// Of these, for what can wait until replicas have their places.
-const MOST_THAT_CAN_WAIT: usize = 8;
+/// Of these, for what can wait: most of what the API server can do at once is left to those that have no place yet.
+const MOST_THAT_CAN_WAIT: usize = 4;
 
 /// This process no longer leads.
 #[derive(Debug, thiserror::Error)]
@@ -38,21 +39,27 @@ pub struct Requests {
     client: Client,
     leadership: Leadership,
     sent: JoinSet<Answered>,
-    /// Of these, what can wait.
-    that_can_wait: usize,
+    /// Items of these that can wait.
+    that_can_wait: BTreeSet<Item>,
 }
 
 impl Requests {
     pub fn new(client: Client, leadership: Leadership) -> Requests {
-        Requests { client, leadership, sent: JoinSet::new(), that_can_wait: 0 }
+        Requests { client, leadership, sent: JoinSet::new(), that_can_wait: BTreeSet::new() }
     }
 
-    /// Whether there is room for a request of this item.
-    pub fn have_room(&self, item: &Item) -> bool {
-        match can_wait(item) {
-            true => self.that_can_wait < MOST_THAT_CAN_WAIT,
-            false => self.sent.len() - self.that_can_wait < MOST - MOST_THAT_CAN_WAIT,
+    /// Whether there is room for a request of an item that can wait, or can't.
+    pub fn have_room(&self, can_wait: bool) -> bool {
+        let that_can_wait = self.that_can_wait.len();
+        match can_wait {
+            true => that_can_wait < MOST_THAT_CAN_WAIT,
+            false => self.sent.len() - that_can_wait < MOST - MOST_THAT_CAN_WAIT,
         }
+    }
+
+    /// Notes that the next request of this item is one that can wait.
+    pub fn can_wait(&mut self, item: &Item) {
+        self.that_can_wait.insert(item.clone());
     }
 
     #[cfg(test)]
@@ -66,7 +73,6 @@ impl Requests {
         if !leadership.holds() {
             return Err(NotLeading);
         }
-        self.that_can_wait += usize::from(can_wait(&item));
         self.sent.spawn(async move {
             let outcome = match leadership.holds() {
                 true => {
@@ -83,7 +89,6 @@ impl Requests {
     /// Reads past the cache; `as_of` is already known to be written.
     pub fn read(&mut self, item: Item, target: Target, as_of: Revision) {
         let client = self.client.clone();
-        self.that_can_wait += usize::from(can_wait(&item));
         self.sent.spawn(async move {
             let outcome = Outcome::Read(as_of, apply::read(&client, target).await);
             Answered { item, outcome }
@@ -105,15 +110,7 @@ impl Requests {
     fn unwrapped(&mut self, ended: Result<Answered, JoinError>) -> Answered {
         // A request is aborted only by dropping all, so what keeps one from its end is a panic.
         let answered = ended.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
-        self.that_can_wait -= usize::from(can_wait(&answered.item));
+        self.that_can_wait.remove(&answered.item);
         answered
-    }
-}
-
-/// Whether places are decided on before it.
-pub fn can_wait(item: &Item) -> bool {
-    match item {
-        Item::NodeMembership(_) | Item::Promises(_) | Item::Deployment(_) => false,
-        Item::Endpoints(_) | Item::Worker(_) => true,
     }
 }
