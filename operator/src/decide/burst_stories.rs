@@ -28,11 +28,7 @@ struct Burst {
 
 impl Burst {
     fn new(nodes: &[&str], deployments: &[&str]) -> Burst {
-        Burst::with(nodes, deployments, GPU)
-    }
-
-    fn with(nodes: &[&str], deployments: &[&str], gpu: Bytes) -> Burst {
-        let nodes = || nodes.iter().map(|name| gpu_node(name, gpu));
+        let nodes = || nodes.iter().map(|name| gpu_node(name, GPU));
         let mut cluster = Cluster::with_nodes(nodes());
         for name in deployments {
             cluster.apply_deployment(name, |_| {});
@@ -205,33 +201,4 @@ fn what_one_of_high_priority_is_about_to_wait_for_is_on_offer_to_none_below_it()
     burst.pass();
     assert_eq!(burst.reason("high"), "Preempting");
     assert_eq!(burst.status("low-3").unwrap().placements.len(), 0, "there would be room for it");
-}
-
-#[test]
-#[ignore]
-fn timing() {
-    let nodes: Vec<String> = (0..50).map(|index| format!("node-{index:02}")).collect();
-    let names: Vec<String> = (0..400).map(|index| format!("d-{index:03}")).collect();
-    let nodes: Vec<&str> = nodes.iter().map(String::as_str).collect();
-    let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    let mut burst = Burst::with(&nodes, &names, Bytes::mib(8000));
-    for _ in 0..5 {
-        let t = std::time::Instant::now();
-        burst.pass();
-        eprintln!("pass {:?}, {} sent", t.elapsed(), burst.sent.len());
-        burst.answer_all();
-    }
-    for _ in 0..2 {
-        let t = std::time::Instant::now();
-        let all = items(&burst.state);
-        eprintln!("items {:?}", t.elapsed());
-        let mut spent: BTreeMap<String, std::time::Duration> = BTreeMap::new();
-        for item in all {
-            let t = std::time::Instant::now();
-            next_step(&burst.state, &item, now());
-            let kind = format!("{item:?}").split('(').next().unwrap().to_owned();
-            *spent.entry(kind).or_default() += t.elapsed();
-        }
-        eprintln!("{spent:?}");
-    }
 }

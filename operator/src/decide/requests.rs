@@ -11,10 +11,11 @@ use crate::leader::Leadership;
 use crate::model_deployment::apply::{self, Answer, ApplyError, Found};
 use crate::step::{Decision, Item, Target};
 
-/// Most requests at once: enough that the API server is never waited for while there is something to decide, and few beside what it admits.
-const MOST: usize = 32;
-/// Of these, for what can wait: most of what the API server can do at once is left to those that have no place yet.
-const MOST_THAT_CAN_WAIT: usize = 4;
+/// Most requests at once for those that have no place yet. Few: an API server that is busy answers no more of them a second when there are more, and what it
+/// tells watches, by which users and this operator see what came of them, falls behind.
+const MOST: usize = 8;
+/// Likewise for all else.
+const MOST_THAT_CAN_WAIT: usize = 2;
 
 /// This process no longer leads.
 #[derive(Debug, thiserror::Error)]
@@ -53,7 +54,7 @@ impl Requests {
         let that_can_wait = self.that_can_wait.len();
         match can_wait {
             true => that_can_wait < MOST_THAT_CAN_WAIT,
-            false => self.sent.len() - that_can_wait < MOST - MOST_THAT_CAN_WAIT,
+            false => self.sent.len() - that_can_wait < MOST,
         }
     }
 

@@ -40,10 +40,8 @@ pub fn preempted_by(state: &State, deployment: &ModelDeployment, assignment_uid:
     let names = |status: &ModelDeploymentStatus| status.preempts.iter().any(|uid| uid == assignment_uid);
     let priority = state.priority(deployment)?;
     let still_names = |key: &Key| state.in_flight.statuses().get(key).copied().is_none_or(names);
-    let mut others = state
-        .deployments
-        .iter()
-        .filter(|(key, other)| is_live(other) && other.status.as_ref().is_some_and(names) && still_names(key));
+    let mut others =
+        state.deployments.iter().filter(|(key, other)| is_live(other) && other.status.as_ref().is_some_and(names) && still_names(key));
     let (key, above) = others.find_map(|(key, other)| Some((key, state.priority(other).filter(|above| *above > priority)?)))?;
     let message = format!("{key}, whose priority is {above}, takes the bytes of this replica, whose priority is {priority}");
     Some(Refusal { reason: Reason::Preempted, message })
