@@ -290,6 +290,8 @@ mod burst_stories;
 #[cfg(test)]
 mod interleavings;
 #[cfg(test)]
+mod leader;
+#[cfg(test)]
 mod moving_stories;
 #[cfg(test)]
 mod node_stories;

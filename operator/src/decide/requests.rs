@@ -115,3 +115,81 @@ impl Requests {
         answered
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use http::{Request, Response};
+    use kube::client::Body;
+    use tokio::sync::watch;
+    use tokio::time::Instant;
+    use tower_test::mock::{self, Handle};
+
+    use super::*;
+    use crate::cache::Key;
+    use crate::step::Write;
+
+    fn removal(name: &str) -> (Item, Arc<Decision>) {
+        let key = Key::new("default", name);
+        let write = Write::RemoveSlice { key: key.clone(), uid: "u".into(), version: "7".into() };
+        (Item::Endpoints(key), Arc::new(Decision { write, notices: Vec::new(), refusals: Vec::new() }))
+    }
+
+    fn requests() -> (Requests, watch::Sender<Option<Instant>>, Handle<Request<Body>, Response<Body>>) {
+        let (service, handle) = mock::pair();
+        let (leads, until) = watch::channel(Some(Instant::now() + Duration::from_secs(60)));
+        (Requests::new(Client::new(service, "default"), Leadership::until(until)), leads, handle)
+    }
+
+    fn write(requests: &mut Requests, name: &str) -> Result<(), NotLeading> {
+        let (item, decision) = removal(name);
+        requests.write(item, decision)
+    }
+
+    #[tokio::test]
+    async fn a_write_that_is_not_answered_keeps_no_other_from_its_answer() {
+        let (mut requests, _leads, mut server) = requests();
+        write(&mut requests, "slow").unwrap();
+        write(&mut requests, "quick").unwrap();
+        let (slow, later) = server.next_request().await.unwrap();
+        assert!(slow.uri().path().ends_with("/slow"));
+        let (_, reply) = server.next_request().await.unwrap();
+        reply.send_response(Response::new(Body::from(b"{\"status\": \"Success\"}".to_vec())));
+        let answered = requests.next().await.unwrap();
+        assert_eq!(answered.item, removal("quick").0);
+        assert!(matches!(answered.outcome, Outcome::Written(_, Ok(_))));
+        later.send_response(Response::builder().status(503).body(Body::from(b"{\"code\": 503}".to_vec())).unwrap());
+        assert!(matches!(requests.next().await.unwrap().outcome, Outcome::Written(_, Err(_))));
+        assert!(requests.are_none());
+    }
+
+    #[tokio::test]
+    async fn once_the_leadership_is_lost_nothing_is_sent_not_even_what_was_decided_before() {
+        let (mut requests, leads, mut server) = requests();
+        write(&mut requests, "decided").unwrap();
+        // Before its turn came to be sent.
+        leads.send_replace(None);
+        assert!(matches!(requests.next().await.unwrap().outcome, Outcome::NotLeading));
+        assert!(write(&mut requests, "late").is_err());
+        drop(requests);
+        assert!(server.next_request().await.is_none(), "a request came");
+    }
+
+    #[tokio::test]
+    async fn what_can_wait_has_room_of_its_own_and_no_more() {
+        let (mut requests, _leads, _server) = requests();
+        for index in 0..MOST_THAT_CAN_WAIT {
+            assert!(requests.have_room(true));
+            let name = index.to_string();
+            write(&mut requests, &name).unwrap();
+            requests.can_wait(&removal(&name).0);
+        }
+        assert!(!requests.have_room(true) && requests.have_room(false));
+        for index in 0..MOST {
+            assert!(requests.have_room(false));
+            write(&mut requests, &format!("urgent-{index}")).unwrap();
+        }
+        assert!(!requests.have_room(false));
+    }
+}

@@ -188,6 +188,27 @@ async fn what_does_not_fit_is_told_with_the_numbers_once_and_nothing_is_promised
     assert!(status.conditions.iter().any(|condition| condition.type_ == "Scheduled" && condition.message.contains("missing")));
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_the_api_server_does_not_answer_for_now_is_tried_again_after_a_while_and_nothing_is_told() {
+    let mut scenario = Scenario::new(gpu_node("n1", Bytes::gib(8)), deployment("m"));
+    let (service, mut server) = mock::pair::<Request<Body>, Response<Body>>();
+    scenario.task.requests = Requests::new(Client::new(service, "default"), Leadership::unquestioned());
+    tokio::spawn(async move {
+        while let Some((_, send)) = server.next_request().await {
+            send.send_response(answer(StatusCode::SERVICE_UNAVAILABLE, &json!({"code": 503, "message": "busy"})));
+        }
+    });
+    assert!(scenario.task.pass().await.unwrap());
+    while !scenario.task.requests.are_none() {
+        scenario.task.next_answer().await.unwrap();
+    }
+    assert!(scenario.task.pace.due && !scenario.task.pace.is_due(), "not at once");
+    assert_eq!(scenario.told(), Vec::<String>::new());
+    assert!(!scenario.task.state.in_flight.is_busy(&super::Item::Deployment(Key::new("default", "m"))));
+    tokio::time::advance(scenario.task.pace.wait().unwrap()).await;
+    assert!(scenario.task.pace.is_due());
+}
+
 #[tokio::test]
 async fn a_lease_that_is_only_renewed_asks_for_no_decision() {
     let mut scenario = Scenario::new(gpu_node("n1", Bytes::gib(8)), deployment("m"));

@@ -1,6 +1,7 @@
 //! The promises in one ModelNode: each is backed by a claim in a ModelDeployment's status, made after it and taken back after it.
 //!
-//! A promise is written on the version of the ModelNode that it was planned on, so its bytes were free at that moment. Five rules keep replicas from being
+//! Promises are written on the version of the ModelNode that they were planned on, so their bytes were free at that moment; all that are due go in one write,
+//! each planned on the ones before it, those of the highest priority first. Five rules keep replicas from being
 //! promised twice, whoever believes that it leads:
 //! - A claim is on one ModelNode, by its uid: when that is gone it is over, and one that another machine brings under the same name knows nothing of it.
 //! - A claim is judged by knowledge of its ModelDeployment that is no older than what is known of the ModelNode; else that is read again first.
