@@ -1,8 +1,8 @@
 //! The promises in one ModelNode: each is backed by a claim in a ModelDeployment's status, made after it and taken back after it.
 //!
 //! Promises are written on the version of the ModelNode that they were planned on, so their bytes were free at that moment; all that are due go in one write,
-//! each planned on the ones before it, those of the highest priority first. Five rules keep replicas from being
-//! promised twice, whoever believes that it leads:
+//! each planned on the ones before it, those of the highest priority first. Five rules keep replicas from being promised twice, whoever believes that it
+//! leads:
 //! - A claim is on one ModelNode, by its uid: when that is gone it is over, and one that another machine brings under the same name knows nothing of it.
 //! - A claim is judged by knowledge of its ModelDeployment that is no older than what is known of the ModelNode; else that is read again first.
 //! - A claim whose promise is missing and won't be made is first written down as withdrawn, in an annotation of the ModelNode. A promise that is still
