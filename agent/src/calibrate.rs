@@ -1,7 +1,7 @@
 //! `agent calibrate`: runs every kernel on one GPU, says what it allocated there, and stays for its agent to ask the driver what the process holds
 //! (`node::calibrator`). It ends when its agent closes its standard input, or is no more.
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -43,7 +43,7 @@ pub fn run(args: &CalibrateArgs) -> ExitCode {
     let confined = confine(&Policy::of_calibration(&args.folder), args.confine);
     let until_closed = std::thread::Builder::new().name("agent-end".to_owned()).spawn(|| {
         // An error is an end, too.
-        let _ = std::io::copy(&mut std::io::stdin().lock().take(u64::MAX), &mut std::io::sink());
+        let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
         std::process::exit(0)
     });
     let held = confined.map_err(|error| error.to_string()).and_then(|confinement| {

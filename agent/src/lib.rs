@@ -11,6 +11,7 @@ pub mod devices;
 pub mod kubectl;
 pub mod model_header;
 pub mod node;
+pub mod pack;
 pub mod plan;
 pub mod prepare;
 pub mod run;

@@ -1,18 +1,18 @@
 //! A real worker: the agent's own binary with a real model, which is fetched by `make test`. Without the model there is nothing to show.
 #![allow(clippy::unwrap_used)]
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
-use stowage_agent::serve::{KeyHash, Keys};
+use stowage_agent::serve::KeyHash;
 use stowage_agent::store::{Store, StoreConfig};
 use stowage_agent::worker::process::{Process, ProcessId};
-use stowage_agent::worker::{Confine, Supervisor, SupervisorConfig, WorkerLog, WorkerView};
+use stowage_agent::worker::{Confine, PackedWeights, Supervisor, SupervisorConfig, WorkerLog, WorkerView};
 use stowage_crds::model_deployment::{ModelSource, ReplicaState};
 use stowage_crds::model_node::{AssignedSource, Assignment};
 use stowage_crds::testing;
@@ -64,17 +64,19 @@ fn assignment(models: PathBuf) -> Assignment {
 }
 
 fn supervise(directory: &TempDir, models: PathBuf) -> Supervisor {
-    supervise_with(directory, models, watch::channel(None).1)
+    supervise_with(config(directory), directory, models)
 }
 
-fn supervise_with(directory: &TempDir, models: PathBuf, api_keys: watch::Receiver<Keys>) -> Supervisor {
-    let config = SupervisorConfig {
+fn config(directory: &TempDir) -> SupervisorConfig {
+    SupervisorConfig {
         // Whatever works here works for workers that are confined, as far as this kernel can.
         confine: Confine::BestEffort,
-        api_keys,
         worker_log: WorkerLog::Directory(directory.path().join("logs")),
         ..SupervisorConfig::new(directory.path().join("run"), env!("CARGO_BIN_EXE_stowage-agent"), [127, 0, 0, 1].into())
-    };
+    }
+}
+
+fn supervise_with(config: SupervisorConfig, directory: &TempDir, models: PathBuf) -> Supervisor {
     let store = Store::new(StoreConfig::new(Some(models), directory.path().join("cache"), AddressPolicy::public()));
     Supervisor::new(config, |_| std::future::ready(Ok(())), Arc::new(store)).unwrap()
 }
@@ -137,13 +139,18 @@ impl Client {
     }
 }
 
-/// The last line of a streamed answer, whose beginning was read already.
-async fn last_line(mut response: reqwest::Response) -> Value {
+/// The rest of a streamed answer, line by line.
+async fn lines(mut response: reqwest::Response) -> Vec<Value> {
     let mut text = Vec::new();
     while let Some(chunk) = response.chunk().await.unwrap() {
         text.extend_from_slice(&chunk);
     }
-    serde_json::from_str(std::str::from_utf8(&text).unwrap().trim_end().lines().next_back().unwrap()).unwrap()
+    std::str::from_utf8(&text).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// The last line of a streamed answer, whose beginning was read already.
+async fn last_line(response: reqwest::Response) -> Value {
+    lines(response).await.pop().unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -210,7 +217,7 @@ async fn a_worker_asks_for_the_keys_that_its_agent_names_and_hears_of_others() {
     let directory = tempfile::tempdir().unwrap();
     let hashes = |key: &str| Some(vec![KeyHash::of(key)]);
     let (keys, api_keys) = watch::channel(hashes("first"));
-    let supervisor = supervise_with(&directory, models.clone(), api_keys);
+    let supervisor = supervise_with(SupervisorConfig { api_keys, ..config(&directory) }, &directory, models.clone());
     let _killed = Killed(supervisor.clone());
     supervisor.start(&assignment(models));
     let client = Client::of(&in_state(&supervisor, ReplicaState::Ready).await);
@@ -223,4 +230,41 @@ async fn a_worker_asks_for_the_keys_that_its_agent_names_and_hears_of_others() {
     assert_eq!(tags("second").await, http::StatusCode::OK);
     supervisor.release(UID, Some(Timestamp::now()));
     in_state(&supervisor, ReplicaState::Gone).await;
+}
+
+/// Files with packed weights that are whole.
+fn packed_files(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().map(|entry| entry.unwrap().path());
+    entries.filter(|path| path.extension().is_some_and(|extension| extension == "packed")).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_that_has_served_begins_with_its_packed_weights_and_without_them_where_they_are_of_no_use() {
+    let Some(models) = models() else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let folder = directory.path().join("cache/packed");
+    let packed_weights = Some(PackedWeights::new(&folder, 0));
+    let supervisor = supervise_with(SupervisorConfig { packed_weights, ..config(&directory) }, &directory, models.clone());
+    let _killed = Killed(supervisor.clone());
+    let assignment = assignment(models);
+    // What it answered, and whether it read packed weights.
+    let serve = async || {
+        supervisor.start(&assignment);
+        let ready = in_state(&supervisor, ReplicaState::Ready).await;
+        let log = fs::read_to_string(directory.path().join("logs").join(format!("{UID}.log"))).unwrap();
+        let answer = lines(Client::of(&ready).generate("smol", 20).await).await;
+        let answer: String = answer.iter().filter_map(|line| line["response"].as_str()).collect();
+        soon(async || !packed_files(&folder).is_empty()).await;
+        supervisor.release(UID, Some(Timestamp::now()));
+        in_state(&supervisor, ReplicaState::Gone).await;
+        supervisor.forget(UID);
+        (answer, log.contains("packed weights of an earlier load are mapped"))
+    };
+    let (answer, mapped) = serve().await;
+    assert!(!mapped && answer.len() > 20, "{answer}");
+    assert_eq!(serve().await, (answer.clone(), true));
+    let kept = packed_files(&folder).remove(0);
+    // Of the same name, as a disk might have it after its power went.
+    fs::write(&kept, vec![0; fs::metadata(&kept).unwrap().len() as usize]).unwrap();
+    assert_eq!(serve().await, (answer, false));
 }

@@ -19,9 +19,17 @@ pub(crate) use split::Split;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::footprint::FootprintError;
 use crate::layout::Backend;
+use crate::model_summary::ModelSummary;
 use crate::offer::Defaults;
+use crate::request::Request;
 use crate::units::{Bytes, LayerCount};
+
+/// What a host that computes by this backend has wherever the layers are: the input layer's weights and the worker's process. [`DevicePlan::processor`] leaves it out.
+pub fn on_any_host(summary: &ModelSummary, request: &Request, backend: Backend) -> Result<Bytes, FootprintError> {
+    Ok(HostCosts::new(summary, request, backend)?.without_layers())
+}
 
 /// The plan for one replica on one node: one allocation a device that takes part, the host always among them and last.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -14,6 +14,8 @@ use crate::template::Json;
 pub struct LoadRequest {
     /// A GGUF file.
     pub path: PathBuf,
+    /// What [`crate::packed_file::pack`] made of it before; one that is of no use is left aside.
+    pub packed: Option<PathBuf>,
     /// Layers and bytes by device; the engine allocates this and no more.
     pub plan: DevicePlan,
     /// The resolved parameters that `plan` was made for.

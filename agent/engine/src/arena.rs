@@ -1,9 +1,9 @@
 //! One allocation a device. Weights, cache and scratch are taken from it when a model is loaded, so what a replica holds is known to the byte
 //! and no request makes it grow.
 
+use std::ops::Range;
 use std::ptr::NonNull;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use stowage_placement::{Bytes, Reason};
 
@@ -13,25 +13,28 @@ use crate::pool::{Pool, Worker};
 /// What a region is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
+    /// Matrices.
     Weights,
+    /// Weights of one row, and small tables.
+    Vectors,
     Cache,
     Checkpoints,
     Compute,
 }
 
-/// Anonymous memory of a fixed size, zeroed, given out from front to back and never given back but as a whole.
+/// Anonymous memory of a fixed size, zeroed, given out in parts and never given back but as a whole.
 pub struct Arena {
     base: NonNull<u8>,
     /// What was mapped: `size` in whole pages, and room to begin at a huge page.
     mapped: (NonNull<u8>, usize),
     size: u64,
-    taken: AtomicU64,
-    by_purpose: [AtomicU64; 4],
+    /// What was taken: matrices, which may come later, from the front on and all else from the back, so that huge pages have the one or the other.
+    taken: Mutex<Vec<(Purpose, Range<u64>)>>,
 }
 
 // SAFETY: the arena hands each byte out once, as part of one region; the memory itself is plain bytes that any thread may use.
 unsafe impl Send for Arena {}
-// SAFETY: as above; the counters are atomic.
+// SAFETY: as above; the list has a lock.
 unsafe impl Sync for Arena {}
 
 const HUGE_PAGE: usize = 2 << 20;
@@ -65,38 +68,54 @@ impl Arena {
             // SAFETY: the range lies in the mapping. Advice alone: its failure changes nothing but speed.
             unsafe { libc::madvise(base.as_ptr().cast(), whole_huge_pages, libc::MADV_HUGEPAGE) };
         }
-        Ok(Arc::new(Arena { base, mapped: (mapped, length), size: size.0, taken: AtomicU64::new(0), by_purpose: Default::default() }))
+        Ok(Arc::new(Arena { base, mapped: (mapped, length), size: size.0, taken: Mutex::default() }))
     }
 
-    /// The next `bytes` of the arena, zeroed. `bytes` is a multiple of 64, so that every region begins at a cache line.
+    fn taken(&self) -> MutexGuard<'_, Vec<(Purpose, Range<u64>)>> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next `bytes` of the arena, zeroed. `bytes` is a multiple of 64, as the arena's size is, so that every region begins at a cache line.
     pub fn take(self: &Arc<Arena>, purpose: Purpose, bytes: Bytes) -> Result<Region, EngineError> {
-        let start = self.taken.fetch_add(bytes.0, Ordering::Relaxed);
-        let end = start.saturating_add(bytes.0);
-        if !bytes.0.is_multiple_of(64) || end > self.size {
+        let mut taken = self.taken();
+        let taken_so_far = |front: bool| {
+            let side = taken.iter().filter(|(purpose, _)| (*purpose == Purpose::Weights) == front);
+            side.map(|(_, range)| range.end - range.start).sum::<u64>()
+        };
+        let (front, back) = (taken_so_far(true), taken_so_far(false));
+        let left = self.size - front - back;
+        if !bytes.0.is_multiple_of(64) || bytes.0 > left {
             return Err(EngineError::new(
                 Reason::LoadFailed,
-                format!("{} bytes were wanted from an arena of {} bytes of which {start} are taken", bytes.0, self.size),
+                format!("{} bytes were wanted from an arena of {} bytes of which {} are taken", bytes.0, self.size, front + back),
             ));
         }
-        self.by_purpose[purpose as usize].fetch_add(bytes.0, Ordering::Relaxed);
+        let start = if purpose == Purpose::Weights { front } else { self.size - back - bytes.0 };
+        taken.push((purpose, start..start + bytes.0));
         Ok(Region { arena: Arc::clone(self), start: start as usize, length: bytes.0 as usize })
     }
 
-    /// Has the system give every page now, so that what was promised is held from the beginning: no request finds that it can't be had.
+    /// Has the system give every page that is not for weights now, so that what was promised is held from the beginning: no request finds that it can't be
+    /// had. The pages of weights are given as these are written.
     pub fn touch(&self, pool: &Pool) {
+        let regions: Vec<Range<u64>> =
+            self.taken().iter().filter(|(purpose, _)| *purpose != Purpose::Weights).map(|(_, range)| range.clone()).collect();
         pool.run(&|worker: &Worker<'_>| {
-            for page in worker.share((self.size as usize).div_ceil(PAGE), 1) {
-                // SAFETY: a byte of the arena, which stays as it is; while a model is loaded nobody else writes there.
-                unsafe {
-                    let at = self.base.as_ptr().add(page * PAGE);
-                    at.write_volatile(at.read_volatile());
+            for region in &regions {
+                let pages = region.start as usize / PAGE..(region.end as usize).div_ceil(PAGE);
+                for page in worker.share(pages.len(), 1) {
+                    // SAFETY: a byte of the arena, whose mapping is of whole pages; it stays as it is. While a model is loaded nobody else writes there.
+                    unsafe {
+                        let at = self.base.as_ptr().add((pages.start + page) * PAGE);
+                        at.write_volatile(at.read_volatile());
+                    }
                 }
             }
         });
     }
 
     pub fn taken_for(&self, purpose: Purpose) -> Bytes {
-        Bytes(self.by_purpose[purpose as usize].load(Ordering::Relaxed))
+        self.taken().iter().filter(|(of, _)| *of == purpose).map(|(_, range)| Bytes(range.end - range.start)).sum()
     }
 
     pub fn size(&self) -> Bytes {
@@ -156,13 +175,15 @@ mod tests {
 
     #[test]
     fn regions_do_not_overlap_and_the_arena_ends_where_it_says() {
-        let arena = Arena::new(Bytes(256)).unwrap();
-        let mut first = arena.take(Purpose::Weights, Bytes(128)).unwrap();
-        let second = arena.take(Purpose::Cache, Bytes(128)).unwrap();
-        first.bytes_mut().fill(1);
-        assert!(second.bytes().iter().all(|&byte| byte == 0));
+        let arena = Arena::new(Bytes(384)).unwrap();
+        let purposes = [Purpose::Weights, Purpose::Cache, Purpose::Weights, Purpose::Compute];
+        let mut regions = purposes.map(|purpose| arena.take(purpose, Bytes(if purpose == Purpose::Cache { 128 } else { 64 })).unwrap());
+        for (number, region) in regions.iter_mut().enumerate() {
+            region.bytes_mut().fill(number as u8 + 1);
+        }
+        assert!(regions.iter().zip(1..).all(|(region, number)| region.bytes().iter().all(|byte| *byte == number)));
         assert_eq!(arena.taken_for(Purpose::Weights), Bytes(128));
-        let error = arena.take(Purpose::Compute, Bytes(64)).err().unwrap();
-        assert!(error.message.contains("256"), "{error}");
+        let error = arena.take(Purpose::Compute, Bytes(128)).err().unwrap();
+        assert!(error.message.contains("384 bytes of which 320"), "{error}");
     }
 }

@@ -35,18 +35,7 @@ struct Small {
 
 /// Between them: every type of weights, heads of up to 128, 256 and 512 elements, experts, caps, and a quantised cache.
 fn small_models() -> [Small; 3] {
-    let llama = Shape {
-        family: Family::Llama,
-        blocks: 3,
-        embedding: 256,
-        heads: 2,
-        kv_heads: 1,
-        head_length: 128,
-        feed_forward: 256,
-        vocabulary: 96,
-        context: 512,
-        experts: None,
-    };
+    let llama = Shape { blocks: 3, context: 512, ..Shape::smallest() };
     let with_experts = Shape { blocks: 1, heads: 1, head_length: 256, experts: Some((4, 2)), ..llama.clone() };
     let capped = Shape { family: Family::Gemma2, blocks: 2, heads: 1, head_length: 512, ..llama.clone() };
     let usual = &[GgmlType::Q4_K, GgmlType::Q6_K];

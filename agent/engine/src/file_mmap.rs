@@ -6,11 +6,16 @@ use std::ops::Range;
 use std::path::Path;
 
 use memmap2::{Advice, Mmap, UncheckedAdvice};
+use sha2::{Digest, Sha256};
 use stowage_placement::gguf::split::{Joined, Joining};
 use stowage_placement::gguf::{Feed, GgmlType, Header, HeaderReader, Keep};
 use stowage_placement::{Bytes, Reason};
 
 use crate::api::EngineError;
+
+/// Of each file, parts that a fingerprint has in it, spread evenly, and their lengths.
+const SAMPLES: usize = 64;
+const SAMPLE_BYTES: usize = 1024;
 
 /// A GGUF file whose header was read and whose data is all there; of a split model, the files of all parts.
 pub struct ModelFile {
@@ -37,9 +42,14 @@ impl TensorView<'_> {
     pub fn let_go(&self, bytes: Range<usize>) {
         let Some(map) = self.map else { return };
         let start = self.data.as_ptr() as usize - map.as_ptr() as usize + bytes.start;
-        // SAFETY: the mapping is of a file and read-only, so a page that is dropped comes back as it was. Only advice: where it fails, nothing is lost.
-        let _ = unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, start, bytes.len()) };
+        let_go(map, start..start + bytes.len());
     }
+}
+
+/// See [`TensorView::let_go`]; of some bytes of a mapping.
+pub fn let_go(map: &Mmap, bytes: Range<usize>) {
+    // SAFETY: the mapping is of a file and read-only, so a page that is dropped comes back as it was. Only advice: where it fails, nothing is lost.
+    let _ = unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, bytes.start, bytes.len()) };
 }
 
 impl ModelFile {
@@ -75,6 +85,34 @@ impl ModelFile {
         self.joined.header
     }
 
+    /// Tells the system that all is wanted, so that while one tensor is packed the next are fetched. Only advice: without it the file is read all the same.
+    pub fn fetch_ahead(&self) {
+        for map in &self.maps {
+            let _ = map.advise(Advice::Sequential).and_then(|()| map.advise(Advice::WillNeed));
+        }
+    }
+
+    /// Tells this model from others, without reading all of it: a digest of the sizes, of the list of tensors, and of samples.
+    pub fn fingerprint(&self) -> String {
+        let mut digest = Sha256::new();
+        for map in &self.maps {
+            // Else the system reads what is around each sample, too.
+            let _ = map.advise(Advice::Random);
+            digest.update((map.len() as u64).to_le_bytes());
+            let step = (map.len() / SAMPLES).max(SAMPLE_BYTES);
+            for start in (0..map.len()).step_by(step) {
+                digest.update(&map[start..map.len().min(start + SAMPLE_BYTES)]);
+            }
+            let _ = map.advise(Advice::Normal);
+            let_go(map, 0..map.len());
+        }
+        // By it tensors are found, and named.
+        for tensor in &self.joined.header.tensors {
+            digest.update(format!("{} {} {:?} {}\n", tensor.name, tensor.ggml_type, tensor.dimensions, tensor.offset));
+        }
+        digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
     /// Errors: InvalidModelFile where the file has no such tensor.
     pub fn tensor(&self, name: &str) -> Result<TensorView<'_>, EngineError> {
         let missing = || EngineError::new(Reason::InvalidModelFile, format!("the file has no tensor `{name}`, or only part of it"));
@@ -100,10 +138,9 @@ fn map_file(path: &Path) -> Result<(Mmap, Header), EngineError> {
     // SAFETY: the mapping is read-only. That the file isn't changed or cut off while it is mapped is asked of whoever keeps model files: the
     // agent's store replaces files by renaming and never writes into one.
     let map = unsafe { Mmap::map(&file) }.map_err(|error| invalid(format!("mapping it failed: {error}")))?;
-    // Only advice: without it the file is read all the same. All of it is wanted, and while one tensor is packed the next are fetched.
-    let _ = map.advise(Advice::Sequential).and_then(|()| map.advise(Advice::WillNeed));
     let header = read_header(&map).map_err(invalid)?;
     header.check_file_size(Bytes(size)).map_err(|error| invalid(error.to_string()))?;
+    let_go(&map, 0..map.len());
     Ok((map, header))
 }
 

@@ -40,6 +40,7 @@ fn load_request(path: &Path, asked: &Asked, gpus: Vec<Device>, num_thread: u32) 
     decision.verdict.map_err(refused)?;
     Ok(LoadRequest {
         path: path.into(),
+        packed: None,
         plan: decision.report.plan,
         request: decision.report.request,
         num_thread,

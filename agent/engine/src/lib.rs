@@ -36,6 +36,7 @@ pub mod host_plan;
 mod kernels;
 mod load;
 pub mod model;
+pub mod packed_file;
 mod pool;
 pub use kernels::Isa;
 pub use kernels::matrix::Activations;

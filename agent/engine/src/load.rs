@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::ops::Range;
+use std::path::Path;
 use std::sync::Arc;
 
 use stowage_placement::compute::{self, DeviceRole};
@@ -17,7 +18,8 @@ use crate::backend::reference::ReferenceBackend;
 use crate::backend::{Backend, LayerRun, PreparedRun};
 use crate::cache;
 use crate::file_mmap::ModelFile;
-use crate::graph::Graph;
+use crate::graph::{Graph, Weight};
+use crate::packed_file::PackedFile;
 use crate::pool::{Pool, default_threads};
 
 /// A device's part of the model.
@@ -84,7 +86,7 @@ fn check_layers(graph: &Graph, request: &LoadRequest) -> Result<(), EngineError>
     let total = graph.blocks.len() + 1;
     let mut holders = vec![0u32; total];
     for device in &request.plan.devices {
-        if device.kind == DeviceKind::Gpu && !cfg!(feature = "simulated-gpu") && layout_of(device) != Layout::Cuda {
+        if device.kind == DeviceKind::Gpu && !cfg!(feature = "simulated-gpu") && !is_with_cuda(&device.id) {
             let message = format!("the plan puts layers on GPU {}, and {}", device.id, without_gpu());
             return Err(EngineError::new(Reason::EngineCannotRun, message));
         }
@@ -112,13 +114,19 @@ fn layout_of(device: &DeviceAllocation) -> Layout {
 }
 
 /// What computes on the GPU of this id: one that the CUDA backend does not have is a simulated one, where there are such.
-#[cfg_attr(not(any(feature = "cuda", feature = "emulated-cuda")), expect(unused_variables, reason = "there is no CUDA backend to ask"))]
 pub(crate) fn gpu_layout(id: &str) -> Layout {
-    #[cfg(any(feature = "cuda", feature = "emulated-cuda"))]
-    if cuda::devices::has(id) {
-        return Layout::Cuda;
-    }
-    if cfg!(feature = "simulated-gpu") { Layout::SimulatedGpu } else { Layout::Cuda }
+    if cfg!(feature = "simulated-gpu") && !is_with_cuda(id) { Layout::SimulatedGpu } else { Layout::Cuda }
+}
+
+/// Whether the CUDA backend has the GPU of this id.
+#[cfg(any(feature = "cuda", feature = "emulated-cuda"))]
+fn is_with_cuda(id: &str) -> bool {
+    cuda::devices::has(id)
+}
+
+#[cfg(not(any(feature = "cuda", feature = "emulated-cuda")))]
+fn is_with_cuda(_id: &str) -> bool {
+    false
 }
 
 /// Why layers can't be on a GPU that is not there.
@@ -156,6 +164,10 @@ pub(crate) fn parts(
         read = Bytes(read.0.saturating_add(bytes.0).min(total.0));
         progress(LoadProgress { loaded: read, total });
     };
+    let packed = request.packed.as_deref().and_then(|path| opened(path, file));
+    if packed.is_none() {
+        file.fetch_ahead();
+    }
     let mut parts = Vec::with_capacity(request.plan.devices.len());
     let mut hidden = None;
     for device in &request.plan.devices {
@@ -176,7 +188,8 @@ pub(crate) fn parts(
         if run.input {
             hidden = Some(arena.take(Purpose::Compute, hand_over(&run)?)?);
         }
-        let backend = CpuBackend { arena: Arc::clone(&arena), pool: Arc::clone(&pool), computing };
+        let packed = packed.clone().filter(|_| device.kind == DeviceKind::Host);
+        let backend = CpuBackend { arena: Arc::clone(&arena), pool: Arc::clone(&pool), computing, packed };
         let prepared =
             if reference { ReferenceBackend.prepare(&run, file, &mut loaded)? } else { backend.prepare(&run, file, &mut loaded)? };
         if device.kind == DeviceKind::Host {
@@ -188,6 +201,20 @@ pub(crate) fn parts(
     let hidden = hidden.ok_or_else(|| bad_plan("it does not have the host".into()))?;
     progress(LoadProgress { loaded: total, total });
     Ok(Parts { parts, hidden })
+}
+
+/// What was packed before; without it the weights are packed now.
+fn opened(path: &Path, model: &ModelFile) -> Option<Arc<PackedFile>> {
+    match PackedFile::open(path, model) {
+        Ok(packed) => {
+            tracing::info!("packed weights of an earlier load are mapped");
+            Some(Arc::new(packed))
+        }
+        Err(why) => {
+            tracing::warn!(path = %path.display(), %why, "the weights that were packed before are of no use here; they are packed anew");
+            None
+        }
+    }
 }
 
 /// A part on a GPU. What it took is given back where it fails.
@@ -229,15 +256,20 @@ fn scratch(run: &LayerRun<'_>, layout: Layout, role: DeviceRole) -> Result<Bytes
     compute::scratch_bytes(&run.graph.shape, run.request.num_batch, run.request.parallel, layout, role).ok_or_else(too_large)
 }
 
-fn sizes(run: &LayerRun<'_>, file: &ModelFile, layout: Layout) -> Result<Sizes, EngineError> {
+/// What the host has by the plan of this request.
+pub(crate) fn host_weights<'a>(graph: &'a Graph, request: &'a LoadRequest) -> Vec<&'a Weight> {
+    let hosts = request.plan.devices.iter().filter(|device| device.kind == DeviceKind::Host);
+    hosts.flat_map(|device| weights_of(&layer_run(graph, request, device))).collect()
+}
+
+fn weights_of<'a>(run: &LayerRun<'a>) -> Vec<&'a Weight> {
     let graph = run.graph;
-    let blocks: Vec<usize> = run.blocks.iter().cloned().flatten().collect();
     let mut weights = Vec::new();
-    for &block in &blocks {
-        weights.extend(graph.block_weights(block));
-    }
     if run.input {
         weights.extend(graph.input.weights());
+    }
+    for block in run.blocks.iter().cloned().flatten() {
+        weights.extend(graph.block_weights(block));
     }
     if let Some(output) = graph.output.as_ref().filter(|_| run.output) {
         weights.extend(output.norm.weights());
@@ -245,7 +277,13 @@ fn sizes(run: &LayerRun<'_>, file: &ModelFile, layout: Layout) -> Result<Sizes, 
             weights.push(&output.weight);
         }
     }
-    let weights = weights.into_iter().map(|weight| {
+    weights
+}
+
+fn sizes(run: &LayerRun<'_>, file: &ModelFile, layout: Layout) -> Result<Sizes, EngineError> {
+    let graph = run.graph;
+    let blocks: Vec<usize> = run.blocks.iter().cloned().flatten().collect();
+    let weights = weights_of(run).into_iter().map(|weight| {
         let view = file.tensor(&weight.name)?;
         layout::weight_bytes(view.ggml_type, view.rows as u64, view.columns as u64, layout).ok_or_else(too_large)
     });
@@ -296,7 +334,7 @@ fn check_sizes(device: &DeviceAllocation, sizes: &Sizes) -> Result<(), EngineErr
 fn measured(device: &DeviceAllocation, size: Bytes, taken_for: impl Fn(Purpose) -> Bytes) -> Result<MeasuredDevice, EngineError> {
     let measured = MeasuredDevice {
         id: device.id.clone(),
-        weights: taken_for(Purpose::Weights),
+        weights: taken_for(Purpose::Weights).saturating_add(taken_for(Purpose::Vectors)),
         kv_cache: taken_for(Purpose::Cache),
         state: Bytes::ZERO,
         checkpoint: taken_for(Purpose::Checkpoints),

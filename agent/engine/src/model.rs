@@ -181,6 +181,11 @@ impl LoadedModel {
         self.parts.iter_mut().for_each(|part| part.run.checkpoint(slot, index, copy));
     }
 
+    /// Of weights that are read from a file as yet, brings about so many bytes over to memory of its own; says whether any are left.
+    pub fn bring_over(&mut self, bytes: usize) -> bool {
+        self.parts.iter_mut().fold(false, |left, part| part.run.bring_over(bytes) | left)
+    }
+
     /// Takes a batch through all blocks; the hidden state is left in `self.hidden`.
     fn forward(&mut self, batch: &Batch) -> Result<(), EngineError> {
         self.check(batch)?;

@@ -50,6 +50,24 @@ pub struct Shape {
     pub experts: Option<(u32, u32)>,
 }
 
+impl Shape {
+    /// A llama as small as K-quants allow.
+    pub(crate) fn smallest() -> Shape {
+        Shape {
+            family: Family::Llama,
+            blocks: 1,
+            embedding: 256,
+            heads: 2,
+            kv_heads: 1,
+            head_length: 128,
+            feed_forward: 256,
+            vocabulary: 96,
+            context: 64,
+            experts: None,
+        }
+    }
+}
+
 /// Whether weights are as many random numbers as they are, or a few that come again and again: large files are made sooner, and read no faster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Weights {
@@ -236,27 +254,11 @@ mod tests {
     use crate::model::LoadedModel;
     use stowage_placement::{Request, Tokens};
 
-    /// As small as K-quants allow.
-    fn shape() -> Shape {
-        Shape {
-            family: Family::Llama,
-            blocks: 1,
-            embedding: 256,
-            heads: 2,
-            kv_heads: 1,
-            head_length: 128,
-            feed_forward: 256,
-            vocabulary: 96,
-            context: 64,
-            experts: None,
-        }
-    }
-
     #[test]
     fn a_written_model_is_as_large_as_was_said_the_same_again_and_computes() {
         let folder = tempfile::tempdir().unwrap();
         let paths = ["a", "b"].map(|name| folder.path().join(name));
-        let synthetic = Synthetic::new(&shape(), |_, _| GgmlType::Q4_K);
+        let synthetic = Synthetic::new(&Shape::smallest(), |_, _| GgmlType::Q4_K);
         for path in &paths {
             synthetic.write(path, Weights::Random, 7).unwrap();
             assert_eq!(path.metadata().unwrap().len(), synthetic.size().0);
@@ -270,7 +272,7 @@ mod tests {
     fn logits_spread_as_far_as_was_meant() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("model");
-        Synthetic::new(&Shape { vocabulary: 512, ..shape() }, |_, _| GgmlType::F16).write(&path, Weights::Random, 1).unwrap();
+        Synthetic::new(&Shape { vocabulary: 512, ..Shape::smallest() }, |_, _| GgmlType::F16).write(&path, Weights::Random, 1).unwrap();
         let mut model =
             LoadedModel::load(&on_host(&path, &Request { num_ctx: Tokens(64), ..Request::default() }, 1).unwrap(), &mut |_| {}).unwrap();
         let mut batch = crate::Batch::default();

@@ -105,7 +105,7 @@ fn work(order: Order) -> Result<(Found, Kept), EngineError> {
 }
 
 fn request(model: &Path, plan: DevicePlan, request: Request) -> LoadRequest {
-    LoadRequest { path: model.into(), plan, request, num_thread: 0, template: String::new(), backend: BackendChoice::Cpu }
+    LoadRequest { path: model.into(), packed: None, plan, request, num_thread: 0, template: String::new(), backend: BackendChoice::Cpu }
 }
 
 fn load(path: &Path, plan: DevicePlan, asked: Request, [filled, prompt, generated]: [u32; 3]) -> Result<(Found, Kept), EngineError> {

@@ -76,8 +76,7 @@ impl Calibrations {
     /// Learns from a process that has run every kernel and allocated so much of what it holds.
     pub fn learn_from_process(&mut self, gpu: &Gpu, pid: u32, held: Bytes, allocated: Bytes) {
         let overhead_bytes = held.saturating_sub(allocated);
-        let error = i128::from(overhead_bytes.0) - i128::from(Defaults::default().overhead_bytes.0);
-        let error_bytes = i64::try_from(error).unwrap_or(i64::MAX);
+        let error_bytes = overhead_bytes.0.checked_signed_diff(Defaults::default().overhead_bytes.0).unwrap_or(i64::MAX);
         self.add(gpu, Load { uid: CALIBRATION.to_owned(), pid, device: gpu.uuid.clone(), overhead_bytes, error_bytes });
     }
 
@@ -120,13 +119,12 @@ fn measured(gpu: &Gpu, loaded: &Loaded<'_>) -> Option<Load> {
     let process = gpu.processes.iter().find(|process| gpu.own_process_ids && process.pid == *pid)?;
     let held = process.bytes?;
     let allocated = planned.total_bytes.saturating_sub(planned.overhead_bytes);
-    let error = i128::from(held.0) - i128::from(planned.total_bytes.0);
     Some(Load {
         uid: assignment.uid.clone(),
         pid: *pid,
         device: gpu.uuid.clone(),
         overhead_bytes: held.saturating_sub(allocated),
-        error_bytes: i64::try_from(error).ok()?,
+        error_bytes: held.0.checked_signed_diff(planned.total_bytes.0)?,
     })
 }
 

@@ -358,6 +358,7 @@ fn load_request(order: &Order) -> LoadRequest {
     let assignment = &order.assignment;
     LoadRequest {
         path: order.model.clone(),
+        packed: order.packed.clone(),
         plan: assignment.plan.clone(),
         request: assignment.request.clone(),
         num_thread: assignment.parameters.num_thread.unwrap_or(0),

@@ -8,8 +8,7 @@ use stowage_crds::model_deployment::Parameters;
 use stowage_crds::model_node::Assignment;
 use stowage_engine::Engine;
 use stowage_placement::layout::Backend;
-use stowage_placement::process::process_bytes;
-use stowage_placement::{Bytes, Footprint, ModelSummary};
+use stowage_placement::{Bytes, ModelSummary, device_plan};
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
@@ -158,6 +157,5 @@ fn stand_in(order: &Order) -> String {
 fn on_any_host(order: &Order) -> Option<Bytes> {
     let joined = model_header::read(&order.model, Data::Needed).ok()?;
     let summary = ModelSummary::from_header(&joined.header, joined.size()).ok()?;
-    let footprint = Footprint::new(&summary, &order.assignment.request, Backend::Cpu, Bytes::ZERO, Backend::Cpu).ok()?;
-    Some(footprint.host_weights_bytes.saturating_add(process_bytes(summary.shape.vocabulary)))
+    device_plan::on_any_host(&summary, &order.assignment.request, Backend::Cpu).ok()
 }

@@ -7,6 +7,7 @@ pub mod chaos;
 pub mod chart;
 pub mod client;
 pub mod cluster;
+pub mod drain;
 pub mod endpoints;
 pub mod file_server;
 pub mod idle_agents;

@@ -10,13 +10,13 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 use serde_json::json;
-use stowage_control_plane::processes::{Process, wait_for};
+use stowage_control_plane::processes::wait_for;
 use stowage_crds::conditions::ConditionType;
 use stowage_crds::model_deployment::PlacementStatus;
 use stowage_crds::{ModelDeployment, names};
 use stowage_end_to_end::client::{Stream, worker_url};
 use stowage_end_to_end::played_kubelet::PlayedKubelet;
-use stowage_end_to_end::{AgentOptions, Cluster, Settings, api, manifest, models, watch};
+use stowage_end_to_end::{AgentOptions, Cluster, Settings, api, drain, manifest, models, watch};
 use stowage_placement::Reason;
 use tempfile::TempDir;
 
@@ -197,11 +197,7 @@ async fn with_played_kubelets_a_drain_waits_until_the_replica_serves_elsewhere()
     let (mut scene, ready) = Scene::serving().await?;
     let pod = scene.only_pod().await?.name_any();
     let log = scene.cluster.folder().join("drain.log");
-    let mut drain = scene.cluster.kubectl();
-    drain.args(["drain", NODE, "--ignore-daemonsets", "--pod-selector", names::ASSIGNMENT_LABEL]);
-    let mut drain = Process::start("drain", drain, &log)?;
-    let refusal = "would violate the pod's disruption budget";
-    watch::until("the eviction is refused", || std::fs::read_to_string(&log).is_ok_and(|said| said.contains(refusal))).await?;
+    let mut drain = drain::begin(scene.cluster.kubectl(), NODE, &log).await?;
     scene.cluster.says("m", Reason::NodeUnschedulable, NODE).await?;
     answers(&ready).await?;
     ensure!(scene.only_pod().await?.name_any() == pod, "it stays where it is as long as there is no other place");

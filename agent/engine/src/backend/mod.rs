@@ -63,6 +63,12 @@ pub trait PreparedRun: Send {
     /// Keeps a copy of what a sequence's rings hold, or puts it back.
     fn checkpoint(&mut self, slot: u32, index: usize, copy: Checkpoint);
 
+    /// Of weights that are read from a file as yet, brings about so many bytes over to the device's own memory; says whether any are left. Between steps.
+    fn bring_over(&mut self, bytes: usize) -> bool {
+        let _ = bytes;
+        false
+    }
+
     /// Applies the output layer's norm to all tokens.
     fn normalise(&mut self, hidden: &mut [f32]) -> Result<(), EngineError>;
 }

@@ -5,6 +5,8 @@ use stowage_placement::gguf::GgmlType;
 
 use super::Isa;
 use super::format::Format;
+use super::held::{Held, Mapped};
+use super::packing::Packing;
 use super::plain::{Float, PlainProduct};
 use super::product::TileProduct;
 use super::rows::{BLOCK, BLOCK_BYTES};
@@ -24,18 +26,15 @@ type Panels = Option<[Panel; PANELS]>;
 /// again, which costs more than the second-level cache gives.
 const PASS_BYTES: usize = 2 << 20;
 
-/// Bytes of a tensor that are packed before the file's pages with them are let go of.
-const LOADED_AT_ONCE: usize = 16 << 20;
-
 /// `rows` outputs by `columns` inputs.
 pub struct Matrix {
-    weights: Weights,
+    pub(super) weights: Weights,
     pub rows: usize,
     pub columns: usize,
     /// Bytes of one row, as in the file.
-    row_bytes: usize,
-    activations: Activations,
-    region: Region,
+    pub(super) row_bytes: usize,
+    pub(super) activations: Activations,
+    pub(super) held: Held,
 }
 
 /// What quantised weights are multiplied with.
@@ -50,7 +49,7 @@ pub enum Activations {
 
 /// How a matrix's weights lie in its region.
 #[derive(Clone, Copy)]
-enum Weights {
+pub(super) enum Weights {
     /// Packed into tiles.
     Tiled(Format),
     /// Rows as in the file.
@@ -58,13 +57,17 @@ enum Weights {
 }
 
 impl Weights {
-    fn of(ty: GgmlType) -> Option<Weights> {
+    pub fn of(ty: GgmlType) -> Option<Weights> {
         Some(match ty {
             GgmlType::F32 => Weights::Plain(Float::F32),
             GgmlType::F16 => Weights::Plain(Float::F16),
             GgmlType::BF16 => Weights::Plain(Float::BF16),
             _ => Weights::Tiled(Format::of(ty)?),
         })
+    }
+
+    pub fn are_tiled(self) -> bool {
+        matches!(self, Weights::Tiled(_))
     }
 }
 
@@ -94,52 +97,42 @@ impl Matrix {
         let (rows, columns) = (view.rows, view.columns);
         if rows == 1 {
             read_floats(view, region.floats_mut())?;
-            return Ok(Matrix { weights: Weights::Plain(Float::F32), rows, columns, row_bytes: columns * 4, activations, region });
+            let held = Held::here(region);
+            return Ok(Matrix { weights: Weights::Plain(Float::F32), rows, columns, row_bytes: columns * 4, activations, held });
         }
-        let Some(weights) = Weights::of(view.ggml_type) else {
-            let message = format!("tensor `{}` has type {}, for which there are no kernels", view.name, view.ggml_type);
-            return Err(EngineError::new(Reason::EngineCannotRun, message));
-        };
-        let row_bytes = view.data.len() / rows;
-        let matrix = Matrix { weights, rows, columns, row_bytes, activations, region };
-        let held = if matrix.is_tiled() { matrix.tiles() * ROWS } else { rows };
-        if matrix.region.len() < held * row_bytes || (matrix.is_tiled() && !columns.is_multiple_of(BLOCK)) {
-            let message = format!(
-                "tensor `{}` of {rows} x {columns} {} does not fit in the {} bytes planned for it",
-                view.name,
-                view.ggml_type,
-                matrix.region.len()
-            );
-            return Err(EngineError::new(Reason::LoadFailed, message));
-        }
-        let at_once = (LOADED_AT_ONCE / (ROWS * row_bytes)).max(1);
-        for first in (0..matrix.tiles()).step_by(at_once) {
-            let last = matrix.tiles().min(first + at_once);
+        let packing = Packing::of(view, region.len())?;
+        let at_once = packing.tiles_at_once();
+        for first in (0..packing.tiles()).step_by(at_once) {
+            let last = packing.tiles().min(first + at_once);
             pool.run(&|worker: &Worker<'_>| {
-                worker.share(last - first, 1).for_each(|tile| matrix.load_tile(view, first + tile));
+                worker.share(last - first, 1).for_each(|tile| {
+                    let (start, length) = packing.place(first + tile);
+                    // SAFETY: the region has room for all tiles, as was checked, and each is written by one thread.
+                    let to = unsafe { std::slice::from_raw_parts_mut(region.as_ptr().add(start), length) };
+                    packing.pack(first + tile, to);
+                });
             });
-            view.let_go(first * ROWS * row_bytes..view.data.len().min(last * ROWS * row_bytes));
+            packing.let_go(first..last);
         }
-        Ok(matrix)
+        Ok(packing.matrix(activations, Held::here(region)))
     }
 
-    fn load_tile(&self, view: &TensorView<'_>, tile: usize) {
-        let row_bytes = self.row_bytes;
-        let rows = tile * ROWS..self.rows.min((tile + 1) * ROWS);
-        let from = &view.data[rows.start * row_bytes..rows.end * row_bytes];
-        let length = if self.is_tiled() { ROWS * row_bytes } else { from.len() };
-        // SAFETY: the region has room for all tiles, as was checked, and each is written by one thread.
-        let to = unsafe { std::slice::from_raw_parts_mut(self.region.as_ptr().add(tile * ROWS * row_bytes), length) };
-        match self.weights {
-            Weights::Tiled(format) => tile::pack(format, from, row_bytes, to),
-            Weights::Plain(_) => to.copy_from_slice(from),
-        }
+    /// A tensor of several rows that a file has packed as [`Matrix::load`] would have it in this region.
+    pub fn in_file(view: &TensorView<'_>, activations: Activations, file: Mapped, region: Region) -> Result<Matrix, EngineError> {
+        let packing = Packing::of(view, region.len())?;
+        Ok(packing.matrix(activations, Held::in_file(file, region)))
     }
 
     /// A matrix whose region is packed already. `None`: its type has no kernels.
     pub fn packed(ty: GgmlType, rows: usize, columns: usize, region: Region) -> Option<Matrix> {
         let row_bytes = columns / ty.block_elements() as usize * ty.block_bytes() as usize;
-        Some(Matrix { weights: Weights::of(ty)?, rows, columns, row_bytes, activations: Activations::Quantised, region })
+        let (activations, held) = (Activations::Quantised, Held::here(region));
+        Some(Matrix { weights: Weights::of(ty)?, rows, columns, row_bytes, activations, held })
+    }
+
+    /// See [`Held::bring_over`].
+    pub fn bring_over(&self, at_most: usize, pool: &Pool) -> usize {
+        self.held.bring_over(at_most, pool)
     }
 
     /// Tiles of 16 rows, the last of them maybe not full: the unit in which threads share the work.
@@ -153,13 +146,13 @@ impl Matrix {
     }
 
     fn is_tiled(&self) -> bool {
-        matches!(self.weights, Weights::Tiled(_))
+        self.weights.are_tiled()
     }
 
     /// A row's weights as floats. `to` has `columns` of them.
     pub fn read_row(&self, row: usize, to: &mut [f32]) {
         match self.weights {
-            Weights::Plain(float) => plain_floats(float, &self.region.bytes()[row * self.row_bytes..][..self.row_bytes], to),
+            Weights::Plain(float) => plain_floats(float, self.held.part(row * self.row_bytes, self.row_bytes), to),
             Weights::Tiled(format) => {
                 let (tile, row) = (row / ROWS, row % ROWS);
                 let mut panel = Panel::EMPTY;
@@ -230,7 +223,7 @@ impl Matrix {
     }
 
     fn tile(&self, tile: usize) -> &[u8] {
-        &self.region.bytes()[tile * ROWS * self.row_bytes..][..ROWS * self.row_bytes]
+        self.held.part(tile * ROWS * self.row_bytes, ROWS * self.row_bytes)
     }
 
     /// What some blocks of a tile times a group is; `tile` is to be replaced where the blocks are unpacked.
@@ -282,7 +275,7 @@ impl Matrix {
 
     /// A tile's rows where they are as in the file.
     fn plain_rows(&self, tile: usize) -> *const u8 {
-        self.region.bytes()[tile * ROWS * self.row_bytes..].as_ptr()
+        self.held.part(tile * ROWS * self.row_bytes, ROWS.min(self.rows - tile * ROWS) * self.row_bytes).as_ptr()
     }
 
     /// # Safety

@@ -21,8 +21,10 @@ mod bf16;
 pub mod cached;
 mod format;
 mod hadamard;
+pub mod held;
 mod lanes;
 pub mod matrix;
+pub mod packing;
 mod plain;
 mod product;
 #[cfg(target_arch = "x86_64")]

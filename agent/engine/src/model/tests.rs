@@ -302,7 +302,7 @@ fn a_plan_that_is_not_this_model_s_is_refused() {
 
 #[cfg(not(feature = "simulated-gpu"))]
 #[test]
-fn gpu_layers_are_refused_where_the_build_has_no_gpu_backend() {
+fn gpu_layers_are_refused_where_cuda_has_no_such_gpu() {
     use stowage_placement::DeviceKind;
     let folder = tempfile::tempdir().unwrap();
     let mut request = on_host(&SmallModel::default().write(folder.path()), &request(64, 16, 1), 1).unwrap();
@@ -333,6 +333,7 @@ mod with_simulated_gpus {
         decision.verdict.unwrap();
         let report = decision.report;
         LoadRequest {
+            packed: None,
             path: path.into(),
             plan: report.plan,
             request: report.request,

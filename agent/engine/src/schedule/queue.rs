@@ -97,6 +97,12 @@ impl Queue {
         !state.jobs.is_empty()
     }
 
+    /// Whether nobody waits, and it is not closed.
+    pub fn is_quiet(&self) -> bool {
+        let state = self.lock();
+        state.jobs.is_empty() && !state.closed
+    }
+
     pub fn close(&self) {
         self.lock().closed = true;
         self.changed.notify_all();

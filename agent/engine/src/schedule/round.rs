@@ -18,6 +18,10 @@ use crate::schedule::queue::{Job, Queue};
 use crate::schedule::slot::{Slot, Work, best_for};
 use crate::tokenizer::Tokenizer;
 
+/// Bytes of weights that are brought over to memory of the model's own after a round, and where nobody waits for anything.
+const BROUGHT_AFTER_A_ROUND: usize = 2 << 20;
+const BROUGHT_WHEN_QUIET: usize = 8 << 20;
+
 pub struct Rounds {
     model: Box<dyn Model>,
     tokenizer: Arc<Tokenizer>,
@@ -28,6 +32,8 @@ pub struct Rounds {
     batch: Batch,
     /// Whether there is anything that can't be gone back to.
     needs_copies: bool,
+    /// Whether any weights are read from a file as yet.
+    reads_file: bool,
     speculation: Speculation,
 }
 
@@ -51,7 +57,7 @@ impl Rounds {
     ) -> Rounds {
         let slots = (0..model.slots()).map(|_| Slot::new()).collect();
         let needs_copies = !model.can_rewind(model.num_ctx() as usize, 1);
-        Rounds { model, tokenizer, queue, active, slots, round: 0, batch: Batch::default(), needs_copies, speculation }
+        Rounds { model, tokenizer, queue, active, slots, round: 0, batch: Batch::default(), needs_copies, reads_file: true, speculation }
     }
 
     /// Until the queue is closed and all work is done.
@@ -63,7 +69,9 @@ impl Rounds {
                 tracing::error!("{message}");
                 self.fail_all(&EngineError::new(Reason::InferenceFailed, message));
             }
-            if self.count_active() == 0 && !self.queue.wait() {
+            let idle = self.count_active() == 0;
+            self.bring_over(idle);
+            if idle && !self.queue.wait() {
                 return;
             }
         }
@@ -76,6 +84,15 @@ impl Rounds {
         self.round += 1;
         self.generate();
         self.embed();
+    }
+
+    fn bring_over(&mut self, idle: bool) {
+        while self.reads_file {
+            self.reads_file = self.model.bring_over(if idle { BROUGHT_WHEN_QUIET } else { BROUGHT_AFTER_A_ROUND });
+            if !idle || !self.queue.is_quiet() {
+                return;
+            }
+        }
     }
 
     fn count_active(&self) -> usize {

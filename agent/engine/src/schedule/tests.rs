@@ -27,6 +27,9 @@ struct Letters {
     steps: Arc<Mutex<Vec<Batch>>>,
     /// Each step waits for a word, until nobody can give one.
     gate: Option<std_mpsc::Receiver<()>>,
+    /// Bytes of weights that are read from a file as yet, and how many were brought over each time.
+    in_file: usize,
+    brought: Arc<Mutex<Vec<usize>>>,
 }
 
 /// What a layer with a window remembers: tokens from place 0, those before `oldest` written over.
@@ -60,6 +63,8 @@ impl Letters {
             output: Vec::new(),
             steps: Arc::default(),
             gate: None,
+            in_file: 0,
+            brought: Arc::default(),
         }
     }
 
@@ -99,6 +104,12 @@ fn next(sequence: &[u32]) -> u32 {
 }
 
 impl Model for Letters {
+    fn bring_over(&mut self, bytes: usize) -> bool {
+        let count = bytes.min(self.in_file);
+        self.in_file -= count;
+        self.brought.lock().unwrap().push(count);
+        self.in_file > 0
+    }
     fn step(&mut self, batch: &Batch) -> Result<&[f32], EngineError> {
         self.write(batch);
         if batch.tokens.iter().any(|at| at.token == u32::from(b'?')) {
@@ -228,6 +239,22 @@ fn an_answer_ends_before_a_stop_string_and_at_max_tokens() {
     assert_eq!((text.as_str(), finish.reason, finish.generated_tokens), ("bc", FinishReason::Length, 2));
     let (text, finish) = ask(&scheduler, GenerateRequest { max_tokens: Some(0), ..request("a") });
     assert_eq!((text.as_str(), finish.reason, finish.generated_tokens), ("", FinishReason::Length, 0));
+}
+
+#[test]
+fn weights_are_brought_over_little_by_little_between_steps_and_hold_nobody_up() {
+    let model = Letters { in_file: usize::MAX, ..Letters::new(1, 64, 8) };
+    let brought = Arc::clone(&model.brought);
+    let endless = scheduler(model);
+    // More than can ever be: who asks is answered all the same, and the thread ends when it is to.
+    assert_eq!(ask(&endless, request("abw")).0, "xyz");
+    let while_busy = brought.lock().unwrap().iter().filter(|bytes| **bytes == 2 << 20).count();
+    assert!(while_busy >= 3, "after {while_busy} steps");
+    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(endless.shutdown());
+    let few = Letters { in_file: 40 << 20, ..Letters::new(1, 64, 8) };
+    let brought = Arc::clone(&few.brought);
+    ask(&scheduler(few), request("abw"));
+    assert_eq!(brought.lock().unwrap().iter().sum::<usize>(), 40 << 20);
 }
 
 #[test]

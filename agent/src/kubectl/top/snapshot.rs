@@ -140,8 +140,7 @@ impl ReplicaUse {
         };
         let state = share.replica.map(|replica| replica.state).unwrap_or_default();
         let mut shown = ReplicaUse { replica, promised_bytes: share.promised, held_bytes: share.held, difference_bytes: None, state };
-        let difference = |measured: Bytes| i64::try_from(i128::from(measured.0) - i128::from(share.promised.0)).ok();
-        shown.difference_bytes = shown.measured().and_then(difference);
+        shown.difference_bytes = shown.measured().and_then(|measured| measured.0.checked_signed_diff(share.promised.0));
         shown
     }
 

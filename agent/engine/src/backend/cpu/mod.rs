@@ -22,10 +22,11 @@ use crate::api::EngineError;
 use crate::arena::{Arena, Purpose, Region};
 use crate::batch::{Batch, TokenAt};
 use crate::cache::{self, Checkpoint, LayerCache};
-use crate::file_mmap::ModelFile;
+use crate::file_mmap::{ModelFile, TensorView};
 use crate::graph::{self, Block, Input, Norm, Rope, Weight};
 use crate::kernels::Isa;
 use crate::kernels::matrix::{Activations, Matrix, read_all, read_floats};
+use crate::packed_file::PackedFile;
 use crate::pool::Pool;
 
 /// One device's memory, and who computes there.
@@ -33,6 +34,8 @@ pub struct CpuBackend {
     pub arena: Arc<Arena>,
     pub pool: Arc<Pool>,
     pub computing: Computing,
+    /// What need not be packed.
+    pub packed: Option<Arc<PackedFile>>,
 }
 
 /// How products are computed. Replicas run as [`Computing::default`] says; other ways are there to be compared with it.
@@ -62,6 +65,8 @@ struct CpuRun {
     embedding: usize,
     /// Whether hidden states are normed at the end; those of a model without an output layer are as they are.
     ends_in_a_norm: bool,
+    /// Matrices whose bytes are in a file as yet.
+    in_file: Vec<Arc<Matrix>>,
 }
 
 /// What a token's embedding is made of.
@@ -137,14 +142,15 @@ struct Loader<'a> {
     file: &'a ModelFile,
     loaded: &'a mut dyn FnMut(Bytes),
     matrices: HashMap<String, Arc<Matrix>>,
+    in_file: Vec<Arc<Matrix>>,
     vectors: HashMap<String, Arc<Vector>>,
 }
 
 impl Loader<'_> {
-    fn region(&self, weight: &Weight) -> Result<Region, EngineError> {
+    fn region(&self, purpose: Purpose, weight: &Weight) -> Result<Region, EngineError> {
         let view = self.file.tensor(&weight.name)?;
         let bytes = layout::weight_bytes(view.ggml_type, view.rows as u64, view.columns as u64, Layout::Cpu);
-        self.backend.arena.take(Purpose::Weights, bytes.ok_or_else(|| too_large(&weight.name))?)
+        self.backend.arena.take(purpose, bytes.ok_or_else(|| too_large(&weight.name))?)
     }
 
     fn matrix(&mut self, weight: &Weight) -> Result<Arc<Matrix>, EngineError> {
@@ -152,7 +158,18 @@ impl Loader<'_> {
             return Ok(Arc::clone(matrix));
         }
         let view = self.file.tensor(&weight.name)?;
-        let matrix = Arc::new(Matrix::load(&view, self.backend.computing.activations, self.region(weight)?, &self.backend.pool)?);
+        let purpose = if view.rows > 1 { Purpose::Weights } else { Purpose::Vectors };
+        let (activations, region, pool) = (self.backend.computing.activations, self.region(purpose, weight)?, &self.backend.pool);
+        let packed = self.backend.packed.as_ref().filter(|_| view.rows > 1).and_then(|packed| packed.tensor(view.name, region.len()));
+        let matrix = match packed {
+            Some(packed) => {
+                packed.read(pool);
+                let matrix = Arc::new(Matrix::in_file(&view, activations, packed, region)?);
+                self.in_file.push(Arc::clone(&matrix));
+                matrix
+            }
+            None => Arc::new(Matrix::load(&view, activations, region, pool)?),
+        };
         (self.loaded)(Bytes(view.data.len() as u64));
         self.matrices.insert(weight.name.clone(), Arc::clone(&matrix));
         Ok(matrix)
@@ -196,24 +213,30 @@ impl Loader<'_> {
             let message = format!("tensor `{}` has type {}; the engine reads such from F32", view.name, view.ggml_type);
             return Err(EngineError::new(Reason::EngineCannotRun, message));
         }
-        let mut region = self.region(weight)?;
+        let mut region = self.region(Purpose::Vectors, weight)?;
         read_all(&view, region.floats_mut());
-        (self.loaded)(Bytes(view.data.len() as u64));
+        self.read(&view);
         Ok(Floats { region, columns: weight.columns })
     }
 
     fn vector(&mut self, weight: &Weight) -> Result<Vector, EngineError> {
         let view = self.file.tensor(&weight.name)?;
-        let mut region = self.region(weight)?;
+        let mut region = self.region(Purpose::Vectors, weight)?;
         read_floats(&view, region.floats_mut())?;
-        (self.loaded)(Bytes(view.data.len() as u64));
+        self.read(&view);
         Ok(Vector { region, length: weight.columns })
+    }
+
+    /// A tensor of the model's own file was read, and is read no more.
+    fn read(&mut self, view: &TensorView<'_>) {
+        view.let_go(0..view.data.len());
+        (self.loaded)(Bytes(view.data.len() as u64));
     }
 }
 
 impl Backend for CpuBackend {
     fn prepare(&self, run: &LayerRun<'_>, file: &ModelFile, loaded: &mut dyn FnMut(Bytes)) -> Result<Box<dyn PreparedRun>, EngineError> {
-        let mut loader = Loader { backend: self, file, loaded, matrices: HashMap::new(), vectors: HashMap::new() };
+        let mut loader = Loader { backend: self, file, loaded, matrices: HashMap::new(), in_file: Vec::new(), vectors: HashMap::new() };
         let graph = run.graph;
         let input = if run.input { Some(loader.input(&graph.input)?) } else { None };
         let (layers, first_block) = self.layers(run, &mut loader)?;
@@ -224,7 +247,9 @@ impl Backend for CpuBackend {
         };
         let (pool, isa) = (Arc::clone(&self.pool), self.computing.isa);
         let (embedding, ends_in_a_norm) = (graph.input.embeddings.columns, graph.output.is_some());
-        Ok(Box::new(CpuRun { pool, isa, input, first_block, layers, buffers, output, embedding, ends_in_a_norm }))
+        // The first that is brought over is the last of them.
+        let in_file = loader.in_file.into_iter().rev().collect();
+        Ok(Box::new(CpuRun { pool, isa, input, first_block, layers, buffers, output, embedding, ends_in_a_norm, in_file }))
     }
 }
 
@@ -356,6 +381,19 @@ impl PreparedRun for CpuRun {
 
     fn checkpoint(&mut self, slot: u32, index: usize, copy: Checkpoint) {
         self.layers.iter_mut().flatten().for_each(|layer| layer.cache.checkpoint(slot as usize, index, copy));
+    }
+
+    fn bring_over(&mut self, bytes: usize) -> bool {
+        let mut left = bytes;
+        while left > 0
+            && let Some(matrix) = self.in_file.last()
+        {
+            match matrix.bring_over(left, &self.pool) {
+                0 => drop(self.in_file.pop()),
+                brought => left -= brought,
+            }
+        }
+        !self.in_file.is_empty()
     }
 
     fn normalise(&mut self, hidden: &mut [f32]) -> Result<(), EngineError> {

@@ -15,7 +15,7 @@ pub struct DeviceArena {
     base: DevicePointer,
     size: Bytes,
     taken: AtomicU64,
-    by_purpose: [AtomicU64; 4],
+    by_purpose: [AtomicU64; Purpose::Compute as usize + 1],
 }
 
 /// Part of an arena, aligned to 256 bytes, that nobody else has.

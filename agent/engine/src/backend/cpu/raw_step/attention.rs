@@ -81,9 +81,14 @@ impl Step<'_> {
     /// The parts of what a span's tokens see. What is not causal is one text, seen whole.
     fn parts(&self, attend: &Attend, shape: CacheShape, span: &Span) -> Parts {
         let (first, last) = (self.seen(attend, shape, span.first), self.seen(attend, shape, span.first + span.count - 1));
+        Parts::of(first.start, last.end, self.most_parts(shape))
+    }
+
+    /// As many as keep threads busy and as there is room for behind the batch; below 2, nothing is divided.
+    fn most_parts(&self, shape: CacheShape) -> usize {
         let pieces = self.spans.len() * shape.kv_heads;
         let room = self.num_batch / self.tokens.len() - 1;
-        Parts::of(first.start, last.end, ENOUGH_PIECES.div_ceil(pieces).min(room).min(MOST_PARTS))
+        ENOUGH_PIECES.div_ceil(pieces).min(room).min(MOST_PARTS)
     }
 
     /// The positions that a token sees.
@@ -148,6 +153,9 @@ impl Step<'_> {
     /// One token's attention from its parts.
     pub(super) unsafe fn merge(&self, attend: &Attend, row: usize, cache: &LayerCache) {
         let shape = cache.shape();
+        if self.most_parts(shape) < 2 {
+            return;
+        }
         let Some(span) = self.spans.iter().find(|span| (span.first..span.first + span.count).contains(&row)) else { return };
         let parts = self.parts(attend, shape, span).count;
         if parts == 1 {

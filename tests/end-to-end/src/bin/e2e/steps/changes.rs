@@ -7,10 +7,10 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use rustix::process::{Signal, kill_process};
 use serde_json::json;
-use stowage_control_plane::processes::{Process, wait_for};
+use stowage_control_plane::processes::wait_for;
 use stowage_crds::conditions::ConditionType;
 use stowage_crds::names;
-use stowage_end_to_end::watch;
+use stowage_end_to_end::{drain, watch};
 use stowage_placement::Reason;
 
 use super::client::Asked;
@@ -83,12 +83,7 @@ impl Everything {
     /// There is no other node: what is there serves on and says so, for which a drain waits, and what is asked for beyond that has no place.
     pub(super) async fn drain(&mut self) -> Result<()> {
         let change = async |all: &mut Everything| {
-            let mut drain = all.control_plane.kubectl();
-            drain.args(["drain", NODE, "--ignore-daemonsets", "--pod-selector", names::ASSIGNMENT_LABEL]);
-            let log = all.folder.join("drain.log");
-            let mut drain = Process::start("drain", drain, &log).context("kubectl drain")?;
-            let refusal = "would violate the pod's disruption budget";
-            watch::until("the eviction is refused", || fs::read_to_string(&log).is_ok_and(|said| said.contains(refusal))).await?;
+            let mut drain = drain::begin(all.control_plane.kubectl(), NODE, &all.folder.join("drain.log")).await?;
             let stays = all.until(|m| watch::reason(m, ConditionType::Degraded) == Reason::NodeUnschedulable.as_str()).await?;
             eprintln!("    Degraded: {}", watch::message(&stays, ConditionType::Degraded));
             all.change(&json!({"replicas": 2}))?;
