@@ -14,8 +14,8 @@ use crate::step::{Decision, Item, Target};
 /// Most requests at once for those that have no place yet. Few: an API server that is busy answers no more of them a second when there are more, and what it
 /// tells watches, by which users and this operator see what came of them, falls behind.
 const MOST: usize = 8;
-/// Likewise for all else.
-const MOST_THAT_CAN_WAIT: usize = 2;
+/// All else has what those leave of it, and so many of its own.
+const LEAST_THAT_CAN_WAIT: usize = 2;
 
 /// This process no longer leads.
 #[derive(Debug, thiserror::Error)]
@@ -53,7 +53,7 @@ impl Requests {
     pub fn have_room(&self, can_wait: bool) -> bool {
         let that_can_wait = self.that_can_wait.len();
         match can_wait {
-            true => that_can_wait < MOST_THAT_CAN_WAIT,
+            true => self.sent.len() < MOST || that_can_wait < LEAST_THAT_CAN_WAIT,
             false => self.sent.len() - that_can_wait < MOST,
         }
     }
@@ -176,20 +176,27 @@ mod tests {
         assert!(server.next_request().await.is_none(), "a request came");
     }
 
+    fn fill(requests: &mut Requests, can_wait: bool) -> usize {
+        let name = |index| format!("{can_wait}-{index}");
+        (0..)
+            .take_while(|index| {
+                let has_room = requests.have_room(can_wait);
+                if has_room {
+                    write(requests, &name(*index)).unwrap();
+                }
+                if has_room && can_wait {
+                    requests.can_wait(&removal(&name(*index)).0);
+                }
+                has_room
+            })
+            .count()
+    }
+
     #[tokio::test]
-    async fn what_can_wait_has_room_of_its_own_and_no_more() {
-        let (mut requests, _leads, _server) = requests();
-        for index in 0..MOST_THAT_CAN_WAIT {
-            assert!(requests.have_room(true));
-            let name = index.to_string();
-            write(&mut requests, &name).unwrap();
-            requests.can_wait(&removal(&name).0);
-        }
-        assert!(!requests.have_room(true) && requests.have_room(false));
-        for index in 0..MOST {
-            assert!(requests.have_room(false));
-            write(&mut requests, &format!("urgent-{index}")).unwrap();
-        }
-        assert!(!requests.have_room(false));
+    async fn what_can_wait_has_what_others_leave_and_a_little_of_its_own_and_never_keeps_them_out() {
+        let (mut busy, _leads, _server) = requests();
+        assert_eq!((fill(&mut busy, false), fill(&mut busy, true)), (MOST, LEAST_THAT_CAN_WAIT));
+        let (mut idle, _leads, _server) = requests();
+        assert_eq!((fill(&mut idle, true), fill(&mut idle, false)), (MOST, MOST));
     }
 }
