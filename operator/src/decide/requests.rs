@@ -136,7 +136,9 @@ mod tests {
         (Item::Endpoints(key), Arc::new(Decision { write, notices: Vec::new(), refusals: Vec::new() }))
     }
 
-    fn requests() -> (Requests, watch::Sender<Option<Instant>>, Handle<Request<Body>, Response<Body>>) {
+    type Server = Handle<Request<Body>, Response<Body>>;
+
+    fn requests() -> (Requests, watch::Sender<Option<Instant>>, Server) {
         let (service, handle) = mock::pair();
         let (leads, until) = watch::channel(Some(Instant::now() + Duration::from_secs(60)));
         (Requests::new(Client::new(service, "default"), Leadership::until(until)), leads, handle)
