@@ -187,7 +187,7 @@ endif
 .PHONY: bench
 bench: ## beside llama.cpp, in turns: prefill, decode, start, memory; and requests together (ROUNDS, MODELS="smollm2 gemma3 random", INSTRUCTIONS=avx2)
 	@$(STAGE) 'release build' cargo build --release --package stowage-agent
-	@$(STAGE) 'release build of examples' cargo build --release --package stowage-engine --example first_token --example serving
+	@$(STAGE) 'release build of examples' cargo build --release --package stowage-engine --package stowage-agent --example first_token --example serving --example worker_memory
 	@$(STAGE) bench scripts/bench.sh $(TARGET)/release/stowage-agent $(TARGET)/release/examples $(CACHE)
 
 .PHONY: crds

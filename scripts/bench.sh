@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # bench.sh AGENT EXAMPLES CACHE: tokens a second, seconds to the first token and memory beside llama.cpp's, in ROUNDS (5) turns; then how requests share a
-# model. EXAMPLES: the folder of the engine's examples. MODELS: smollm2, gemma3 and random (all). INSTRUCTIONS=avx2: tokens a second alone, of both engines'
+# model. EXAMPLES: the folder of engine's and agent's examples. MODELS: smollm2, gemma3 and random (all). INSTRUCTIONS=avx2: tokens a second alone, of both engines'
 # kernels for a CPU that has no more.
 set -euo pipefail
 agent=$1 examples=$2 cache=$3
@@ -48,4 +48,5 @@ fi
 "$python" "$here/bench/compare.py" "$agent" "$here/llama-cpp.sh" "$llama" "${ROUNDS:-5}" ${INSTRUCTIONS:+"$INSTRUCTIONS"}
 [ -z "${INSTRUCTIONS:-}" ] || exit 0
 "$python" "$here/bench/start.py" "$examples/first_token" "$here/llama-cpp.sh" "$llama" "${ROUNDS:-5}"
+"$examples/worker_memory" "$agent" "$models"/*.gguf
 "$examples/serving" "$smollm2" --threads 2 --rounds "${ROUNDS:-5}"

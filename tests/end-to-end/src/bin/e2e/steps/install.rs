@@ -15,7 +15,7 @@ use super::{DEADLINE, Everything, LINK, MODEL, NAMESPACE, NODE, OTHER_END};
 /// Where the chart looks for models on a node by default.
 pub(super) const MODELS: &str = "/var/lib/stowage/models";
 /// And where it has agents keep what they download, as this user.
-const CACHE: &str = "/var/lib/stowage/cache";
+pub(super) const CACHE: &str = "/var/lib/stowage/cache";
 const AGENT_USER: u32 = 65532;
 
 impl Everything {
@@ -29,7 +29,9 @@ impl Everything {
     pub(super) async fn install(&mut self, model: &Path) -> Result<()> {
         let name = model.file_name().context("a model is a file")?;
         let path = format!("test.model.path={}", name.to_string_lossy());
-        self.helm("install", &["--create-namespace", "--set", &path])?;
+        // However full this machine's disk is.
+        let packed = "agent.packedWeights.keepFreePercent=0";
+        self.helm("install", &["--create-namespace", "--set", &path, "--set", packed])?;
         self.kubectl(&["-n", NAMESPACE, "rollout", "status", "daemonset/stowage-agent", "--timeout=180s"])?;
         watch::model_node(&self.control_plane.client, NODE, |node| node.status.is_some()).await?;
         let owner = fs::metadata(CACHE).with_context(|| format!("looking at {CACHE}"))?.uid();
