@@ -139,11 +139,13 @@ impl<K: ResourceExt> Cache<K> {
         newer
     }
 
-    /// Takes in what an uncached read found, made when `as_of` was already known to be written; says whether it is news.
+    /// Takes in what an uncached read found, made when `as_of` was already known to be written; says whether it is news. What is known to be newer than that
+    /// may have been made after the read.
     pub fn confirm(&mut self, key: Key, found: Option<K>, as_of: Revision) -> bool {
+        let is_newer = self.objects.get(&key).is_some_and(|known| Revision::of(known.as_ref()) > as_of);
         let news = match found {
             Some(object) => self.assume(object),
-            None => self.objects.remove(&key).is_some(),
+            None => !is_newer && self.objects.remove(&key).is_some(),
         };
         let confirmed = self.confirmed.entry(key).or_default();
         *confirmed = as_of.max(*confirmed);
@@ -206,5 +208,16 @@ mod tests {
         assert_eq!(cache.fresh(&Key::cluster("a")), Revision(8));
         cache.confirm(Key::cluster("missing"), None, Revision(8));
         assert_eq!(cache.fresh(&Key::cluster("missing")), Revision(8));
+    }
+
+    #[test]
+    fn a_late_answer_that_there_is_no_such_object_does_not_remove_one_that_was_made_since() {
+        let mut cache = Cache::default();
+        cache.assume(object("a", 3));
+        cache.assume(object("a", 9));
+        assert!(!cache.confirm(Key::cluster("a"), None, Revision(8)));
+        assert_eq!(version(&cache, "a"), Some(Revision(9)));
+        assert!(cache.confirm(Key::cluster("a"), None, Revision(9)));
+        assert_eq!(version(&cache, "a"), None);
     }
 }

@@ -1,43 +1,46 @@
 //! The one serial decision task.
 //!
-//! It takes in what changed, then goes through ModelNodes and ModelDeployments, for each asking a pure function for the next [`Step`] and carrying it out,
-//! until nothing is left to do. The answer to each write is taken in before the next step is asked for, so every decision knows of all before it.
+//! It takes in what changed, then goes through ModelNodes and ModelDeployments, asking a pure function for the next [`Step`] of each. What is to be written is
+//! sent without waiting for the answer, so decisions go on while earlier ones are being written. A decision knows of all before it nevertheless: what is in
+//! flight counts with what it takes (see [`crate::in_flight`]), and nothing more is done for an item until the answer to its last write was taken in.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
-use kube::Client;
 use stowage_placement::Reason;
 use tokio::sync::{mpsc, watch};
 
+use crate::cache::Revision;
 use crate::clock::Clock;
-use crate::leader::Leadership;
 use crate::metrics::Metrics;
-use crate::model_deployment::apply::{self, ApplyError, Remedy};
+use crate::model_deployment::apply::{Answer, ApplyError, Remedy};
 use crate::model_deployment::validate::Origin;
 use crate::model_deployment::{controller, endpoints, preemption};
 use crate::model_node::{membership, promises};
 use crate::roll_call::{self, Questions};
 use crate::state::{State, is_live};
-use crate::step::{Decision, Item, Notice, Step, Write};
+use crate::step::{Decision, Item, Notice, Step, Target, Write};
 use crate::waits::Waits;
 use crate::watch::Change;
 use crate::workers;
 
-/// After the API server could not be reached.
-const RETRY: Duration = Duration::from_secs(1);
+mod pace;
+mod requests;
+
+pub use pace::Pace;
+pub use requests::Requests;
+use requests::{Answered, NotLeading, Outcome};
+
 /// Most changes that are taken in before deciding.
 const BATCH: usize = 1024;
-/// An item that still wants something after so many steps in a row waits for the next round; no chain of steps is nearly as long.
+/// An item that still has something to remember after so many steps in a row waits for the next pass; no chain of steps is nearly as long.
 const MOST_STEPS: usize = 64;
-/// Passes through everything in one round. One pass follows from another only where bytes were freed or a claim fell through.
-const MOST_PASSES: usize = 32;
 
 /// The next step for one item: pure, so that any order of them can be tried.
 pub fn next_step(state: &State, item: &Item, now: Timestamp) -> Step {
-    if state.memory.is_held_back(item, now) {
+    if state.in_flight.is_busy(item) || state.memory.is_held_back(item, now) {
         return Step::Done;
     }
     match item {
@@ -49,7 +52,7 @@ pub fn next_step(state: &State, item: &Item, now: Timestamp) -> Step {
     }
 }
 
-/// All items there are, in the order in which a round goes through them. Promises come before new claims, so that what was begun is ended first, and the
+/// All items there are, in the order in which a pass goes through them. Promises come before new claims, so that what was begun is ended first, and the
 /// ModelDeployments of the highest priority before others, so that they have the bytes that became free.
 pub fn items(state: &State) -> Vec<Item> {
     let membership = membership::names(state).into_iter().map(Item::NodeMembership);
@@ -60,22 +63,24 @@ pub fn items(state: &State) -> Vec<Item> {
     membership.chain(promises).chain(deployments).chain(endpoints).chain(workers).collect()
 }
 
-/// Why a round ended early.
-#[derive(Debug, thiserror::Error)]
-pub enum Interrupted {
-    #[error("this process no longer leads")]
-    NotLeading,
-    #[error("after {MOST_PASSES} passes there is still something to write")]
-    Unsettled,
-    #[error("writing {what}: {source}")]
-    Api { what: String, source: ApplyError },
+/// Whether others go first where the API server can't do everything at once: all that is not about places and promises, and what is said of replicas that
+/// have their places.
+fn can_wait(state: &State, item: &Item) -> bool {
+    match item {
+        Item::NodeMembership(_) | Item::Promises(_) => false,
+        Item::Deployment(key) => state.deployments.get(key).is_some_and(|deployment| {
+            let seen = deployment.status.as_ref().filter(|status| status.observed_generation == deployment.metadata.generation);
+            seen.is_some_and(|status| status.updated_replicas >= deployment.spec.replicas)
+        }),
+        Item::Endpoints(_) | Item::Worker(_) => true,
+    }
 }
 
 pub struct DecisionTask {
-    pub client: Client,
     pub clock: Arc<dyn Clock>,
-    pub leadership: Leadership,
     pub state: State,
+    pub requests: Requests,
+    pub pace: Pace,
     pub notices: mpsc::UnboundedSender<Notice>,
     pub headers: watch::Sender<BTreeSet<Origin>>,
     pub questions: watch::Sender<Questions>,
@@ -87,34 +92,31 @@ impl DecisionTask {
     /// Decides until the leadership is lost or nothing can change any more.
     pub async fn run(&mut self, changes: &mut mpsc::Receiver<Change>) {
         loop {
-            let mut due = self.wait(changes).await;
-            while due && self.state.is_synced() {
-                match self.round().await {
-                    Ok(()) => due = false,
-                    Err(Interrupted::NotLeading) => return,
-                    Err(error) => {
-                        tracing::warn!("{error}; trying again");
-                        tokio::time::sleep(RETRY).await;
-                        let came_meanwhile = std::iter::from_fn(|| changes.try_recv().ok()).collect();
-                        self.take_in(came_meanwhile);
-                    }
-                }
+            let heard = self.hear(changes).await;
+            if heard.is_err() || changes.is_closed() {
+                return;
             }
-            if changes.is_closed() {
+            if self.pace.is_due() && self.state.is_synced() && self.pass().await.is_err() {
                 return;
             }
         }
     }
 
-    /// Waits for changes, or for the time at which something changes by itself; says whether there is anything to decide.
-    async fn wait(&mut self, changes: &mut mpsc::Receiver<Change>) -> bool {
+    /// Waits for changes, for answers, or for the time at which something changes by itself.
+    async fn hear(&mut self, changes: &mut mpsc::Receiver<Change>) -> Result<(), NotLeading> {
         let now = self.clock.now();
-        let deadline = self.state.next_deadline(now).and_then(|deadline| Duration::try_from(deadline.duration_since(now)).ok());
+        let by_itself = || self.state.next_deadline(now).and_then(|deadline| Duration::try_from(deadline.duration_since(now)).ok());
+        let wait = self.pace.wait().or_else(by_itself);
         let mut batch = Vec::new();
         tokio::select! {
-            _ = changes.recv_many(&mut batch, BATCH) => self.take_in(batch),
-            () = tokio::time::sleep(deadline.unwrap_or(Duration::MAX)), if deadline.is_some() => true,
+            _ = changes.recv_many(&mut batch, BATCH) => self.pace.due |= self.take_in(batch),
+            Some(answered) = self.requests.next() => self.answered(answered)?,
+            () = tokio::time::sleep(wait.unwrap_or(Duration::MAX)), if wait.is_some() => self.pace.due = true,
         }
+        while let Some(answered) = self.requests.try_next() {
+            self.answered(answered)?;
+        }
+        Ok(())
     }
 
     /// Takes in changes. A Lease that was renewed changes nothing by itself; one that makes a node ready does.
@@ -131,43 +133,50 @@ impl DecisionTask {
         due || self.state.ready_nodes(now) != ready || membership::names(&self.state) != members
     }
 
-    /// Goes through everything until nothing is left to do.
-    pub async fn round(&mut self) -> Result<(), Interrupted> {
+    /// Goes through everything once, and sends what is to be written; says whether that was anything.
+    async fn pass(&mut self) -> Result<bool, NotLeading> {
+        self.pace.due = false;
         self.state.forget_the_gone();
         self.ask_for_headers();
         self.call_the_roll();
         self.waits.begin(&self.state, self.clock.now());
-        for _ in 0..MOST_PASSES {
-            let mut wrote = false;
-            for item in items(&self.state) {
-                wrote |= self.settle(&item).await?;
+        let mut sent = false;
+        for item in items(&self.state) {
+            let can_wait = can_wait(&self.state, &item);
+            while !can_wait && !self.requests.have_room(can_wait) {
+                self.next_answer().await?;
             }
-            if !wrote {
-                self.metrics.account(&self.state);
-                self.waits.end(&self.state, self.clock.now(), &self.metrics);
-                return Ok(());
+            // What can wait and finds no room is due again with the next answer.
+            if self.requests.have_room(can_wait) && self.settle(&item)? {
+                sent = true;
+                if can_wait {
+                    self.requests.can_wait(&item);
+                }
             }
         }
-        Err(Interrupted::Unsettled)
+        self.waits.end(&self.state, self.clock.now(), &self.metrics);
+        if !sent {
+            self.metrics.account(&self.state);
+        }
+        self.pace.passed(sent);
+        Ok(sent)
     }
 
-    /// Takes steps for one item until it is as it should be; says whether anything was written.
-    async fn settle(&mut self, item: &Item) -> Result<bool, Interrupted> {
-        let mut wrote = false;
+    /// Takes steps for one item until it is as it should be, or an answer has to be waited for; says whether anything was sent.
+    fn settle(&mut self, item: &Item) -> Result<bool, NotLeading> {
         for _ in 0..MOST_STEPS {
             match next_step(&self.state, item, self.clock.now()) {
-                Step::Done => return Ok(wrote),
-                Step::Confirm { target, as_of } => {
-                    let read = apply::confirm(&self.client, &mut self.state, &target, as_of).await;
-                    read.map_err(|error| Interrupted::Api { what: format!("{item:?}"), source: error.into() })?;
-                }
+                Step::Done => return Ok(false),
                 Step::Remember(remark) => self.state.memory.remember(remark, self.clock.now()),
+                Step::Confirm { target, as_of } => {
+                    self.read(item.clone(), target, as_of);
+                    return Ok(true);
+                }
                 Step::Write(decision) => {
-                    let follow = claimed_nodes(&self.state, &decision.write);
-                    wrote |= self.carry_out(item, *decision).await?;
-                    for node in follow {
-                        wrote |= Box::pin(self.settle(&Item::Promises(node))).await?;
-                    }
+                    let decision = Arc::new(*decision);
+                    self.requests.write(item.clone(), decision.clone())?;
+                    self.state.in_flight.writes(item.clone(), decision);
+                    return Ok(true);
                 }
             }
         }
@@ -175,44 +184,63 @@ impl DecisionTask {
         Ok(false)
     }
 
-    /// Makes the write; says whether it succeeded. A write that the API server does not take is no reason to stop.
-    async fn carry_out(&mut self, item: &Item, decision: Decision) -> Result<bool, Interrupted> {
-        if !self.leadership.holds() {
-            return Err(Interrupted::NotLeading);
-        }
-        let Decision { write, notices, refusals } = decision;
-        match apply::send(&self.client, &write).await {
-            Ok(answer) => {
-                self.metrics.wrote(write.kind(), "written");
-                self.state.assume(answer);
-                self.state.memory.rejected.remove(item);
-                for seen in refusals {
-                    self.state.memory.refused(seen, self.clock.now());
-                }
-                notices.into_iter().for_each(|notice| self.tell(notice));
-                Ok(true)
-            }
-            Err(error) => self.failed(item, &write, error).await,
+    fn read(&mut self, item: Item, target: Target, as_of: Revision) {
+        self.state.in_flight.reads(item.clone());
+        self.requests.read(item, target, as_of);
+    }
+
+    async fn next_answer(&mut self) -> Result<(), NotLeading> {
+        match self.requests.next().await {
+            Some(answered) => self.answered(answered),
+            None => Ok(()),
         }
     }
 
-    async fn failed(&mut self, item: &Item, write: &Write, error: ApplyError) -> Result<bool, Interrupted> {
-        let interrupted = |source| Interrupted::Api { what: format!("{} of {item:?}", write.kind()), source };
+    /// Takes in what came of a request. A write that the API server does not take is no reason to stop.
+    fn answered(&mut self, Answered { item, outcome }: Answered) -> Result<(), NotLeading> {
+        self.state.in_flight.ended(&item);
+        self.pace.due = true;
+        match outcome {
+            Outcome::NotLeading => return Err(NotLeading),
+            Outcome::Read(as_of, Ok(found)) => self.state.confirm(found, as_of),
+            Outcome::Read(_, Err(error)) => self.try_later(&format!("reading for {item:?}"), &error.into()),
+            Outcome::Written(decision, Ok(answer)) => self.written(&item, Arc::unwrap_or_clone(decision), answer),
+            Outcome::Written(decision, Err(error)) => self.failed(item, &decision.write, error),
+        }
+        Ok(())
+    }
+
+    fn written(&mut self, item: &Item, decision: Decision, answer: Answer) {
+        let Decision { write, notices, refusals } = decision;
+        self.metrics.wrote(write.kind(), "written");
+        self.state.assume(answer);
+        self.state.memory.rejected.remove(item);
+        for seen in refusals {
+            self.state.memory.refused(seen, self.clock.now());
+        }
+        notices.into_iter().for_each(|notice| self.tell(notice));
+    }
+
+    fn failed(&mut self, item: Item, write: &Write, error: ApplyError) {
         match (error.remedy(), write.planned_on()) {
-            (Remedy::TryLater, _) => return Err(interrupted(error)),
+            (Remedy::TryLater, _) => self.try_later(&format!("writing {} of {item:?}", write.kind()), &error),
             (Remedy::ReadAgain, Some((target, as_of))) => {
                 self.metrics.wrote(write.kind(), "conflict");
                 tracing::debug!(?item, "{}: {error}; reading it again", write.kind());
-                apply::confirm(&self.client, &mut self.state, &target, as_of).await.map_err(|error| interrupted(error.into()))?;
+                self.read(item, target, as_of);
             }
             _ => {
                 self.metrics.wrote(write.kind(), "rejected");
                 tracing::warn!(?item, "{}: {error}", write.kind());
                 self.tell_of_foreign_service(&error);
-                self.state.memory.rejected(item.clone(), error.to_string(), self.clock.now());
+                self.state.memory.rejected(item, error.to_string(), self.clock.now());
             }
         }
-        Ok(false)
+    }
+
+    fn try_later(&mut self, what: &str, error: &ApplyError) {
+        tracing::warn!("{what}: {error}; trying again");
+        self.pace.pause();
     }
 
     fn tell(&self, notice: Notice) {
@@ -257,19 +285,12 @@ fn send_if_new<T: PartialEq>(sender: &watch::Sender<T>, value: T) {
     });
 }
 
-/// Nodes on which this write claims a place; their promises are due at once.
-fn claimed_nodes(state: &State, write: &Write) -> BTreeSet<String> {
-    let Write::Status { key, status, .. } = write else { return BTreeSet::new() };
-    let known = |uid: &str| {
-        let status = state.deployments.get(key).and_then(|deployment: &Arc<stowage_crds::ModelDeployment>| deployment.status.as_ref());
-        status.is_some_and(|status| status.placements.iter().any(|placement| placement.assignment_uid == uid))
-    };
-    let claims = status.placements.iter().filter(|placement| !known(&placement.assignment_uid));
-    claims.map(|placement| placement.node.clone()).collect()
-}
-
+#[cfg(test)]
+mod burst_stories;
 #[cfg(test)]
 mod interleavings;
+#[cfg(test)]
+mod leader;
 #[cfg(test)]
 mod moving_stories;
 #[cfg(test)]

@@ -47,6 +47,12 @@ impl Leadership {
         let (_, until) = watch::channel(Some(Instant::now() + Duration::from_secs(1 << 30)));
         Leadership { until }
     }
+
+    /// For tests: leads for as long as the sender says.
+    #[cfg(test)]
+    pub fn until(until: watch::Receiver<Option<Instant>>) -> Leadership {
+        Leadership { until }
+    }
 }
 
 /// Says whether the API server has answered this process lately, whoever leads. An operator for which that is not so could not take over.

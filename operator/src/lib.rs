@@ -13,6 +13,7 @@ pub mod clock;
 pub mod decide;
 pub mod events;
 pub mod heartbeats;
+pub mod in_flight;
 pub mod leader;
 pub mod ledger;
 pub mod metrics;

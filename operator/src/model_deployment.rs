@@ -12,6 +12,7 @@ pub mod models;
 pub mod moving_up;
 pub mod notices;
 pub mod preemption;
+pub mod reserved;
 pub mod rollout;
 pub mod slots;
 pub mod status;

@@ -16,6 +16,7 @@ use stowage_placement::{Bytes, Defaults, ModelSummary, Refusal};
 use crate::cache::{Cache, Key};
 use crate::clock::after;
 use crate::heartbeats::Heartbeats;
+use crate::in_flight::InFlight;
 use crate::model_deployment::status::progress;
 use crate::model_deployment::validate::{Origin, Wanted};
 use crate::step::Item;
@@ -57,6 +58,8 @@ pub struct State {
     pub system_namespace: String,
     /// What is assumed of devices of which neither admin nor agent says otherwise.
     pub defaults: Defaults,
+    /// Beside what is known: what is being written.
+    pub in_flight: InFlight,
     /// How long a GPU must have had room before a replica moves there, in seconds.
     pub move_up_after: i64,
     /// What this leader remembers beside what is written down; losing it costs time, never correctness.

@@ -8,7 +8,7 @@ use stowage_placement::Defaults;
 use tokio::sync::{mpsc, watch};
 
 use crate::clock::Clock;
-use crate::decide::DecisionTask;
+use crate::decide::{DecisionTask, Pace, Requests};
 use crate::leader::Election;
 use crate::metrics::Metrics;
 use crate::model_deployment::fetch::{self, ReadHeader};
@@ -69,9 +69,9 @@ impl Terms {
         let (headers, wanted) = watch::channel(BTreeSet::new());
         let (questions, asked) = watch::channel(Questions::new());
         let mut task = DecisionTask {
-            client: self.client.clone(),
             clock: self.clock.clone(),
-            leadership,
+            requests: Requests::new(self.client.clone(), leadership),
+            pace: Pace::default(),
             state: State {
                 system_namespace: self.system_namespace.clone(),
                 defaults: self.defaults,

@@ -1,22 +1,21 @@
-//! Random interleavings of users, agents and leaders over the real decisions, without an API server: watches lag, each kind by itself; writes arrive late,
-//! twice, or without an answer; leaders are killed, paused, or lead beside each other; agents fall silent and come back, others take and free VRAM,
+//! Random interleavings of users, agents and leaders over the real decisions, without an API server: watches lag, each kind by itself; many writes are on their
+//! way at once, and arrive in any order, late, twice, never, or without an answer, and answers are heard late; leaders are killed, paused, or lead beside each other; agents fall silent and come back, others take and free VRAM,
 //! machines are replaced under their names, and with every second seed workers are in Pods of their own. The observer of [`Cluster::check`] looks at every write.
 //!
 //! A failing seed is replayed with `STOWAGE_SEED=N cargo test -p stowage-operator interleavings`; `STOWAGE_SEEDS=N` tries that many.
 
 use std::sync::Arc;
 
-use kube::runtime::watcher::Event;
 use stowage_crds::model_deployment::PlacementState;
 use stowage_placement::{Bytes, PlacementPolicy, Tokens};
 
-use super::{items, next_step};
-use crate::cache::{Cache, Key, Revision};
+use super::items;
+use super::leader::{KINDS, Leader, Request};
+use crate::cache::Key;
 use crate::clock::after;
-use crate::state::State;
-use crate::step::{Decision, Item, Step, Target};
-use crate::testing::cluster::{Cluster, Store};
-use crate::testing::{gpu_node, lease, listed, now, priority_class, worker_settings};
+use crate::step::Decision;
+use crate::testing::cluster::Cluster;
+use crate::testing::{gpu_node, lease, now};
 
 const NODES: [&str; 2] = ["n1", "n2"];
 const NAMES: [&str; 4] = ["a", "b", "c", "d"];
@@ -24,7 +23,7 @@ const LEADERS: usize = 2;
 const SEEDS: u64 = 1000;
 const ACTIONS: usize = 300;
 const HOUR: i64 = 3600;
-const MOVE_UP_AFTER: i64 = 30;
+pub(super) const MOVE_UP_AFTER: i64 = 30;
 pub(super) const HIGH: &str = "high";
 /// Of the names, those of a high priority.
 const IMPORTANT: [&str; 2] = ["b", "d"];
@@ -47,140 +46,12 @@ impl Random {
     }
 }
 
-/// Kinds of objects that leaders watch, Leases left out: those are heard, not watched.
-const KINDS: usize = 6;
-
-/// A process that believes it leads.
-pub(super) struct Leader {
-    pub(super) state: State,
-    seen: [usize; KINDS],
-    /// A kind of which it hears late.
-    slow: Option<usize>,
-    /// Decided, and not yet arrived.
-    on_its_way: Option<(Item, Decision)>,
-}
-
-/// Lists one kind as it is now, and says from where to watch on.
-fn list<K: kube::ResourceExt + Clone>(store: &Store<K>) -> (Cache<K>, usize) {
-    (listed(store.objects.values().cloned()), store.log.len())
-}
-
-/// Lets a watch bring its next event.
-fn watch<K: kube::ResourceExt + Clone>(store: &Store<K>, cache: &mut Cache<K>, seen: &mut usize) -> bool {
-    let Some(event) = store.log.get(*seen) else { return false };
-    let event = match event {
-        Event::Apply(object) => Event::Apply(object.clone()),
-        Event::Delete(object) => Event::Delete(object.clone()),
-        _ => return false,
-    };
-    *seen += 1;
-    cache.take_in(event);
-    true
-}
-
-impl Leader {
-    /// Begins with lists of all kinds, between which others may write.
-    pub(super) fn new(cluster: &mut Cluster, mut meanwhile: impl FnMut(&mut Cluster)) -> Leader {
-        let system_namespace = stowage_crds::names::SYSTEM_NAMESPACE.into();
-        let mut state = State { system_namespace, move_up_after: MOVE_UP_AFTER, ..State::default() };
-        let mut seen = [0; KINDS];
-        (state.nodes, seen[4]) = list(&cluster.nodes);
-        meanwhile(cluster);
-        (state.model_nodes, seen[1]) = list(&cluster.model_nodes);
-        meanwhile(cluster);
-        (state.deployments, seen[0]) = list(&cluster.deployments);
-        meanwhile(cluster);
-        (state.services, seen[2]) = list(&cluster.services);
-        (state.slices, seen[3]) = list(&cluster.slices);
-        (state.pods, seen[5]) = list(&cluster.pods);
-        state.workers = cluster.has_worker_pods.then(|| Arc::new(worker_settings()));
-        state.priority_classes = listed([priority_class(HIGH, 1000)]);
-        state.hear(cluster.agents.keys().map(|name| lease(name, 0)).collect(), now());
-        Leader { state, seen, slow: None, on_its_way: None }
-    }
-
-    /// Lets all watches bring what there is; says whether that was anything.
-    pub(super) fn catch_up(&mut self, cluster: &Cluster) -> bool {
-        (0..KINDS).map(|kind| (0..).take_while(|_| self.watch(cluster, kind)).count()).sum::<usize>() > 0
-    }
-
-    fn watch(&mut self, cluster: &Cluster, kind: usize) -> bool {
-        let seen = &mut self.seen[kind];
-        match kind {
-            0 => watch(&cluster.deployments, &mut self.state.deployments, seen),
-            1 => watch(&cluster.model_nodes, &mut self.state.model_nodes, seen),
-            2 => watch(&cluster.services, &mut self.state.services, seen),
-            3 => watch(&cluster.slices, &mut self.state.slices, seen),
-            5 => watch(&cluster.pods, &mut self.state.pods, seen),
-            _ => watch(&cluster.nodes, &mut self.state.nodes, seen),
-        }
-    }
-
-    /// Decides for one item, and leaves the write on its way; says whether there was anything to do.
-    fn decide(&mut self, cluster: &Cluster, item: &Item, seconds: i64) -> bool {
-        match next_step(&self.state, item, after(now(), seconds)) {
-            Step::Done => false,
-            Step::Confirm { target, as_of } => {
-                self.read(cluster, &target, as_of);
-                true
-            }
-            Step::Remember(remark) => {
-                self.state.memory.remember(remark, after(now(), seconds));
-                true
-            }
-            Step::Write(decision) => {
-                self.on_its_way = Some((item.clone(), *decision));
-                true
-            }
-        }
-    }
-
-    pub(super) fn read(&mut self, cluster: &Cluster, target: &Target, as_of: Revision) {
-        match target {
-            Target::Deployment(key) => {
-                self.state.deployments.confirm(key.clone(), cluster.deployments.objects.get(key).cloned(), as_of);
-            }
-            Target::ModelNode(name) => {
-                let key = Key::cluster(name);
-                let found = cluster.model_nodes.objects.get(&key).cloned();
-                self.state.model_nodes.confirm(key, found, as_of);
-            }
-            Target::Slice(key) => {
-                self.state.slices.confirm(key.clone(), cluster.slices.objects.get(key).cloned(), as_of);
-            }
-            Target::Pod(key) => {
-                self.state.pods.confirm(key.clone(), cluster.pods.objects.get(key).cloned(), as_of);
-            }
-        }
-    }
-
-    /// The write arrives; `lost` is its answer, where the connection broke after it, and `twice` a copy of it that comes again.
-    fn arrive(&mut self, cluster: &mut Cluster, lost: bool, twice: bool, seconds: i64) {
-        let Some((item, decision)) = self.on_its_way.take() else { return };
-        let answer = cluster.send(&decision.write);
-        if twice {
-            let _ = cluster.send(&decision.write);
-        }
-        match answer {
-            Ok(_) if lost => {}
-            Ok(answer) => {
-                self.state.assume(answer);
-                for seen in decision.refusals {
-                    self.state.memory.refused(seen, after(now(), seconds));
-                }
-            }
-            Err(_) => match decision.write.planned_on() {
-                Some((target, as_of)) => self.read(cluster, &target, as_of),
-                None => self.state.memory.rejected(item, String::new(), after(now(), seconds)),
-            },
-        }
-    }
-}
-
 struct Run {
     random: Random,
     cluster: Cluster,
     leaders: Vec<Leader>,
+    /// Writes that were given up, and may still arrive.
+    strays: Vec<Arc<Decision>>,
     /// Since it began.
     seconds: i64,
 }
@@ -192,12 +63,12 @@ impl Run {
         let mut leaders: Vec<Leader> = (0..LEADERS).map(|_| Leader::new(&mut cluster, |_| {})).collect();
         let mut random = Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
         leaders[0].slow = Some(random.next(KINDS));
-        Run { random, cluster, leaders, seconds: 0 }
+        Run { random, cluster, leaders, strays: Vec::new(), seconds: 0 }
     }
 
     fn act(&mut self) {
         let which = self.random.next(LEADERS);
-        match self.random.next(22) {
+        match self.random.next(28) {
             0 | 1 => self.user_acts(),
             2..=6 => {
                 let node = self.any_node();
@@ -212,6 +83,7 @@ impl Run {
             }
             12 => self.replace_leader(which),
             13..=15 => self.let_arrive(which),
+            22..=24 => self.let_hear(which),
             16 => self.world_acts(),
             17 => self.listen(which),
             _ => self.let_decide(which),
@@ -271,14 +143,13 @@ impl Run {
 
     /// A leader dies, its write perhaps still arriving while its successor lists.
     fn replace_leader(&mut self, which: usize) {
-        let seconds = self.seconds;
         let mut dead = self.leaders.remove(which);
         let arrives = self.random.next(3);
         let mut lists = 0;
         let new = Leader::new(&mut self.cluster, |cluster| {
             lists += 1;
-            if arrives == lists {
-                dead.arrive(cluster, true, false, seconds);
+            while arrives == lists && !dead.on_its_way.is_empty() {
+                dead.arrive(cluster, 0, true);
             }
         });
         self.leaders.insert(which, new);
@@ -286,26 +157,52 @@ impl Run {
         self.listen(which);
     }
 
+    /// In any order, of all that are on their way: one arrives, perhaps twice or unanswered, or is given up before.
     fn let_arrive(&mut self, which: usize) {
-        let (lost, twice) = (self.random.next(10) == 0, self.random.next(10) == 0);
-        self.leaders[which].arrive(&mut self.cluster, lost, twice, self.seconds);
+        if !self.strays.is_empty() && self.random.next(4) == 0 {
+            let stray = self.random.next(self.strays.len());
+            let _ = self.cluster.send(&self.strays.swap_remove(stray).write);
+        }
+        let sent = self.leaders[which].on_its_way.len();
+        if sent == 0 {
+            return;
+        }
+        let (request, lost, twice) = (self.random.next(sent), self.random.next(10) == 0, self.random.next(10) == 0);
+        let leader = &mut self.leaders[which];
+        if let (true, Request::Write(decision)) = (twice, &leader.on_its_way[request].1) {
+            self.strays.push(decision.clone());
+        }
+        match self.random.next(20) {
+            0 => self.strays.extend(leader.give_up(request)),
+            _ => leader.arrive(&mut self.cluster, request, lost),
+        }
+    }
+
+    fn let_hear(&mut self, which: usize) {
+        let leader = &mut self.leaders[which];
+        if !leader.answers.is_empty() {
+            let answer = self.random.next(leader.answers.len());
+            leader.hear(answer, self.seconds);
+        }
     }
 
     fn let_decide(&mut self, which: usize) {
-        if self.leaders[which].on_its_way.is_some() {
-            return;
-        }
         let items = items(&self.leaders[which].state);
         if !items.is_empty() {
             let item = &items[self.random.next(items.len())];
-            self.leaders[which].decide(&self.cluster, item, self.seconds);
+            self.leaders[which].decide(item, self.seconds);
         }
     }
 
     /// One leader is left, all agents live, nothing fails any more, and an hour goes by.
     fn settle(&mut self) {
         for leader in &mut self.leaders {
-            leader.arrive(&mut self.cluster, false, false, self.seconds);
+            while !leader.on_its_way.is_empty() {
+                leader.arrive(&mut self.cluster, 0, true);
+            }
+        }
+        for stray in std::mem::take(&mut self.strays) {
+            let _ = self.cluster.send(&stray.write);
         }
         self.cluster.agents.values_mut().for_each(|agent| agent.alive = true);
         self.seconds += HOUR;
@@ -317,14 +214,31 @@ impl Run {
                 moved |= self.cluster.agent_acts(node, false);
             }
             self.leaders[0].catch_up(&self.cluster);
-            for item in items(&self.leaders[0].state) {
-                moved |= self.settle_item(&item);
-            }
+            moved |= self.pass();
             if !moved && !self.wait_for_second_tries() {
                 return self.is_settled();
             }
             assert!(round < 499, "it never comes to rest");
         }
+    }
+
+    /// The leader that is left goes through everything once, and all that it sends is answered, in any order; says whether it sent anything.
+    fn pass(&mut self) -> bool {
+        let mut sent = false;
+        let leader = &mut self.leaders[0];
+        for item in items(&leader.state) {
+            let steps = (0..100).take_while(|_| leader.decide(&item, self.seconds)).count();
+            assert!(steps < 100, "{item:?} never comes to rest");
+            sent |= steps > 0;
+        }
+        while !leader.on_its_way.is_empty() || !leader.answers.is_empty() {
+            let which = self.random.next(leader.on_its_way.len() + leader.answers.len());
+            match which.checked_sub(leader.on_its_way.len()) {
+                None => leader.arrive(&mut self.cluster, which, false),
+                Some(answer) => leader.hear(answer, self.seconds),
+            }
+        }
+        sent
     }
 
     /// Lets the time go by that a refusal, a rejected write or a better place is waited for; says whether any was.
@@ -337,17 +251,6 @@ impl Run {
         self.seconds += if waits { 60 } else { 0 };
         self.listen(0);
         waits
-    }
-
-    fn settle_item(&mut self, item: &Item) -> bool {
-        let leader = &mut self.leaders[0];
-        for steps in 0..100 {
-            if !leader.decide(&self.cluster, item, self.seconds) {
-                return steps > 0;
-            }
-            leader.arrive(&mut self.cluster, false, false, self.seconds);
-        }
-        panic!("{item:?} never comes to rest");
     }
 
     /// Every claim has its promise and every promise its claim; every replica that serves has its endpoint and nothing else has one; who has no place

@@ -15,7 +15,7 @@ use stowage_placement::Bytes;
 use tokio::sync::{mpsc, watch};
 use tower_test::mock;
 
-use super::DecisionTask;
+use super::{DecisionTask, Pace, Requests};
 use crate::cache::Key;
 use crate::clock::{Clock, after};
 use crate::leader::Leadership;
@@ -104,9 +104,9 @@ impl Scenario {
         let (headers, wanted) = watch::channel(BTreeSet::new());
         let (questions, _) = watch::channel(Questions::new());
         let task = DecisionTask {
-            client: Client::new(service, "default"),
             clock: Arc::new(Fixed),
-            leadership: Leadership::unquestioned(),
+            requests: Requests::new(Client::new(service, "default"), Leadership::unquestioned()),
+            pace: Pace::default(),
             state: state_with(vec![node], vec![deployment]),
             notices,
             headers,
@@ -119,7 +119,9 @@ impl Scenario {
 
     /// Decides once, and says what that asked of the API server.
     async fn round(&mut self) -> Vec<String> {
-        self.task.round().await.unwrap();
+        while self.task.pass().await.unwrap() || !self.task.requests.are_none() {
+            self.task.next_answer().await.unwrap();
+        }
         std::mem::take(&mut self.asked.lock().unwrap())
     }
 
@@ -154,7 +156,8 @@ const SERVICE: &str = "/api/v1/namespaces/default/services/m";
 async fn a_replica_is_claimed_then_promised_and_when_nothing_changed_nothing_is_sent() {
     let mut scenario = Scenario::new(gpu_node("n1", Bytes::gib(8)), deployment("m"));
     let first = scenario.round().await;
-    assert_eq!(first, [STATUS, PROMISES, STATUS, &format!("GET {SERVICE}"), &format!("PATCH {SERVICE}")]);
+    // The Service is made beside the claim.
+    assert_eq!(first, [STATUS, &format!("GET {SERVICE}"), &format!("PATCH {SERVICE}"), PROMISES, STATUS]);
     assert_eq!(scenario.told(), ["Assigned"]);
     assert_eq!(scenario.round().await, Vec::<String>::new());
 
@@ -183,6 +186,27 @@ async fn what_does_not_fit_is_told_with_the_numbers_once_and_nothing_is_promised
     assert_eq!(status.summary.as_ref().unwrap().reason, "InsufficientVRAM");
     assert!(status.fit.unwrap().fit.shortfall_bytes > Bytes::ZERO);
     assert!(status.conditions.iter().any(|condition| condition.type_ == "Scheduled" && condition.message.contains("missing")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_api_server_does_not_answer_for_now_is_tried_again_after_a_while_and_nothing_is_told() {
+    let mut scenario = Scenario::new(gpu_node("n1", Bytes::gib(8)), deployment("m"));
+    let (service, mut server) = mock::pair::<Request<Body>, Response<Body>>();
+    scenario.task.requests = Requests::new(Client::new(service, "default"), Leadership::unquestioned());
+    tokio::spawn(async move {
+        while let Some((_, send)) = server.next_request().await {
+            send.send_response(answer(StatusCode::SERVICE_UNAVAILABLE, &json!({"code": 503, "message": "busy"})));
+        }
+    });
+    assert!(scenario.task.pass().await.unwrap());
+    while !scenario.task.requests.are_none() {
+        scenario.task.next_answer().await.unwrap();
+    }
+    assert!(scenario.task.pace.due && !scenario.task.pace.is_due(), "not at once");
+    assert_eq!(scenario.told(), Vec::<String>::new());
+    assert!(!scenario.task.state.in_flight.is_busy(&super::Item::Deployment(Key::new("default", "m"))));
+    tokio::time::advance(scenario.task.pace.wait().unwrap()).await;
+    assert!(scenario.task.pace.is_due());
 }
 
 #[tokio::test]

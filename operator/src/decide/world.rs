@@ -5,7 +5,7 @@ use stowage_crds::ModelDeployment;
 use stowage_crds::model_deployment::ModelDeploymentStatus;
 use stowage_placement::{Bytes, PlacementPolicy, Reason, Tokens};
 
-use super::interleavings::Leader;
+use super::leader::Leader;
 use super::{items, next_step};
 use crate::cache::Key;
 use crate::clock::after;

@@ -23,9 +23,18 @@ pub enum Answer {
     Service(Box<Service>),
     Slice(Box<EndpointSlice>),
     Pod(Box<Pod>),
-    PodRemoved(Key),
-    ModelNodeRemoved(String),
-    SliceRemoved(Key),
+    PodRemoved { key: Key, uid: String },
+    ModelNodeRemoved { name: String, version: String },
+    SliceRemoved { key: Key, version: String },
+}
+
+/// What an uncached read found of an object.
+#[derive(Clone, Debug)]
+pub enum Found {
+    Deployment(Key, Option<Box<ModelDeployment>>),
+    ModelNode(Key, Option<Box<ModelNode>>),
+    Slice(Key, Option<Box<EndpointSlice>>),
+    Pod(Key, Option<Box<Pod>>),
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -75,7 +84,7 @@ pub async fn send(client: &Client, write: &Write) -> Result<Answer, ApplyError> 
             let only = Preconditions { uid: Some(uid.clone()), resource_version: Some(version.clone()) };
             let api: Api<ModelNode> = Api::all(client.clone());
             unless_gone(api.delete(name, &DeleteParams::default().preconditions(only)).await)?;
-            Ok(Answer::ModelNodeRemoved(name.clone()))
+            Ok(Answer::ModelNodeRemoved { name: name.clone(), version: version.clone() })
         }
         Write::Promises(promises) => {
             let api: Api<ModelNode> = Api::all(client.clone());
@@ -103,7 +112,7 @@ pub async fn send(client: &Client, write: &Write) -> Result<Answer, ApplyError> 
             let only = Preconditions { uid: Some(uid.clone()), resource_version: Some(version.clone()) };
             let api: Api<EndpointSlice> = Api::namespaced(client.clone(), &key.namespace);
             unless_gone(api.delete(&key.name, &DeleteParams::default().preconditions(only)).await)?;
-            Ok(Answer::SliceRemoved(key.clone()))
+            Ok(Answer::SliceRemoved { key: key.clone(), version: version.clone() })
         }
         Write::MakePod { pod, owner } => Ok(Answer::Pod(Box::new(make_pod(client, pod, owner).await?))),
         Write::RemovePod { key, uid } => {
@@ -112,7 +121,7 @@ pub async fn send(client: &Client, write: &Write) -> Result<Answer, ApplyError> 
             match api.delete(&key.name, &DeleteParams::default().preconditions(only)).await.map(|answer| answer.left()) {
                 // It ends, and is gone when the watch says so.
                 Ok(Some(pod)) => Ok(Answer::Pod(Box::new(pod))),
-                other => unless_gone(other).map(|()| Answer::PodRemoved(key.clone())).map_err(ApplyError::from),
+                other => unless_gone(other).map(|()| Answer::PodRemoved { key: key.clone(), uid: uid.clone() }).map_err(ApplyError::from),
             }
         }
     }
@@ -126,33 +135,26 @@ fn unless_gone<T>(removed: Result<T, kube::Error>) -> Result<(), kube::Error> {
     }
 }
 
-/// Reads an object past the cache, and takes in what was found.
-pub async fn confirm(client: &Client, state: &mut State, target: &Target, as_of: Revision) -> Result<(), kube::Error> {
-    match target {
-        Target::Deployment(key) => {
-            let api: Api<ModelDeployment> = Api::namespaced(client.clone(), &key.namespace);
-            state.deployments.confirm(key.clone(), api.get_opt(&key.name).await?, as_of);
-        }
-        Target::ModelNode(name) => {
-            let api: Api<ModelNode> = Api::all(client.clone());
-            state.model_nodes.confirm(Key::cluster(name), api.get_opt(name).await?, as_of);
-        }
-        Target::Slice(key) => {
-            let api: Api<EndpointSlice> = Api::namespaced(client.clone(), &key.namespace);
-            state.slices.confirm(key.clone(), api.get_opt(&key.name).await?, as_of);
-        }
-        Target::Pod(key) => {
-            let api: Api<Pod> = Api::namespaced(client.clone(), &key.namespace);
-            state.pods.confirm(key.clone(), api.get_opt(&key.name).await?, as_of);
-        }
+/// Reads an object past the cache.
+pub async fn read(client: &Client, target: Target) -> Result<Found, kube::Error> {
+    async fn get<K>(api: Api<K>, name: &str) -> Result<Option<Box<K>>, kube::Error>
+    where
+        K: Clone + DeserializeOwned + std::fmt::Debug,
+    {
+        Ok(api.get_opt(name).await?.map(Box::new))
     }
-    Ok(())
+    let client = client.clone();
+    Ok(match target {
+        Target::Deployment(key) => Found::Deployment(key.clone(), get(Api::namespaced(client, &key.namespace), &key.name).await?),
+        Target::ModelNode(name) => Found::ModelNode(Key::cluster(&name), get(Api::all(client), &name).await?),
+        Target::Slice(key) => Found::Slice(key.clone(), get(Api::namespaced(client, &key.namespace), &key.name).await?),
+        Target::Pod(key) => Found::Pod(key.clone(), get(Api::namespaced(client, &key.namespace), &key.name).await?),
+    })
 }
 
 impl Write {
     /// What to read again where the write was planned on another version, and that version.
     pub fn planned_on(&self) -> Option<(Target, Revision)> {
-        let revision = |version: &str| Revision(version.parse().unwrap_or(0));
         match self {
             Write::MakeModelNode { name, .. } => Some((Target::ModelNode(name.clone()), Revision::default())),
             Write::RemoveModelNode { name, version, .. } => Some((Target::ModelNode(name.clone()), revision(version))),
@@ -191,11 +193,30 @@ impl State {
             Answer::Service(service) => drop(self.services.assume(*service)),
             Answer::Slice(slice) => drop(self.slices.assume(*slice)),
             Answer::Pod(pod) => drop(self.pods.assume(*pod)),
-            Answer::PodRemoved(key) => drop(self.pods.confirm(key, None, Revision::default())),
-            Answer::ModelNodeRemoved(name) => drop(self.model_nodes.confirm(Key::cluster(&name), None, Revision::default())),
-            Answer::SliceRemoved(key) => drop(self.slices.confirm(key, None, Revision::default())),
+            Answer::PodRemoved { key, uid } => {
+                let known = self.pods.get(&key).filter(|pod| pod.metadata.uid.as_ref() == Some(&uid));
+                if let Some(version) = known.map(|pod| Revision::of(pod.as_ref())) {
+                    self.pods.confirm(key, None, version);
+                }
+            }
+            Answer::ModelNodeRemoved { name, version } => drop(self.model_nodes.confirm(Key::cluster(&name), None, revision(&version))),
+            Answer::SliceRemoved { key, version } => drop(self.slices.confirm(key, None, revision(&version))),
         }
     }
+
+    /// Takes in what a read found that was made when `as_of` was already known to be written.
+    pub fn confirm(&mut self, found: Found, as_of: Revision) {
+        match found {
+            Found::Deployment(key, found) => drop(self.deployments.confirm(key, found.map(|found| *found), as_of)),
+            Found::ModelNode(key, found) => drop(self.model_nodes.confirm(key, found.map(|found| *found), as_of)),
+            Found::Slice(key, found) => drop(self.slices.confirm(key, found.map(|found| *found), as_of)),
+            Found::Pod(key, found) => drop(self.pods.confirm(key, found.map(|found| *found), as_of)),
+        }
+    }
+}
+
+fn revision(version: &str) -> Revision {
+    Revision(version.parse().unwrap_or(0))
 }
 
 fn params() -> PatchParams {

@@ -10,7 +10,7 @@ use stowage_placement::{Asked, Bytes, Choice, DeviceKind, Node, PlanReport, Refu
 
 use crate::ledger::Ledger;
 use crate::model_deployment::models::Found;
-use crate::model_deployment::preemption;
+use crate::model_deployment::reserved::Reserved;
 use crate::model_deployment::validate::Wanted;
 use crate::state::State;
 use crate::workers::story;
@@ -47,7 +47,8 @@ pub fn choose_place(
     given_back: &dyn Fn(&Assignment) -> bool,
     siblings: &dyn Fn(&str) -> u32,
 ) -> Result<Decided, Refused> {
-    let of = |node| candidate(state, wanted, found, now, node, given_back);
+    let reserved = Reserved::from_a_claim(state, wanted);
+    let of = |node| candidate(state, wanted, found, now, node, given_back, &reserved);
     let beside = |node: Node| Node { siblings: siblings(&node.name), ..node };
     let mut nodes: Vec<Node> = candidates(state, found).map(of).map(beside).collect();
     let count = u32::try_from(nodes.len()).unwrap_or(u32::MAX);
@@ -81,7 +82,7 @@ fn room_for_pods(state: &State, node: &ModelNode, now: Timestamp) -> Bytes {
     asked.map(|on| on.total_bytes.saturating_sub(Bytes(1))).min().unwrap_or(Bytes(u64::MAX))
 }
 
-/// One node as a candidate.
+/// One node as a candidate, less what is reserved.
 pub fn candidate(
     state: &State,
     wanted: &Wanted,
@@ -89,6 +90,7 @@ pub fn candidate(
     now: Timestamp,
     node: &ModelNode,
     given_back: &dyn Fn(&Assignment) -> bool,
+    reserved: &Reserved<'_>,
 ) -> Node {
     let name = node.name_any();
     let ledger = Ledger::without(node, state.defaults, given_back);
@@ -98,12 +100,12 @@ pub fn candidate(
     // What a replica of this revision was seen to take beyond its plan is there for it, and promised to nobody.
     let beyond_plan = state.refused(wanted).map_or(Bytes::ZERO, |refused| refused.beyond_plan);
     devices.host.offered = devices.host.offered.saturating_sub(beyond_plan).min(room_for_pods(state, node, now));
-    preemption::reserve(state, wanted, &name, &mut devices);
+    let claimed = reserved.take(&name, &mut devices);
     Node {
         ready: state.is_ready(&name, now),
         schedulable: state.node(&name).is_some() && !state.is_cordoned(&name),
         selector_matches,
-        assignments: ledger.assignments(),
+        assignments: ledger.assignments().saturating_add(claimed),
         has_model_file: found.present_on.contains(&name),
         siblings: 0,
         devices,

@@ -3,7 +3,7 @@
 //! One replica of the whole cluster moves at a time, and only where nothing else is on the move in its ModelDeployment. The new one is started beside the
 //! old one where `maxSurge` allows it; else the old one goes first, where `maxUnavailable` allows that.
 
-use stowage_crds::ModelDeployment;
+use stowage_crds::ModelDeploymentStatus;
 use stowage_placement::{PlacementPolicy, Reason, Refusal};
 
 use crate::clock::after;
@@ -35,9 +35,15 @@ impl Situation<'_> {
             (None, Some(_)) => outcome.remark = Some(Remark::NoRoomAbove { uid }),
             (Some(_), None) if self.state.move_up_after > 0 => outcome.remark = Some(Remark::RoomAbove { uid }),
             (Some(_), Some(since)) if self.now < after(*since, self.state.move_up_after) => {}
-            (Some(_), _) if self.state.deployments.iter().any(|(_, other)| is_moving(other)) => {}
+            (Some(_), _) if self.is_any_moving() => {}
             (Some(possible), _) => self.make(outcome, possible),
         }
+    }
+
+    /// Whether a replica of any ModelDeployment is on the way to a better place, or about to be.
+    fn is_any_moving(&self) -> bool {
+        let written = self.state.deployments.iter().filter_map(|(_, other)| other.status.as_ref());
+        written.chain(self.state.in_flight.statuses().into_values()).any(is_moving)
     }
 
     fn make(&self, outcome: &mut Outcome, Move { slot, to, beside }: Move) {
@@ -80,8 +86,7 @@ impl Situation<'_> {
     }
 }
 
-/// Whether a replica of it is on the way to a better place.
-fn is_moving(deployment: &ModelDeployment) -> bool {
-    let mut placements = deployment.status.iter().flat_map(|status| &status.placements);
-    placements.any(|placement| !placement.replaces.is_empty() || placement.reason == Reason::MovingUp)
+/// Whether it has a replica on the way to a better place.
+fn is_moving(status: &ModelDeploymentStatus) -> bool {
+    status.placements.iter().any(|placement| !placement.replaces.is_empty() || placement.reason == Reason::MovingUp)
 }

@@ -9,12 +9,13 @@ use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use stowage_crds::model_deployment::PlacementState;
 use stowage_crds::model_node::{Assignment, AssignmentState};
-use stowage_crds::{ModelDeployment, ModelNode};
-use stowage_placement::{Asked, Bytes, Choice, DeviceKind, NodeDevices, PlanReport, Reason, Refusal, choose};
+use stowage_crds::{ModelDeployment, ModelDeploymentStatus, ModelNode};
+use stowage_placement::{Asked, Bytes, Choice, PlanReport, Reason, Refusal, choose};
 
 use crate::cache::Key;
 use crate::model_deployment::candidates::{Decided, candidate, candidates, record};
 use crate::model_deployment::models::Found;
+use crate::model_deployment::reserved::Reserved;
 use crate::model_deployment::rollout::{Outcome, Situation};
 use crate::model_deployment::validate::Wanted;
 use crate::state::{State, is_live};
@@ -36,36 +37,33 @@ pub fn in_order(state: &State) -> Vec<Key> {
 
 /// Who takes the place of this assignment, where a ModelDeployment of higher priority is to have it.
 pub fn preempted_by(state: &State, deployment: &ModelDeployment, assignment_uid: &str) -> Option<Refusal> {
-    let names = |other: &ModelDeployment| other.status.iter().any(|status| status.preempts.iter().any(|uid| uid == assignment_uid));
+    let names = |status: &ModelDeploymentStatus| status.preempts.iter().any(|uid| uid == assignment_uid);
     let priority = state.priority(deployment)?;
-    let mut others = state.deployments.iter().filter(|(_, other)| names(other) && is_live(other));
+    let still_names = |key: &Key| state.in_flight.statuses().get(key).copied().is_none_or(names);
+    let mut others =
+        state.deployments.iter().filter(|(key, other)| is_live(other) && other.status.as_ref().is_some_and(names) && still_names(key));
     let (key, above) = others.find_map(|(key, other)| Some((key, state.priority(other).filter(|above| *above > priority)?)))?;
     let message = format!("{key}, whose priority is {above}, takes the bytes of this replica, whose priority is {priority}");
     Some(Refusal { reason: Reason::Preempted, message })
 }
 
-/// The plan for which this ModelDeployment waits on the node until its bytes are free.
-fn waits_on<'a>(deployment: &'a ModelDeployment, node: &str) -> Option<&'a PlanReport> {
-    let status = deployment.status.as_ref()?;
+/// The plan for which a ModelDeployment waits until its bytes are free, and the node where it does.
+fn waits_for(status: &ModelDeploymentStatus) -> Option<(&str, &PlanReport)> {
     let reason = status.summary.as_ref()?.reason.as_str();
     let waits = [Reason::Preempting, Reason::WaitingForRoom].iter().any(|waits| waits.as_str() == reason);
-    if waits && status.decision.as_ref()?.node == node { status.fit.as_ref() } else { None }
+    if waits { Some((&status.decision.as_ref()?.node, status.fit.as_ref()?)) } else { None }
 }
 
-/// Takes from what the node offers to this ModelDeployment what those of higher priority wait for there.
-pub fn reserve(state: &State, wanted: &Wanted, node: &str, devices: &mut NodeDevices) {
+/// What those of higher priority wait for, each with the name of the node where it does; what one is about to say goes before what it said.
+pub fn awaited<'a>(state: &'a State, wanted: &Wanted) -> Vec<(&'a str, &'a PlanReport)> {
     let priority = |deployment: &ModelDeployment| state.priority(deployment).unwrap_or(0);
     let own = state.deployments.get(&wanted.key).map_or(0, |deployment| priority(deployment));
-    let waiting = state.deployments.iter().filter_map(|(_, other)| Some((other, waits_on(other, node)?)));
-    for (_, report) in waiting.filter(|(other, _)| is_live(other) && priority(other) > own) {
-        for on in &report.plan.devices {
-            let gpu = devices.gpus.iter_mut().find(|device| device.id == on.id);
-            let device = if on.kind == DeviceKind::Host { Some(&mut devices.host) } else { gpu };
-            if let Some(device) = device {
-                device.offered = device.offered.saturating_sub(on.total_bytes);
-            }
-        }
-    }
+    let in_flight = state.in_flight.statuses();
+    let waiting = state.deployments.iter().filter_map(|(key, other)| {
+        let status = in_flight.get(key).copied().or(other.status.as_ref())?;
+        Some((other, waits_for(status)?))
+    });
+    waiting.filter(|(other, _)| is_live(other) && priority(other) > own).map(|(_, awaited)| awaited).collect()
 }
 
 /// Who would have to leave a node, and the place that there is then.
@@ -89,7 +87,8 @@ impl Situation<'_> {
         if refused.is_some_and(|refused| refused.times >= MOST_REFUSALS) {
             return false;
         }
-        let possible = candidates(self.state, found).filter_map(|node| self.preemption(found, asked, node, priority));
+        let reserved = Reserved::from_a_claim(self.state, self.wanted);
+        let possible = candidates(self.state, found).filter_map(|node| self.preemption(found, asked, node, priority, &reserved));
         let cost = |preemption: &Preemption<'_>| {
             let victims = &preemption.victims;
             let highest = victims.iter().map(|victim| victim.priority).max();
@@ -111,10 +110,17 @@ impl Situation<'_> {
     }
 
     /// The fewest and least of lower priority whose leaving makes room for what is asked, on this node.
-    fn preemption<'a>(&self, found: &Found, asked: &Asked, node: &'a ModelNode, priority: i32) -> Option<Preemption<'a>> {
+    fn preemption<'a>(
+        &self,
+        found: &Found,
+        asked: &Asked,
+        node: &'a ModelNode,
+        priority: i32,
+        reserved: &Reserved<'_>,
+    ) -> Option<Preemption<'a>> {
         let mut lower: Vec<Victim<'a>> = node.spec.assignments.iter().filter_map(|assignment| self.victim(assignment, priority)).collect();
         lower.sort_by(|a, b| (a.priority, b.bytes, &a.assignment.uid).cmp(&(b.priority, a.bytes, &b.assignment.uid)));
-        let place = |victims: &[Victim<'_>]| self.place_without(found, asked, node, victims);
+        let place = |victims: &[Victim<'_>]| self.place_without(found, asked, node, victims, reserved);
         if lower.is_empty() || place(&lower).is_none() {
             return None;
         }
@@ -138,10 +144,17 @@ impl Situation<'_> {
     }
 
     /// The place on this node, as good as asked, once these and all that is being released are gone.
-    fn place_without(&self, found: &Found, asked: &Asked, node: &ModelNode, victims: &[Victim<'_>]) -> Option<Decided> {
+    fn place_without(
+        &self,
+        found: &Found,
+        asked: &Asked,
+        node: &ModelNode,
+        victims: &[Victim<'_>],
+        reserved: &Reserved<'_>,
+    ) -> Option<Decided> {
         let gone: BTreeSet<&str> = victims.iter().map(|victim| victim.assignment.uid.as_str()).collect();
         let given_back = |assignment: &Assignment| gone.contains(assignment.uid.as_str()) || assignment.state == AssignmentState::Release;
-        let node = candidate(self.state, self.wanted, found, self.now, node, &given_back);
+        let node = candidate(self.state, self.wanted, found, self.now, node, &given_back, reserved);
         match choose(&found.summary, asked, std::slice::from_ref(&node)) {
             Choice::Placed { report, .. } if report.fit.fits => Some(Decided { report, record: record(self.state, node, 1) }),
             _ => None,

@@ -1,7 +1,8 @@
 //! The promises in one ModelNode: each is backed by a claim in a ModelDeployment's status, made after it and taken back after it.
 //!
-//! A promise is written on the version of the ModelNode that it was planned on, so its bytes were free at that moment. Five rules keep replicas from being
-//! promised twice, whoever believes that it leads:
+//! Promises are written on the version of the ModelNode that they were planned on, so their bytes were free at that moment; all that are due go in one write,
+//! each planned on the ones before it, those of the highest priority first. Five rules keep replicas from being promised twice, whoever believes that it
+//! leads:
 //! - A claim is on one ModelNode, by its uid: when that is gone it is over, and one that another machine brings under the same name knows nothing of it.
 //! - A claim is judged by knowledge of its ModelDeployment that is no older than what is known of the ModelNode; else that is read again first.
 //! - A claim whose promise is missing and won't be made is first written down as withdrawn, in an annotation of the ModelNode. A promise that is still
@@ -22,6 +23,7 @@ use crate::cache::{Key, Revision};
 use crate::clock::{after, whole_seconds};
 use crate::ledger;
 use crate::model_deployment::candidates::candidate;
+use crate::model_deployment::reserved::Reserved;
 use crate::model_deployment::validate::{Wanted, revision};
 use crate::model_deployment::{models, preemption};
 use crate::state::{State, is_live};
@@ -71,32 +73,40 @@ struct Claim<'a> {
 impl<'a> View<'a> {
     fn step(&self) -> Result<Step, Step> {
         let kept = self.kept()?;
-        // What changes in the promises there are goes first: the next one is planned on what follows from it.
+        // What changes in the promises there are goes first: new ones are planned on what follows from it.
         if kept != self.node.spec.assignments {
             let promised = self.node.spec.assignments.iter().map(|assignment| assignment.uid.as_str());
             let ended: BTreeSet<&str> = promised.filter(|uid| kept.iter().all(|kept| kept.uid != *uid)).collect();
             let withdrawn = self.still_withdrawn().into_iter().chain(ended).collect();
             return Ok(self.write(kept, withdrawn));
         }
-        let claims: Vec<Claim<'a>> = self.claims();
-        let missing = claims.iter().filter(|claim| kept.iter().all(|kept| kept.uid != claim.placement.assignment_uid));
-        let known = withdrawn(self.node);
+        let missing = self.missing();
+        if missing.is_empty() {
+            return Ok(Step::Done);
+        }
+        // With what is promised so far.
+        let mut node = self.node.clone();
         let mut hopeless: BTreeSet<&str> = BTreeSet::new();
-        for claim in missing.filter(|claim| !known.contains(claim.placement.assignment_uid.as_str())) {
+        for claim in &missing {
             self.must_be_fresh(&Key::of(claim.deployment))?;
-            match self.promise(claim) {
-                Promise::Made(assignment) => {
-                    let assignments = kept.into_iter().chain([*assignment]).collect();
-                    return Ok(self.write(assignments, self.still_withdrawn()));
-                }
+            match self.promise(claim, &node) {
+                Promise::Made(assignment) => node.spec.assignments.push(*assignment),
                 Promise::Waits => {}
                 Promise::Impossible => drop(hopeless.insert(&claim.placement.assignment_uid)),
             }
         }
-        match hopeless.is_empty() {
+        match node.spec.assignments == kept && hopeless.is_empty() {
             true => Ok(Step::Done),
-            false => Ok(self.write(kept, self.still_withdrawn().into_iter().chain(hopeless).collect())),
+            false => Ok(self.write(node.spec.assignments, self.still_withdrawn().into_iter().chain(hopeless).collect())),
         }
+    }
+
+    /// Claims whose promise is due.
+    fn missing(&self) -> Vec<Claim<'a>> {
+        let withdrawn = withdrawn(self.node);
+        let is_promised = |uid: &str| self.node.spec.assignments.iter().any(|assignment| assignment.uid == uid);
+        let is_due = |uid: &str| !is_promised(uid) && !withdrawn.contains(uid);
+        self.claims().into_iter().filter(|claim| is_due(&claim.placement.assignment_uid)).collect()
     }
 
     /// Claims of all ModelDeployments on this node, those of the highest priority first.
@@ -151,8 +161,9 @@ impl<'a> View<'a> {
     }
 
     fn is_routed(&self, owner: &ModelDeployment, placement: &PlacementStatus) -> bool {
-        let namespace = owner.namespace().unwrap_or_default();
-        self.state.slices.get(&Key::new(&namespace, &placement.replica)).is_some()
+        let owner = Key::of(owner);
+        let slice = self.state.slices.get(&Key::new(&owner.namespace, &placement.replica));
+        slice.is_some() || self.state.in_flight.makes_slice(&owner, &placement.replica)
     }
 
     fn released(&self, assignment: &Assignment, grace_seconds: u32) -> Assignment {
@@ -183,11 +194,12 @@ impl<'a> View<'a> {
         })))
     }
 
-    fn promise(&self, claim: &Claim<'_>) -> Promise {
+    /// By what the ModelNode alone says, and the promises made before this one; whatever others claim there meanwhile.
+    fn promise(&self, claim: &Claim<'_>, node: &ModelNode) -> Promise {
         let Claim { deployment, placement } = claim;
         let wanted = Wanted::of(deployment);
         let outdated = placement.revision != wanted.revision || placement.state != PlacementState::Claimed;
-        if outdated || self.node.spec.assignments.len() >= MAX_ASSIGNMENTS {
+        if outdated || node.spec.assignments.len() >= MAX_ASSIGNMENTS {
             return Promise::Impossible;
         }
         let found = match models::find(self.state, &wanted.origin) {
@@ -205,7 +217,8 @@ impl<'a> View<'a> {
             min_context: None,
             ..wanted.spec_asked.clone()
         };
-        let node = candidate(self.state, &wanted, &found, self.now, self.node, &|_| false);
+        let reserved = Reserved::from_a_promise(self.state, &wanted);
+        let node = candidate(self.state, &wanted, &found, self.now, node, &|_| false, &reserved);
         match choose(&found.summary, &asked, &[node]) {
             Choice::Placed { report, .. } if report.plan.gpu_layers.0 >= placement.gpu_layers => {
                 Promise::Made(Box::new(assignment(deployment, &wanted, placement, report, &found.source)))

@@ -13,9 +13,9 @@ use stowage_placement::{Bytes, Defaults};
 
 use crate::cache::Key;
 use crate::ledger::{Ledger, replica};
-use crate::model_deployment::apply::Answer;
+use crate::model_deployment::apply::{Answer, Found};
 use crate::model_node::promises::WITHDRAWN_ANNOTATION;
-use crate::step::{Promises, Write};
+use crate::step::{Promises, Target, Write};
 use crate::testing::agent::Agent;
 
 /// Objects of one kind, with all that ever happened to them for watches to read.
@@ -165,7 +165,7 @@ impl Cluster {
                     is_version(known, version)?;
                 }
                 self.slices.remove(&mut self.revision, key);
-                Answer::SliceRemoved(key.clone())
+                Answer::SliceRemoved { key: key.clone(), version: version.clone() }
             }
             Write::MakeModelNode { name, node_uid } => Answer::ModelNode(Box::new(self.make_model_node(name, node_uid)?)),
             Write::RemoveModelNode { name, version, .. } => {
@@ -173,7 +173,7 @@ impl Cluster {
                     is_version(known, version)?;
                 }
                 self.model_nodes.remove(&mut self.revision, &Key::cluster(name));
-                Answer::ModelNodeRemoved(name.clone())
+                Answer::ModelNodeRemoved { name: name.clone(), version: version.clone() }
             }
             Write::MakePod { pod, .. } => {
                 self.made += 1;
@@ -182,7 +182,7 @@ impl Cluster {
                 Answer::Pod(Box::new(self.pods.put_on(&mut self.revision, None, pod)?))
             }
             Write::RemovePod { key, uid } => match self.pods.objects.get(key).cloned() {
-                None => Answer::PodRemoved(key.clone()),
+                None => Answer::PodRemoved { key: key.clone(), uid: uid.clone() },
                 Some(pod) if pod.metadata.uid.as_ref() != Some(uid) => return Err(Conflict),
                 Some(mut pod) => {
                     pod.metadata.deletion_timestamp = Some(crate::clock::whole_seconds(super::now()));
@@ -192,6 +192,19 @@ impl Cluster {
         };
         self.check();
         Ok(answer)
+    }
+
+    /// The object as it is now.
+    pub fn read(&self, target: &Target) -> Found {
+        fn get<K: Clone>(store: &Store<K>, key: &Key) -> Option<Box<K>> {
+            store.objects.get(key).cloned().map(Box::new)
+        }
+        match target {
+            Target::Deployment(key) => Found::Deployment(key.clone(), get(&self.deployments, key)),
+            Target::ModelNode(name) => Found::ModelNode(Key::cluster(name), get(&self.model_nodes, &Key::cluster(name))),
+            Target::Slice(key) => Found::Slice(key.clone(), get(&self.slices, key)),
+            Target::Pod(key) => Found::Pod(key.clone(), get(&self.pods, key)),
+        }
     }
 
     fn make_model_node(&mut self, name: &str, node_uid: &str) -> Result<ModelNode, Conflict> {

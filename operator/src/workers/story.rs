@@ -41,7 +41,7 @@ pub fn pod_of<'a>(state: &'a State, assignment: &Assignment) -> Option<&'a Pod> 
 
 /// Whether a process of the assignment's worker may still be there.
 pub fn lives(state: &State, assignment: &Assignment) -> bool {
-    pod_of(state, assignment).is_some_and(|pod| !has_ended(pod))
+    pod_of(state, assignment).is_some_and(|pod| !has_ended(pod)) || state.in_flight.makes_pod(&assignment.uid)
 }
 
 /// Whether all of it has ended, and nothing of it starts again.

@@ -1,7 +1,10 @@
+use std::sync::Arc;
+
 use stowage_placement::{Bytes, Reason, Tokens};
 
 use super::*;
 use crate::model_deployment::controller;
+use crate::step::{Decision, Item};
 use crate::testing::{deployment, gpu_node, now, replica_status, state_with};
 
 /// Claims a place for the ModelDeployment and takes the claim in as written at this version.
@@ -90,17 +93,55 @@ fn a_claim_is_read_again_where_the_node_is_known_better_than_it() {
 
 #[test]
 fn two_deployments_are_never_promised_the_same_bytes() {
-    // Room for one of them.
-    let node = gpu_node("n1", Bytes::mib(1500));
-    let mut state = state_with(vec![node], vec![deployment("a"), deployment("b")]);
-    claim(&mut state, "a", 30);
-    claim(&mut state, "b", 31);
-    let first = written(&state);
-    assert_eq!(first.assignments.len(), 1);
-    write(&mut state, first, 29);
-    let second = written(&state);
-    assert_eq!(second.assignments.len(), 1, "the second is withdrawn");
-    assert!(!second.withdrawn.is_empty());
+    // Room for one of them, which two leaders that know nothing of each other have claimed for both.
+    let claimed = |name: &str, version| {
+        let mut state = state_with(vec![gpu_node("n1", Bytes::mib(1500))], vec![deployment(name)]);
+        let placement = claim(&mut state, name, version);
+        (ModelDeployment::clone(state.deployments.get(&Key::new("default", name)).unwrap()), placement)
+    };
+    let ((a, first), (b, second)) = (claimed("a", 30), claimed("b", 31));
+    let state = state_with(vec![gpu_node("n1", Bytes::mib(1500))], vec![a, b]);
+    let promises = written(&state);
+    let promised: Vec<&str> = promises.assignments.iter().map(|assignment| assignment.uid.as_str()).collect();
+    assert_eq!((promised, promises.withdrawn.as_str()), (vec![first.assignment_uid.as_str()], second.assignment_uid.as_str()));
+}
+
+#[test]
+fn all_promises_that_are_due_go_in_one_write_those_of_the_highest_priority_first() {
+    let mut high = deployment("z");
+    high.spec.priority_class_name = "high".into();
+    let mut state = state_with(vec![gpu_node("n1", Bytes::gib(3))], vec![deployment("a"), deployment("b"), high]);
+    state.priority_classes = crate::testing::listed([crate::testing::priority_class("high", 1000)]);
+    for (name, version) in [("a", 30), ("b", 31), ("z", 32)] {
+        claim(&mut state, name, version);
+    }
+    let promises = written(&state);
+    let owners: Vec<&str> = promises.assignments.iter().map(|assignment| assignment.model_deployment.name.as_str()).collect();
+    assert_eq!(owners, ["z", "a", "b"]);
+    // Others came to use what the last of them would take.
+    change_node(&mut state, 11, |node| node.status.as_mut().unwrap().devices[0].used_by_others_bytes = Bytes::gib(1));
+    let fewer = written(&state);
+    assert_eq!((fewer.assignments.len(), fewer.withdrawn.is_empty()), (2, false));
+    assert_eq!(fewer.assignments[0].model_deployment.name, "z");
+}
+
+#[test]
+fn a_replica_is_not_released_while_its_endpoint_is_being_made() {
+    let (mut state, placement) = claimed();
+    let promises = written(&state);
+    write(&mut state, promises, 29);
+    let key = Key::new("default", "m");
+    let mut leaving = ModelDeployment::clone(state.deployments.get(&key).unwrap());
+    leaving.status.as_mut().unwrap().placements[0].state = PlacementState::Releasing;
+    leaving.metadata.resource_version = Some("60".into());
+    state.deployments.assume(leaving);
+    let slice = Write::Slice { key: Key::new("default", &placement.replica), version: None, slice: Box::default() };
+    let decision = Decision { write: slice, notices: Vec::new(), refusals: Vec::new() };
+    let item = Item::Endpoints(key);
+    state.in_flight.writes(item.clone(), Arc::new(decision));
+    assert_eq!(step(&state, "n1", now()), Step::Done);
+    state.in_flight.ended(&item);
+    assert_eq!(written(&state).assignments[0].state, AssignmentState::Release);
 }
 
 #[test]
