@@ -109,12 +109,19 @@ fn is_as_asked(deployment: &ModelDeployment) -> bool {
     watch::is_ready(deployment) && watch::reason(deployment, ConditionType::Progressing) == Reason::RolledOut.as_str()
 }
 
-/// Why a replica has no place. That it is being rolled out is no reason to stay so.
+/// Why a replica has no place, or serves where it can't stay. That it is being rolled out is no reason to stay so.
 fn refusal(deployment: &ModelDeployment) -> Option<String> {
+    if on_the_way(deployment).next().is_some() {
+        return None;
+    }
+    // That there is no other place for it is seen to by `Fresh`.
+    if watch::is_ready(deployment) && watch::reason(deployment, ConditionType::Degraded) == Reason::NodeUnschedulable.as_str() {
+        return Some(Reason::NodeUnschedulable.to_string());
+    }
     let (reason, message) = (watch::reason(deployment, ConditionType::Scheduled), watch::message(deployment, ConditionType::Scheduled));
     let passing = [Reason::RollingOut, Reason::Pending, Reason::ReplacingForRoom, Reason::Preempting].map(Reason::as_str);
     let says = watch::is(deployment, ConditionType::Scheduled, "False") && !message.is_empty() && !passing.contains(&reason.as_str());
-    (says && on_the_way(deployment).next().is_none()).then_some(reason)
+    says.then_some(reason)
 }
 
 /// Placements that will be something else soon.
