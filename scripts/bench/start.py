@@ -7,7 +7,6 @@ kernel's count (`ru_maxrss`), for the same context.
 """
 
 import itertools
-import json
 import os
 import statistics
 import subprocess
@@ -32,16 +31,14 @@ def read(file: Path) -> None:
             pass
 
 
-def run(command: list[str]) -> tuple[float, int, bytes]:
-    """Seconds, the most bytes that were resident, and what was printed."""
+def run(command: list[str]) -> tuple[float, int]:
+    """Seconds, and the most bytes that were resident."""
     began = os.times().elapsed
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    assert process.stdout
-    printed = process.stdout.read()
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         raise SystemExit(f"{command[0]} ended with {os.waitstatus_to_exitcode(status)}")
-    return os.times().elapsed - began, usage.ru_maxrss * 1024, printed
+    return os.times().elapsed - began, usage.ru_maxrss * 1024
 
 
 def mib(count: float) -> str:
@@ -50,7 +47,7 @@ def mib(count: float) -> str:
 
 def main(first_token: str, script: str, folder: Path, rounds: int) -> None:
     print(f"from start to first token, num_ctx {NUM_CTX}, medians of {rounds} rounds in turns")
-    print(f"{'model':<34}{'load':<6}{'start':<6}{'stowage s':>10}{'llama.cpp s':>12}{'ratio':>7}{'stowage MiB':>13}{'of promised':>12}{'llama.cpp MiB':>15}")
+    print(f"{'model':<34}{'load':<6}{'start':<6}{'stowage s':>10}{'llama.cpp s':>12}{'ratio':>7}{'stowage MiB':>13}{'llama.cpp MiB':>15}")
     slower = []
     for file in (folder / "root" / "models" / name for name in MODELS):
         if not file.exists():
@@ -61,20 +58,17 @@ def main(first_token: str, script: str, folder: Path, rounds: int) -> None:
         kept = folder / f"{file.stem}.packed"
         run([*ours, "--pack", str(kept)])
         for (load, files), (start, prepare) in itertools.product((("first", [file]), ("after", [file, kept])), (("cold", drop), ("warm", read))):
-            times, peaks, of_promised = [], [], []
+            times, peaks = [], []
             for _ in range(rounds):
                 for each in files:
                     prepare(each)
-                seconds, peak, printed = run(ours if load == "first" else [*ours, "--packed", str(kept)])
-                report = json.loads(printed)
-                of_promised.append(report["residentBytes"] / report["promisedBytes"])
+                seconds, peak = run(ours if load == "first" else [*ours, "--packed", str(kept)])
                 prepare(file)
-                their_seconds, their_peak, _ = run(theirs)
+                their_seconds, their_peak = run(theirs)
                 times.append((seconds, their_seconds))
                 peaks.append((peak, their_peak))
             (mine, other), (memory, their_memory) = (tuple(map(statistics.median, zip(*pairs))) for pairs in (times, peaks))
-            share = statistics.median(of_promised)
-            print(f"{file.name:<34}{load:<6}{start:<6}{mine:>10.2f}{other:>12.2f}{other / mine:>7.2f}{mib(memory):>13}{share:>12.1%}{mib(their_memory):>15}")
+            print(f"{file.name:<34}{load:<6}{start:<6}{mine:>10.2f}{other:>12.2f}{other / mine:>7.2f}{mib(memory):>13}{mib(their_memory):>15}")
             if mine > other:
                 slower.append(f"{file.name}, {load} load, {start}")
         kept.unlink()

@@ -1,14 +1,13 @@
 //! From the start of a process to its first token, as a worker gets there: `cargo run --release -p stowage-engine --example first_token -- MODEL`.
 //!
-//! The model is loaded and tested as before serving, then asked. Printed as JSON: seconds until the model was ready and until the token came, and the bytes
-//! that are resident then. With `--pack FILE` its packed weights are written there, and that is all; with `--packed FILE` it begins with those.
+//! The model is loaded and tested as before serving, then asked. Printed as JSON: seconds until the model was ready and until the token came. With `--pack FILE` its packed weights are written there, and that is all; with `--packed FILE` it begins with those.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use clap::Parser;
 use serde_json::json;
 use stowage_engine::schedule::{MAX_QUEUE, Scheduler, Speculation};
@@ -43,7 +42,6 @@ fn main() -> anyhow::Result<()> {
     if let Some(path) = pack {
         return Ok(packed_file::pack(&load, File::create(path)?, &mut |_| {})?);
     }
-    let promised = load.plan.devices.iter().map(|device| device.total_bytes.0).sum::<u64>();
     let (loaded, tokenizer) = LoadedModel::load_beside(&load, Computing::default(), &mut |_| {}, Tokenizer::from_header)?;
     let tokenizer = Arc::new(tokenizer?);
     let prompt = tokenizer.encode_prompt(&prompt, true)?;
@@ -57,7 +55,7 @@ fn main() -> anyhow::Result<()> {
     }
     let seconds = |duration: std::time::Duration| duration.as_secs_f64();
     let (ready, first) = (seconds(ready), seconds(began.elapsed()));
-    println!("{}", json!({"readySeconds": ready, "firstTokenSeconds": first, "promisedBytes": promised, "residentBytes": resident()?}));
+    println!("{}", json!({"readySeconds": ready, "firstTokenSeconds": first}));
     Ok(())
 }
 
@@ -68,11 +66,4 @@ fn one_token(prompt: Vec<u32>) -> GenerateRequest {
         max_tokens: Some(1),
         ..GenerateRequest::default()
     }
-}
-
-/// Bytes of this process that are in memory, by the kernel's count.
-fn resident() -> anyhow::Result<u64> {
-    let status = fs::read_to_string("/proc/self/status")?;
-    let Some(line) = status.lines().find_map(|line| line.strip_prefix("VmRSS:")) else { bail!("there is no VmRSS in /proc/self/status") };
-    Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? << 10)
 }
