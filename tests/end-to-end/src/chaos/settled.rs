@@ -115,7 +115,8 @@ fn refusal(deployment: &ModelDeployment) -> Option<String> {
         return None;
     }
     // That there is no other place for it is seen to by `Fresh`.
-    if watch::is_ready(deployment) && watch::reason(deployment, ConditionType::Degraded) == Reason::NodeUnschedulable.as_str() {
+    let stays = watch::reason(deployment, ConditionType::Degraded) == Reason::NodeUnschedulable.as_str();
+    if stays && watch::is(deployment, ConditionType::Degraded, "True") {
         return Some(Reason::NodeUnschedulable.to_string());
     }
     let (reason, message) = (watch::reason(deployment, ConditionType::Scheduled), watch::message(deployment, ConditionType::Scheduled));
