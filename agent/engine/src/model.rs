@@ -181,9 +181,14 @@ impl LoadedModel {
         self.parts.iter_mut().for_each(|part| part.run.checkpoint(slot, index, copy));
     }
 
-    /// Of weights that are read from a file as yet, brings about so many bytes over to memory of its own; says whether any are left.
-    pub fn bring_over(&mut self, bytes: usize) -> bool {
-        self.parts.iter_mut().fold(false, |left, part| part.run.bring_over(bytes) | left)
+    /// Bytes of weights that are read from a file as yet.
+    pub fn in_file(&self) -> usize {
+        self.parts.iter().map(|part| part.run.in_file()).sum()
+    }
+
+    /// Brings about so many of those over to memory of its own.
+    pub fn bring_over(&mut self, bytes: usize) {
+        self.parts.iter_mut().for_each(|part| part.run.bring_over(bytes));
     }
 
     /// Takes a batch through all blocks; the hidden state is left in `self.hidden`.

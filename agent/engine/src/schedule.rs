@@ -46,10 +46,10 @@ pub trait Model: Send {
     fn can_rewind(&self, from: usize, to: usize) -> bool;
     /// Keeps what a slot can't be taken back to, or puts it back.
     fn checkpoint(&mut self, slot: u32, index: usize, copy: Checkpoint);
-    /// Of weights that are read from a file as yet, brings about so many bytes over to memory of its own; says whether any are left.
-    fn bring_over(&mut self, _bytes: usize) -> bool {
-        false
-    }
+    /// Bytes of weights that are read from a file as yet.
+    fn in_file(&self) -> usize;
+    /// Brings about so many of those over to memory of its own.
+    fn bring_over(&mut self, bytes: usize);
     /// Whether it gives logits.
     fn generates(&self) -> bool;
     fn pooling(&self) -> Pooling;
@@ -80,8 +80,11 @@ impl Model for LoadedModel {
     fn checkpoint(&mut self, slot: u32, index: usize, copy: Checkpoint) {
         LoadedModel::checkpoint(self, slot, index, copy);
     }
-    fn bring_over(&mut self, bytes: usize) -> bool {
-        LoadedModel::bring_over(self, bytes)
+    fn in_file(&self) -> usize {
+        LoadedModel::in_file(self)
+    }
+    fn bring_over(&mut self, bytes: usize) {
+        LoadedModel::bring_over(self, bytes);
     }
     fn generates(&self) -> bool {
         LoadedModel::generates(self)

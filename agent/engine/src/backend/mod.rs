@@ -63,10 +63,14 @@ pub trait PreparedRun: Send {
     /// Keeps a copy of what a sequence's rings hold, or puts it back.
     fn checkpoint(&mut self, slot: u32, index: usize, copy: Checkpoint);
 
-    /// Of weights that are read from a file as yet, brings about so many bytes over to the device's own memory; says whether any are left. Between steps.
-    fn bring_over(&mut self, bytes: usize) -> bool {
+    /// Bytes of weights that are read from a file as yet.
+    fn in_file(&self) -> usize {
+        0
+    }
+
+    /// Brings about so many of those over to the device's own memory. Between steps.
+    fn bring_over(&mut self, bytes: usize) {
         let _ = bytes;
-        false
     }
 
     /// Applies the output layer's norm to all tokens.

@@ -72,7 +72,7 @@ impl Held {
     }
 
     /// A file has them, of as many bytes as the region.
-    pub fn in_file(file: Mapped, region: Region) -> Held {
+    pub fn mapped(file: Mapped, region: Region) -> Held {
         debug_assert_eq!(file.length, region.len());
         Held { region, file: Some(file), brought: AtomicUsize::new(0) }
     }
@@ -87,12 +87,17 @@ impl Held {
         &all[start..start + length]
     }
 
+    /// Bytes that are in the file as yet.
+    pub fn in_file(&self) -> usize {
+        self.region.len() - self.brought.load(Ordering::Relaxed)
+    }
+
     /// Brings over so many more bytes, or what is left, and lets go of the file's pages with them. Returns how many it were; 0: all are in the region.
     /// One thread at a time calls it.
     pub fn bring_over(&self, at_most: usize, pool: &Pool) -> usize {
         let Some(file) = &self.file else { return 0 };
         let done = self.brought.load(Ordering::Relaxed);
-        let count = at_most.min(self.region.len() - done);
+        let count = at_most.min(self.in_file());
         if count == 0 {
             return 0;
         }

@@ -118,9 +118,9 @@ impl Matrix {
     }
 
     /// A tensor of several rows that a file has packed as [`Matrix::load`] would have it in this region.
-    pub fn in_file(view: &TensorView<'_>, activations: Activations, file: Mapped, region: Region) -> Result<Matrix, EngineError> {
+    pub fn mapped(view: &TensorView<'_>, activations: Activations, file: Mapped, region: Region) -> Result<Matrix, EngineError> {
         let packing = Packing::of(view, region.len())?;
-        Ok(packing.matrix(activations, Held::in_file(file, region)))
+        Ok(packing.matrix(activations, Held::mapped(file, region)))
     }
 
     /// A matrix whose region is packed already. `None`: its type has no kernels.
@@ -128,6 +128,11 @@ impl Matrix {
         let row_bytes = columns / ty.block_elements() as usize * ty.block_bytes() as usize;
         let (activations, held) = (Activations::Quantised, Held::here(region));
         Some(Matrix { weights: Weights::of(ty)?, rows, columns, row_bytes, activations, held })
+    }
+
+    /// See [`Held::in_file`].
+    pub fn in_file(&self) -> usize {
+        self.held.in_file()
     }
 
     /// See [`Held::bring_over`].

@@ -18,8 +18,11 @@ use crate::schedule::queue::{Job, Queue};
 use crate::schedule::slot::{Slot, Work, best_for};
 use crate::tokenizer::Tokenizer;
 
-/// Bytes of weights that are brought over to memory of the model's own after a round, and where nobody waits for anything.
+/// Of weights that were in a file at first, what is brought over to memory of the model's own after each round, at least so many bytes: little beside all the
+/// weights, which a round reads.
+const ROUNDS_TO_BRING_OVER: usize = 256;
 const BROUGHT_AFTER_A_ROUND: usize = 2 << 20;
+/// And where nobody waits for anything.
 const BROUGHT_WHEN_QUIET: usize = 8 << 20;
 
 pub struct Rounds {
@@ -32,8 +35,8 @@ pub struct Rounds {
     batch: Batch,
     /// Whether there is anything that can't be gone back to.
     needs_copies: bool,
-    /// Whether any weights are read from a file as yet.
-    reads_file: bool,
+    /// Bytes of weights that are brought over after a round.
+    piece: usize,
     speculation: Speculation,
 }
 
@@ -56,8 +59,9 @@ impl Rounds {
         speculation: Speculation,
     ) -> Rounds {
         let slots = (0..model.slots()).map(|_| Slot::new()).collect();
+        let piece = (model.in_file() / ROUNDS_TO_BRING_OVER).max(BROUGHT_AFTER_A_ROUND);
         let needs_copies = !model.can_rewind(model.num_ctx() as usize, 1);
-        Rounds { model, tokenizer, queue, active, slots, round: 0, batch: Batch::default(), needs_copies, reads_file: true, speculation }
+        Rounds { model, tokenizer, queue, active, slots, round: 0, batch: Batch::default(), needs_copies, piece, speculation }
     }
 
     /// Until the queue is closed and all work is done.
@@ -87,11 +91,11 @@ impl Rounds {
     }
 
     fn bring_over(&mut self, idle: bool) {
-        while self.reads_file {
-            self.reads_file = self.model.bring_over(if idle { BROUGHT_WHEN_QUIET } else { BROUGHT_AFTER_A_ROUND });
-            if !idle || !self.queue.is_quiet() {
-                return;
-            }
+        if !idle {
+            return self.model.bring_over(self.piece);
+        }
+        while self.model.in_file() > 0 && self.queue.is_quiet() {
+            self.model.bring_over(BROUGHT_WHEN_QUIET);
         }
     }
 

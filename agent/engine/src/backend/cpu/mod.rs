@@ -164,7 +164,7 @@ impl Loader<'_> {
         let matrix = match packed {
             Some(packed) => {
                 packed.read(pool);
-                let matrix = Arc::new(Matrix::in_file(&view, activations, packed, region)?);
+                let matrix = Arc::new(Matrix::mapped(&view, activations, packed, region)?);
                 self.in_file.push(Arc::clone(&matrix));
                 matrix
             }
@@ -383,7 +383,11 @@ impl PreparedRun for CpuRun {
         self.layers.iter_mut().flatten().for_each(|layer| layer.cache.checkpoint(slot as usize, index, copy));
     }
 
-    fn bring_over(&mut self, bytes: usize) -> bool {
+    fn in_file(&self) -> usize {
+        self.in_file.iter().map(|matrix| matrix.in_file()).sum()
+    }
+
+    fn bring_over(&mut self, bytes: usize) {
         let mut left = bytes;
         while left > 0
             && let Some(matrix) = self.in_file.last()
@@ -393,7 +397,6 @@ impl PreparedRun for CpuRun {
                 brought => left -= brought,
             }
         }
-        !self.in_file.is_empty()
     }
 
     fn normalise(&mut self, hidden: &mut [f32]) -> Result<(), EngineError> {
