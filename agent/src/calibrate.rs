@@ -12,6 +12,7 @@ use stowage_placement::Bytes;
 
 use crate::worker::Confine;
 use crate::worker::confine::{Policy, confine};
+use crate::worker::memory::go_first;
 
 /// Run every kernel on a GPU, and stay to be looked at.
 #[derive(Args, Clone, Debug)]
@@ -37,8 +38,7 @@ pub enum Outcome {
 }
 
 pub fn run(args: &CalibrateArgs) -> ExitCode {
-    // Where memory runs out, of the agent's processes this one is to go. Where that can't be said, nothing is lost but that.
-    let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
+    go_first();
     // Before there is a second thread.
     let confined = confine(&Policy::of_calibration(&args.folder), args.confine);
     let until_closed = std::thread::Builder::new().name("agent-end".to_owned()).spawn(|| {

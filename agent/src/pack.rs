@@ -16,6 +16,7 @@ use stowage_placement::{Bytes, DevicePlan, Request};
 
 use crate::worker::Confine;
 use crate::worker::confine::{Policy, confine};
+use crate::worker::memory::go_first;
 
 /// Behind everything else that wants a processor.
 const NICENESS: i32 = 19;
@@ -40,8 +41,7 @@ pub struct PackOrder {
 }
 
 pub fn run(args: &PackArgs) -> Result<()> {
-    // Where memory runs out, of the agent's processes this one is to go. Where that can't be said, nothing is lost but that.
-    let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
+    go_first();
     let _ = nice(NICENESS);
     let order: PackOrder = serde_json::from_reader(io::stdin().lock()).context("reading what to pack, from standard input")?;
     let most = Some(order.most.0);

@@ -1,6 +1,7 @@
 //! From the start of a process to its first token, as a worker gets there: `cargo run --release -p stowage-engine --example first_token -- MODEL`.
 //!
-//! The model is loaded and tested as before serving, then asked. Printed as JSON: seconds until the model was ready and until the token came. With `--pack FILE` its packed weights are written there, and that is all; with `--packed FILE` it begins with those.
+//! The model is loaded and tested as before serving, then asked. Printed as JSON: seconds until the model was ready and until the token came. With
+//! `--pack FILE` its packed weights are written there, and that is all; with `--packed FILE` it begins with those.
 
 use std::fs::File;
 use std::path::PathBuf;

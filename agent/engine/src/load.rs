@@ -301,7 +301,7 @@ fn sum(sizes: impl Iterator<Item = Result<Bytes, EngineError>>) -> Result<Bytes,
     Ok(total)
 }
 
-fn too_large() -> EngineError {
+pub(crate) fn too_large() -> EngineError {
     EngineError::new(Reason::InvalidRequest, "the model needs more bytes than 64 bits can count")
 }
 

@@ -108,20 +108,18 @@ pub fn pack(request: &LoadRequest, to: impl Write, progress: &mut dyn FnMut(Load
     for (view, place) in places {
         to.fill_up_to(place.start).map_err(failed)?;
         let packing = Packing::of(&view, place.length as usize)?;
-        let at_once = packing.tiles_at_once();
-        let mut tiles = Vec::new();
-        for first in (0..packing.tiles()).step_by(at_once) {
-            let last = packing.tiles().min(first + at_once);
-            let start = packing.place(first).0;
-            tiles.clear();
-            for tile in first..last {
+        let mut packed = Vec::new();
+        for tiles in packing.pieces() {
+            let start = packing.place(tiles.start).0;
+            packed.clear();
+            for tile in tiles.clone() {
                 let (at, length) = packing.place(tile);
-                tiles.resize(at - start + length, 0);
-                packing.pack(tile, &mut tiles[at - start..]);
+                packed.resize(at - start + length, 0);
+                packing.pack(tile, &mut packed[at - start..]);
             }
-            packing.let_go(first..last);
-            to.write(&tiles).map_err(failed)?;
-            loaded = loaded.saturating_add(Bytes(tiles.len() as u64));
+            packing.let_go(tiles);
+            to.write(&packed).map_err(failed)?;
+            loaded = loaded.saturating_add(Bytes(packed.len() as u64));
             progress(LoadProgress { loaded, total });
         }
         to.fill_up_to(place.start + place.length).map_err(failed)?;
@@ -134,7 +132,6 @@ type Described<'a> = (Vec<u8>, Vec<(TensorView<'a>, Place)>);
 
 fn describe<'a>(model: &'a ModelFile, request: &LoadRequest) -> Result<Described<'a>, EngineError> {
     let graph = Graph::from_header(model.header(), request.request.num_ctx)?;
-    let too_large = || EngineError::new(Reason::InvalidRequest, "the model needs more bytes than 64 bits can count");
     let mut names = BTreeSet::new();
     let mut lengths = Vec::new();
     // In the order in which they are loaded, and brought over.
@@ -142,7 +139,7 @@ fn describe<'a>(model: &'a ModelFile, request: &LoadRequest) -> Result<Described
         let view = model.tensor(&weight.name)?;
         let (rows, columns) = (view.rows as u64, view.columns as u64);
         if rows > 1 && names.insert(view.name) {
-            lengths.push((view, layout::weight_bytes(view.ggml_type, rows, columns, Layout::Cpu).ok_or_else(too_large)?.0));
+            lengths.push((view, layout::weight_bytes(view.ggml_type, rows, columns, Layout::Cpu).ok_or_else(load::too_large)?.0));
         }
     }
     // Where the first tensor begins depends on how long the description is, and that on where tensors begin: it is given room for the longest numbers.
@@ -152,7 +149,7 @@ fn describe<'a>(model: &'a ModelFile, request: &LoadRequest) -> Result<Described
     let mut places = Vec::new();
     for (view, length) in lengths {
         let place = Place { start: next, length };
-        next = next.checked_add(length).and_then(|end| end.checked_next_multiple_of(PAGE)).ok_or_else(too_large)?;
+        next = next.checked_add(length).and_then(|end| end.checked_next_multiple_of(PAGE)).ok_or_else(load::too_large)?;
         tensors.insert(view.name.to_owned(), place);
         places.push((view, place));
     }

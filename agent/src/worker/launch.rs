@@ -17,7 +17,15 @@ use super::confine::Confine;
 use super::record::file_stem;
 
 /// Of the agent's environment, what a worker must not have: the way into the cluster, and tokens of model sources.
-pub const WITHHELD: [&str; 5] = ["KUBECONFIG", "KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"];
+const WITHHELD: [&str; 5] = ["KUBECONFIG", "KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"];
+
+/// Takes that out of what a process of the agent's is started with.
+pub fn withhold(command: &mut Command) {
+    for name in WITHHELD {
+        command.env_remove(name);
+    }
+}
+
 /// Of a log, what is looked at for the line that says why a worker died.
 const LOG_TAIL: u64 = 4096;
 
@@ -138,9 +146,7 @@ impl Program {
         command.args(&self.arguments).arg("worker").arg("--socket").arg(socket).arg("--assignment-file").arg(order);
         command.arg("--confine").arg(self.confine.as_str());
         command.stdin(Stdio::null()).stdout(output).stderr(error).kill_on_drop(false);
-        for name in WITHHELD {
-            command.env_remove(name);
-        }
+        withhold(&mut command);
         let mut child = command.spawn()?;
         if let WorkerLog::Forwarded(lines) = &self.log {
             child.stdout.take().into_iter().for_each(|pipe| lines.forward(uid, replica, pipe));

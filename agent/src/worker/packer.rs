@@ -12,7 +12,7 @@ use tokio::process::Command;
 use tokio::sync::mpsc;
 
 use super::confine::Confine;
-use super::launch::WITHHELD;
+use super::launch::withhold;
 use super::loaded_file::LoadedFile;
 use super::packed::PackedWeights;
 use crate::pack::PackOrder;
@@ -102,9 +102,7 @@ impl Task {
         let mut command = Command::new(&self.executable);
         command.arg("pack").arg("--confine").arg(self.confine.as_str());
         command.stdin(Stdio::piped()).stdout(to).kill_on_drop(true);
-        for name in WITHHELD {
-            command.env_remove(name);
-        }
+        withhold(&mut command);
         let mut child = command.spawn()?;
         if let Some(mut input) = child.stdin.take() {
             input.write_all(&serde_json::to_vec(order)?).await?;

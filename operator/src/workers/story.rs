@@ -143,7 +143,8 @@ pub fn gives_up_at(pod: &Pod) -> Option<Timestamp> {
 
 /// Whether the scheduler has had no room for the worker of this assignment for a while.
 pub fn finds_no_room(state: &State, assignment: &Assignment, now: Timestamp) -> bool {
-    assignment.state == AssignmentState::Serve && pod_of(state, assignment).and_then(gives_up_at).is_some_and(|at| at <= now)
+    let may_have_a_pod = state.workers.is_some() && assignment.state == AssignmentState::Serve;
+    may_have_a_pod && pod_of(state, assignment).and_then(gives_up_at).is_some_and(|at| at <= now)
 }
 
 /// What keeps the Pod from starting.

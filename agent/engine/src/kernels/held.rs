@@ -12,8 +12,6 @@ use crate::arena::Region;
 use crate::file_mmap::let_go;
 use crate::pool::{Pool, Worker};
 
-/// Of a mapping, what is read in one go: readers share the work, and progress is seen.
-const READ_AT_ONCE: usize = 64 << 20;
 const PAGE: usize = 4096;
 
 /// Bytes of a mapped file. The file isn't changed or cut off while it is mapped: whoever keeps such files replaces and removes them as a whole.
@@ -37,13 +35,10 @@ impl Mapped {
 
     /// Has it all in memory, as pages of the file.
     pub fn read(&self, pool: &Pool) {
-        for first in (0..self.length).step_by(READ_AT_ONCE) {
-            let length = READ_AT_ONCE.min(self.length - first);
-            pool.run(&|worker: &Worker<'_>| {
-                let share = worker.share(length, PAGE);
-                self.read_part(first + share.start, share.len());
-            });
-        }
+        pool.run(&|worker: &Worker<'_>| {
+            let share = worker.share(self.length, PAGE);
+            self.read_part(share.start, share.len());
+        });
     }
 
     fn read_part(&self, start: usize, length: usize) {

@@ -101,18 +101,16 @@ impl Matrix {
             return Ok(Matrix { weights: Weights::Plain(Float::F32), rows, columns, row_bytes: columns * 4, activations, held });
         }
         let packing = Packing::of(view, region.len())?;
-        let at_once = packing.tiles_at_once();
-        for first in (0..packing.tiles()).step_by(at_once) {
-            let last = packing.tiles().min(first + at_once);
+        for tiles in packing.pieces() {
             pool.run(&|worker: &Worker<'_>| {
-                worker.share(last - first, 1).for_each(|tile| {
-                    let (start, length) = packing.place(first + tile);
+                worker.share(tiles.len(), 1).for_each(|tile| {
+                    let (start, length) = packing.place(tiles.start + tile);
                     // SAFETY: the region has room for all tiles, as was checked, and each is written by one thread.
                     let to = unsafe { std::slice::from_raw_parts_mut(region.as_ptr().add(start), length) };
-                    packing.pack(first + tile, to);
+                    packing.pack(tiles.start + tile, to);
                 });
             });
-            packing.let_go(first..last);
+            packing.let_go(tiles);
         }
         Ok(packing.matrix(activations, Held::here(region)))
     }

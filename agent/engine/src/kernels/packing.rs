@@ -50,8 +50,10 @@ impl<'a> Packing<'a> {
         self.view.rows.div_ceil(ROWS)
     }
 
-    pub fn tiles_at_once(&self) -> usize {
-        (PACKED_AT_ONCE / (ROWS * self.row_bytes)).max(1)
+    /// All tiles, in the pieces in which they are packed.
+    pub fn pieces(&self) -> impl Iterator<Item = Range<usize>> {
+        let (tiles, at_once) = (self.tiles(), (PACKED_AT_ONCE / (ROWS * self.row_bytes)).max(1));
+        (0..tiles).step_by(at_once).map(move |first| first..tiles.min(first + at_once))
     }
 
     fn bytes(&self) -> usize {
