@@ -9,7 +9,6 @@ use stowage_crds::names;
 use crate::bench::BenchArgs;
 use crate::calibrate::CalibrateArgs;
 use crate::kubectl::KubectlArgs;
-use crate::pack::PackArgs;
 use crate::plan::PlanArgs;
 use crate::prepare::PrepareArgs;
 use crate::smoke_test::SmokeTestArgs;
@@ -35,9 +34,6 @@ pub enum Command {
     /// Run every kernel on a GPU to be measured; agents start this.
     #[command(hide = true)]
     Calibrate(CalibrateArgs),
-    /// Pack a model's weights for later loads; agents start this.
-    #[command(hide = true)]
-    Pack(PackArgs),
     Plan(PlanArgs),
     Bench(BenchArgs),
     /// What `kubectl stowage` does, where it is not installed as kubectl's plugin.
@@ -82,13 +78,6 @@ pub struct RunArgs {
     /// Don't measure what the driver takes on a kind of GPU of which nothing is known; the first load there teaches it.
     #[arg(long, env = "STOWAGE_SKIP_CALIBRATION")]
     pub skip_calibration: bool,
-    /// Don't keep packed weights of models that compute on this node's CPU. They let the next load of a model begin at once, and take as much of the disk as
-    /// the model does.
-    #[arg(long, env = "STOWAGE_SKIP_PACKED_WEIGHTS")]
-    pub skip_packed_weights: bool,
-    /// Of the disk with the downloads, what stays free whatever packed weights there are. The kubelet begins to evict Pods where 10 or 15 % are left.
-    #[arg(long, env = "STOWAGE_PACKED_WEIGHTS_KEEP_FREE", value_name = "PERCENT", default_value_t = 20, value_parser = clap::value_parser!(u8).range(0..=100))]
-    pub packed_weights_keep_free: u8,
     /// A range of addresses, such as 10.0.0.0/8, that models may be read from though it is not public. Once for each.
     #[arg(long = "allow-source-address", env = "STOWAGE_ALLOW_SOURCE_ADDRESS", value_name = "RANGE", value_delimiter = ',')]
     pub allow_source_addresses: Vec<String>,

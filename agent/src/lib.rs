@@ -11,7 +11,6 @@ pub mod devices;
 pub mod kubectl;
 pub mod model_header;
 pub mod node;
-pub mod pack;
 pub mod plan;
 pub mod prepare;
 pub mod run;

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use stowage_agent::config::{Cli, Command, NVML_LIBRARY};
 use stowage_agent::devices::{Devices, Memory, Reading, offers};
-use stowage_agent::{bench, calibrate, kubectl, pack, plan, prepare, run, smoke_test, worker};
+use stowage_agent::{bench, calibrate, kubectl, plan, prepare, run, smoke_test, worker};
 use stowage_placement::layout::Backend;
 use tracing_subscriber::EnvFilter;
 
@@ -26,11 +26,6 @@ fn main() -> ExitCode {
             worker::memory::keep_few_arenas();
             log();
             calibrate::run(&args)
-        }
-        Command::Pack(args) => {
-            worker::memory::keep_few_arenas();
-            log();
-            told(pack::run(&args))
         }
         Command::Plan(args) => on_runtime(async {
             let machine = machine(&args);

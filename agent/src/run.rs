@@ -24,7 +24,7 @@ use crate::node::lease;
 use crate::node::workers::GateRequest;
 use crate::serve::{self, DEFAULT_BODY_LIMIT, DoorState, Keys, Patience, door_router};
 use crate::store::{Store, StoreConfig};
-use crate::worker::{HEARD_BY, LastLines, Mode, PackedWeights, Refusal, Supervisor, SupervisorConfig, WorkerLog};
+use crate::worker::{HEARD_BY, LastLines, Mode, Refusal, Supervisor, SupervisorConfig, WorkerLog};
 use stowage_placement::Reason;
 
 /// How often the model directory is looked at.
@@ -56,7 +56,7 @@ pub async fn run(args: RunArgs) -> Result<()> {
     let store = Arc::new(store(&args)?);
     let (gate_sender, gate) = mpsc::channel(GATE_QUEUE);
     let api_keys = api_keys(&args)?;
-    let supervisor = supervisor(&args, &node, gate_sender, store.clone(), api_keys.clone())?;
+    let supervisor = supervisor(&args, gate_sender, store.clone(), api_keys.clone())?;
 
     let door = door_router(DoorState::with_figures(routes, DEFAULT_BODY_LIMIT, NodeCollector(figures)));
     tasks.spawn(open_door(listener, serve::guarded(door, api_keys), stop.clone()));
@@ -141,13 +141,7 @@ fn api_keys(args: &RunArgs) -> Result<watch::Receiver<Keys>> {
 }
 
 /// The supervisor, whose gate is the controller.
-fn supervisor(
-    args: &RunArgs,
-    node: &str,
-    gate: mpsc::Sender<GateRequest>,
-    store: Arc<Store>,
-    api_keys: watch::Receiver<Keys>,
-) -> Result<Supervisor> {
+fn supervisor(args: &RunArgs, gate: mpsc::Sender<GateRequest>, store: Arc<Store>, api_keys: watch::Receiver<Keys>) -> Result<Supervisor> {
     let executable = std::env::current_exe().context("finding the agent's own binary, which workers are started from")?;
     let run_dir: PathBuf = std::path::absolute(&args.run_dir).with_context(|| format!("finding {}", args.run_dir.display()))?;
     let config = SupervisorConfig {
@@ -161,7 +155,6 @@ fn supervisor(
             WorkerLogArg::Forward => WorkerLog::Forwarded(LastLines::default()),
         },
         confine: args.confine,
-        packed_weights: (!args.skip_packed_weights).then(|| packed_weights(args, node)),
         api_keys,
         ..SupervisorConfig::new(run_dir, executable, args.worker_bind_address)
     };
@@ -175,11 +168,6 @@ fn supervisor(
         }
     };
     Supervisor::new(config, ask, store).context("starting the supervisor of the workers")
-}
-
-/// By node: the folder of downloads may be one that several nodes share, and what is a model's file on one need not be on another.
-fn packed_weights(args: &RunArgs, node: &str) -> PackedWeights {
-    PackedWeights::new(cache_dir(args).join("packed").join(node), args.packed_weights_keep_free)
 }
 
 /// What measures GPUs of which nothing is known.

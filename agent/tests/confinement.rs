@@ -15,9 +15,6 @@ use stowage_crds::model_node::{Assignment, ModelDeploymentReference};
 use stowage_crds::testing;
 use tempfile::TempDir;
 
-const OWN_PACKED: &str = "cache/packed/own.packed";
-const OTHER_PACKED: &str = "cache/packed/other.packed";
-
 const REFUSED_FILE: i32 = libc::EACCES;
 const REFUSED_CALL: i32 = libc::EPERM;
 
@@ -33,13 +30,11 @@ impl Node {
     fn new() -> Node {
         let directory = tempfile::tempdir().unwrap();
         let path = |name: &str| directory.path().join(name);
-        for folder in ["models", "cache/packed", "run/workers", "var/run/secrets/kubernetes.io/serviceaccount"] {
+        for folder in ["models", "run/workers", "var/run/secrets/kubernetes.io/serviceaccount"] {
             fs::create_dir_all(path(folder)).unwrap();
         }
         for file in
             ["models/own-00001-of-00002.gguf", "models/own-00002-of-00002.gguf", "models/other.gguf", TOKEN, "run/workers/other.order.json"]
-                .into_iter()
-                .chain([OWN_PACKED, OTHER_PACKED])
         {
             fs::write(path(file), "content").unwrap();
         }
@@ -68,7 +63,6 @@ impl Node {
             assignment,
             model: self.path("models/own-00001-of-00002.gguf"),
             file: None,
-            packed: Some(self.path(OWN_PACKED)),
             bind: [127, 0, 0, 1].into(),
             port: 0,
             pod_address: None,
@@ -131,7 +125,6 @@ fn a_worker_reads_its_models_files_and_reaches_its_agent() {
     node.grants(&[
         Attempt::Read(node.path("models/own-00001-of-00002.gguf")),
         Attempt::Read(node.path("models/own-00002-of-00002.gguf")),
-        Attempt::Read(node.path(OWN_PACKED)),
         Attempt::Read(on_this_machine("/proc/self/statm")),
         Attempt::ConnectUnix(node.path("run/agent.sock")),
     ]);
@@ -144,8 +137,7 @@ fn a_worker_gets_at_no_token_no_other_model_and_nothing_else_of_the_node() {
         Attempt::Read(node.path(TOKEN)),
         Attempt::Read(node.path("models/other.gguf")),
         Attempt::List(node.path("models")),
-        Attempt::Read(node.path(OTHER_PACKED)),
-        Attempt::Write(node.path(OWN_PACKED)),
+        Attempt::Write(node.path("models/own-00001-of-00002.gguf")),
         Attempt::Read(node.path("run/workers/other.order.json")),
         Attempt::List(node.path("run")),
         Attempt::Read(on_this_machine("/etc/passwd")),

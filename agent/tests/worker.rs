@@ -1,9 +1,9 @@
 //! A real worker: the agent's own binary with a real model, which is fetched by `make test`. Without the model there is nothing to show.
 #![allow(clippy::unwrap_used)]
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use stowage_agent::serve::KeyHash;
 use stowage_agent::store::{Store, StoreConfig};
 use stowage_agent::worker::process::{Process, ProcessId};
-use stowage_agent::worker::{Confine, PackedWeights, Supervisor, SupervisorConfig, WorkerLog, WorkerView};
+use stowage_agent::worker::{Confine, Supervisor, SupervisorConfig, WorkerLog, WorkerView};
 use stowage_crds::model_deployment::{ModelSource, ReplicaState};
 use stowage_crds::model_node::{AssignedSource, Assignment};
 use stowage_crds::testing;
@@ -82,11 +82,15 @@ fn supervise_with(config: SupervisorConfig, directory: &TempDir, models: PathBuf
 }
 
 async fn in_state(supervisor: &Supervisor, state: ReplicaState) -> WorkerView {
+    viewed(supervisor, &format!("{state:?}"), |view| view.status.state == state).await
+}
+
+/// The worker, as soon as it is as `wanted`.
+async fn viewed(supervisor: &Supervisor, what: &str, wanted: impl Fn(&WorkerView) -> bool) -> WorkerView {
     let mut views = supervisor.views();
-    let wanted = |view: &WorkerView| view.status.state == state;
-    let found = views.wait_for(|views| views.get(UID).is_some_and(wanted));
+    let found = views.wait_for(|views| views.get(UID).is_some_and(&wanted));
     let found = tokio::time::timeout(PATIENCE, found).await.map(|views| views.unwrap()[UID].clone());
-    found.unwrap_or_else(|_| panic!("not {state:?}: {:#?}", supervisor.views().borrow().get(UID).map(|view| view.status.clone())))
+    found.unwrap_or_else(|_| panic!("not {what}: {:#?}", supervisor.views().borrow().get(UID).map(|view| view.status.clone())))
 }
 
 /// Leaves no worker behind where a test fails.
@@ -139,18 +143,13 @@ impl Client {
     }
 }
 
-/// The rest of a streamed answer, line by line.
-async fn lines(mut response: reqwest::Response) -> Vec<Value> {
+/// The last line of a streamed answer, whose beginning was read already.
+async fn last_line(mut response: reqwest::Response) -> Value {
     let mut text = Vec::new();
     while let Some(chunk) = response.chunk().await.unwrap() {
         text.extend_from_slice(&chunk);
     }
-    std::str::from_utf8(&text).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-}
-
-/// The last line of a streamed answer, whose beginning was read already.
-async fn last_line(response: reqwest::Response) -> Value {
-    lines(response).await.pop().unwrap()
+    serde_json::from_str(std::str::from_utf8(&text).unwrap().trim_end().lines().next_back().unwrap()).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -161,7 +160,8 @@ async fn a_worker_serves_on_while_agents_come_and_go_and_finishes_its_answers_be
     let earlier = supervise(&directory, models.clone());
     let _killed = Killed(earlier.clone());
     earlier.start(&assignment);
-    let ready = in_state(&earlier, ReplicaState::Ready).await;
+    in_state(&earlier, ReplicaState::Ready).await;
+    let ready = viewed(&earlier, "measured", |view| view.status.speed.is_some()).await;
     let planned: Vec<Bytes> = assignment.plan.devices.iter().map(|device| device.total_bytes).collect();
     let measured: Vec<Bytes> = ready.held.iter().map(|device| device.total()).collect();
     assert_eq!(measured, planned);
@@ -230,41 +230,4 @@ async fn a_worker_asks_for_the_keys_that_its_agent_names_and_hears_of_others() {
     assert_eq!(tags("second").await, http::StatusCode::OK);
     supervisor.release(UID, Some(Timestamp::now()));
     in_state(&supervisor, ReplicaState::Gone).await;
-}
-
-/// Files with packed weights that are whole.
-fn packed_files(folder: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(folder).into_iter().flatten().map(|entry| entry.unwrap().path());
-    entries.filter(|path| path.extension().is_some_and(|extension| extension == "packed")).collect()
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_model_that_has_served_begins_with_its_packed_weights_and_without_them_where_they_are_of_no_use() {
-    let Some(models) = models() else { return };
-    let directory = tempfile::tempdir().unwrap();
-    let folder = directory.path().join("cache/packed");
-    let packed_weights = Some(PackedWeights::new(&folder, 0));
-    let supervisor = supervise_with(SupervisorConfig { packed_weights, ..config(&directory) }, &directory, models.clone());
-    let _killed = Killed(supervisor.clone());
-    let assignment = assignment(models);
-    // What it answered, and whether it read packed weights.
-    let serve = async || {
-        supervisor.start(&assignment);
-        let ready = in_state(&supervisor, ReplicaState::Ready).await;
-        let log = fs::read_to_string(directory.path().join("logs").join(format!("{UID}.log"))).unwrap();
-        let answer = lines(Client::of(&ready).generate("smol", 20).await).await;
-        let answer: String = answer.iter().filter_map(|line| line["response"].as_str()).collect();
-        soon(async || !packed_files(&folder).is_empty()).await;
-        supervisor.release(UID, Some(Timestamp::now()));
-        in_state(&supervisor, ReplicaState::Gone).await;
-        supervisor.forget(UID);
-        (answer, log.contains("packed weights of an earlier load are mapped"))
-    };
-    let (answer, mapped) = serve().await;
-    assert!(!mapped && answer.len() > 20, "{answer}");
-    assert_eq!(serve().await, (answer.clone(), true));
-    let kept = packed_files(&folder).remove(0);
-    // Of the same name, as a disk might have it after its power went.
-    fs::write(&kept, vec![0; fs::metadata(&kept).unwrap().len() as usize]).unwrap();
-    assert_eq!(serve().await, (answer, false));
 }

@@ -1,12 +1,10 @@
 """From nothing to the first token, and the memory that takes, beside llama.cpp's: `start.py FIRST_TOKEN LLAMA_CPP_SH FOLDER ROUNDS`.
 
 For the models that lie in FOLDER/root/models. In turns, each a new process that loads the model, tries it out as each engine does before it serves, reads a
-short prompt and generates one token: `cold` with the files' pages dropped from memory before, `warm` with the files read before. A node packs a model's weights
-at its `first` load there; each load `after` begins with what was kept. Seconds are those of the whole process. Memory is the most that was resident, by the
-kernel's count (`ru_maxrss`), for the same context.
+short prompt and generates one token: `cold` with the file's pages dropped from memory before, `warm` with the file read before. Seconds are those of the whole
+process. Memory is the most that was resident, by the kernel's count (`ru_maxrss`), for the same context.
 """
 
-import itertools
 import os
 import statistics
 import subprocess
@@ -47,7 +45,7 @@ def mib(count: float) -> str:
 
 def main(first_token: str, script: str, folder: Path, rounds: int) -> None:
     print(f"from start to first token, num_ctx {NUM_CTX}, medians of {rounds} rounds in turns")
-    print(f"{'model':<34}{'load':<6}{'start':<6}{'stowage s':>10}{'llama.cpp s':>12}{'ratio':>7}{'stowage MiB':>13}{'llama.cpp MiB':>15}")
+    print(f"{'model':<34}{'start':<6}{'stowage s':>10}{'llama.cpp s':>12}{'ratio':>7}{'stowage MiB':>13}{'llama.cpp MiB':>15}")
     slower = []
     for file in (folder / "root" / "models" / name for name in MODELS):
         if not file.exists():
@@ -55,23 +53,19 @@ def main(first_token: str, script: str, folder: Path, rounds: int) -> None:
         ours = [first_token, str(file), "--num-ctx", str(NUM_CTX), "--prompt", PROMPT]
         numbers = ["-c", str(NUM_CTX), "-n", "1", "-p", PROMPT, "-no-cnv", "--simple-io", "--seed", "1"]
         theirs = [script, str(folder), "llama-completion", "-m", f"/models/{file.name}", *numbers]
-        kept = folder / f"{file.stem}.packed"
-        run([*ours, "--pack", str(kept)])
-        for (load, files), (start, prepare) in itertools.product((("first", [file]), ("after", [file, kept])), (("cold", drop), ("warm", read))):
+        for start, prepare in (("cold", drop), ("warm", read)):
             times, peaks = [], []
             for _ in range(rounds):
-                for each in files:
-                    prepare(each)
-                seconds, peak = run(ours if load == "first" else [*ours, "--packed", str(kept)])
+                prepare(file)
+                seconds, peak = run(ours)
                 prepare(file)
                 their_seconds, their_peak = run(theirs)
                 times.append((seconds, their_seconds))
                 peaks.append((peak, their_peak))
             (mine, other), (memory, their_memory) = (tuple(map(statistics.median, zip(*pairs))) for pairs in (times, peaks))
-            print(f"{file.name:<34}{load:<6}{start:<6}{mine:>10.2f}{other:>12.2f}{other / mine:>7.2f}{mib(memory):>13}{mib(their_memory):>15}")
+            print(f"{file.name:<34}{start:<6}{mine:>10.2f}{other:>12.2f}{other / mine:>7.2f}{mib(memory):>13}{mib(their_memory):>15}")
             if mine > other:
-                slower.append(f"{file.name}, {load} load, {start}")
-        kept.unlink()
+                slower.append(f"{file.name}, {start}")
     print("slower than llama.cpp: " + "; ".join(slower) if slower else "nowhere slower than llama.cpp")
 
 

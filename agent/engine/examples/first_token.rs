@@ -1,9 +1,7 @@
 //! From the start of a process to its first token, as a worker gets there: `cargo run --release -p stowage-engine --example first_token -- MODEL`.
 //!
-//! The model is loaded and tested as before serving, then asked. Printed as JSON: seconds until the model was ready and until the token came. With
-//! `--pack FILE` its packed weights are written there, and that is all; with `--packed FILE` it begins with those.
+//! The model is loaded and tested as before serving, then asked. Printed as JSON: seconds until the model was ready and until the token came.
 
-use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
@@ -12,9 +10,7 @@ use anyhow::Context;
 use clap::Parser;
 use serde_json::json;
 use stowage_engine::schedule::{MAX_QUEUE, Scheduler, Speculation};
-use stowage_engine::{
-    Computing, GenerateEvent, GenerateRequest, LoadRequest, LoadedModel, SamplingOptions, Start, Tokenizer, host_plan, packed_file,
-};
+use stowage_engine::{Computing, GenerateEvent, GenerateRequest, LoadRequest, LoadedModel, SamplingOptions, Start, Tokenizer, host_plan};
 use stowage_placement::{Request, Tokens};
 
 #[derive(Parser)]
@@ -28,21 +24,13 @@ struct Arguments {
     threads: u32,
     #[arg(long, default_value = "The capital of France is")]
     prompt: String,
-    /// Packed weights, written before.
-    #[arg(long)]
-    packed: Option<PathBuf>,
-    #[arg(long, value_name = "FILE", conflicts_with = "packed")]
-    pack: Option<PathBuf>,
 }
 
 fn main() -> anyhow::Result<()> {
-    let Arguments { model, num_ctx, threads, prompt, packed, pack } = Arguments::parse();
+    let Arguments { model, num_ctx, threads, prompt } = Arguments::parse();
     let began = Instant::now();
     let request = Request { num_ctx: Tokens(num_ctx), num_gpu: 0, ..Request::default() };
-    let load = LoadRequest { start: Start::InFiles { packed }, ..host_plan::on_host(&model, &request, threads)? };
-    if let Some(path) = pack {
-        return Ok(packed_file::pack(&load, File::create(path)?, &mut |_| {})?);
-    }
+    let load = LoadRequest { start: Start::InFile, ..host_plan::on_host(&model, &request, threads)? };
     let (loaded, tokenizer) = LoadedModel::load_beside(&load, Computing::default(), &mut |_| {}, Tokenizer::from_header)?;
     let tokenizer = Arc::new(tokenizer?);
     let prompt = tokenizer.encode_prompt(&prompt, true)?;

@@ -32,11 +32,8 @@ pub enum Start {
     /// In memory, packed.
     #[default]
     InMemory,
-    /// In files, out of which the first steps read them: whoever serves brings them over between steps, see [`crate::LoadedModel::bring_over`].
-    InFiles {
-        /// What [`crate::packed_file::pack`] made of the model before; without it, or where it is of no use, the model's own file.
-        packed: Option<PathBuf>,
-    },
+    /// In the model's file, out of which the first steps read them: whoever serves brings them over between steps, see [`crate::LoadedModel::bring_over`].
+    InFile,
 }
 
 /// What computes the layers that the plan puts on the host. GPU layers are computed by what the device is: CUDA, or a simulated GPU.

@@ -7,16 +7,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use memmap2::{Advice, Mmap, UncheckedAdvice};
-use sha2::{Digest, Sha256};
 use stowage_placement::gguf::split::{Joined, Joining};
 use stowage_placement::gguf::{Feed, GgmlType, Header, HeaderReader, Keep};
 use stowage_placement::{Bytes, Reason};
 
 use crate::api::EngineError;
-
-/// Of each file, parts that a fingerprint has in it, spread evenly, and their lengths.
-const SAMPLES: usize = 64;
-const SAMPLE_BYTES: usize = 1024;
 
 /// A GGUF file whose header was read and whose data is all there; of a split model, the files of all parts.
 pub struct ModelFile {
@@ -96,27 +91,6 @@ impl ModelFile {
         for map in &self.maps {
             let _ = map.advise(Advice::Sequential).and_then(|()| map.advise(Advice::WillNeed));
         }
-    }
-
-    /// Tells this model from others, without reading all of it: a digest of the sizes, of the list of tensors, and of samples.
-    pub fn fingerprint(&self) -> String {
-        let mut digest = Sha256::new();
-        for map in &self.maps {
-            // Else the system reads what is around each sample, too.
-            let _ = map.advise(Advice::Random);
-            digest.update((map.len() as u64).to_le_bytes());
-            let step = (map.len() / SAMPLES).max(SAMPLE_BYTES);
-            for start in (0..map.len()).step_by(step) {
-                digest.update(&map[start..map.len().min(start + SAMPLE_BYTES)]);
-            }
-            let _ = map.advise(Advice::Normal);
-            let_go(map, 0..map.len());
-        }
-        // By it tensors are found, and named.
-        for tensor in &self.joined.header.tensors {
-            digest.update(format!("{} {} {:?} {}\n", tensor.name, tensor.ggml_type, tensor.dimensions, tensor.offset));
-        }
-        digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
     /// Errors: InvalidModelFile where the file has no such tensor.

@@ -36,7 +36,6 @@ pub mod host_plan;
 mod kernels;
 mod load;
 pub mod model;
-pub mod packed_file;
 mod pool;
 pub use kernels::Isa;
 pub use kernels::matrix::Activations;

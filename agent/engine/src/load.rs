@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::ops::Range;
-use std::path::Path;
 use std::sync::Arc;
 
 use stowage_placement::compute::{self, DeviceRole};
@@ -19,7 +18,6 @@ use crate::backend::{Backend, LayerRun, PreparedRun};
 use crate::cache;
 use crate::file_mmap::ModelFile;
 use crate::graph::{Graph, Weight};
-use crate::packed_file::PackedFile;
 use crate::pool::{Pool, default_threads};
 
 /// A device's part of the model.
@@ -164,11 +162,7 @@ pub(crate) fn parts(
         read = Bytes(read.0.saturating_add(bytes.0).min(total.0));
         progress(LoadProgress { loaded: read, total });
     };
-    let (in_place, packed) = match &request.start {
-        Start::InMemory => (false, None),
-        Start::InFiles { packed } => (true, packed.as_deref().and_then(|path| opened(path, file))),
-    };
-    if !in_place {
+    if request.start == Start::InMemory {
         file.fetch_ahead();
     }
     let mut parts = Vec::with_capacity(request.plan.devices.len());
@@ -192,8 +186,8 @@ pub(crate) fn parts(
             hidden = Some(arena.take(Purpose::Compute, hand_over(&run)?)?);
         }
         let is_host = device.kind == DeviceKind::Host;
-        let (packed, in_place) = (packed.clone().filter(|_| is_host), in_place && is_host);
-        let backend = CpuBackend { arena: Arc::clone(&arena), pool: Arc::clone(&pool), computing, packed, in_place };
+        let in_place = is_host && request.start == Start::InFile;
+        let backend = CpuBackend { arena: Arc::clone(&arena), pool: Arc::clone(&pool), computing, in_place };
         let prepared =
             if reference { ReferenceBackend.prepare(&run, file, &mut loaded)? } else { backend.prepare(&run, file, &mut loaded)? };
         if is_host {
@@ -205,20 +199,6 @@ pub(crate) fn parts(
     let hidden = hidden.ok_or_else(|| bad_plan("it does not have the host".into()))?;
     progress(LoadProgress { loaded: total, total });
     Ok(Parts { parts, hidden })
-}
-
-/// What was packed before.
-fn opened(path: &Path, model: &ModelFile) -> Option<Arc<PackedFile>> {
-    match PackedFile::open(path, model) {
-        Ok(packed) => {
-            tracing::info!("packed weights of an earlier load are mapped");
-            Some(Arc::new(packed))
-        }
-        Err(why) => {
-            tracing::warn!(path = %path.display(), %why, "the weights that were packed before are of no use here; they are packed anew");
-            None
-        }
-    }
 }
 
 /// A part on a GPU. What it took is given back where it fails.
@@ -258,12 +238,6 @@ fn hand_over(run: &LayerRun<'_>) -> Result<Bytes, EngineError> {
 
 fn scratch(run: &LayerRun<'_>, layout: Layout, role: DeviceRole) -> Result<Bytes, EngineError> {
     compute::scratch_bytes(&run.graph.shape, run.request.num_batch, run.request.parallel, layout, role).ok_or_else(too_large)
-}
-
-/// What the host has by the plan of this request.
-pub(crate) fn host_weights<'a>(graph: &'a Graph, request: &'a LoadRequest) -> Vec<&'a Weight> {
-    let hosts = request.plan.devices.iter().filter(|device| device.kind == DeviceKind::Host);
-    hosts.flat_map(|device| weights_of(&layer_run(graph, request, device))).collect()
 }
 
 /// What a device has by a plan.
@@ -306,7 +280,7 @@ fn sum(sizes: impl Iterator<Item = Result<Bytes, EngineError>>) -> Result<Bytes,
     Ok(total)
 }
 
-pub(crate) fn too_large() -> EngineError {
+fn too_large() -> EngineError {
     EngineError::new(Reason::InvalidRequest, "the model needs more bytes than 64 bits can count")
 }
 

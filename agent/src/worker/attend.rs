@@ -224,7 +224,6 @@ impl Replica {
     fn report(&self, worker: &mut Worker) {
         if matches!(worker.phase(), Some(Phase::Ready)) && worker.ready_since.is_none() {
             worker.ready_since = Some(Instant::now());
-            self.keep_packed();
         }
         let advertised = &self.shared.config.advertise_address;
         self.show(|view| show_worker(view, worker, self.wanted, advertised));
@@ -241,22 +240,6 @@ impl Replica {
         }
     }
 
-    /// So that the model begins sooner the next time.
-    fn keep_packed(&self) {
-        if let (Some(packer), Some(file)) = (&self.shared.packer, self.shared.view(self.uid()).and_then(|view| view.file)) {
-            packer.keep(&self.assignment, &file);
-        }
-    }
-
-    /// What a worker began with that crashed before it served may be the cause.
-    fn discard_packed(&self, worker: &Worker) {
-        let crashed = self.wanted == Wanted::Serve && worker.refused.is_none() && worker.ready_since.is_none();
-        let file = self.shared.view(self.uid()).and_then(|view| view.file).filter(|_| crashed);
-        if let (Some(packer), Some(file)) = (&self.shared.packer, file) {
-            packer.packed.discard(&file);
-        }
-    }
-
     /// What comes after a worker's end.
     fn after(&mut self, worker: &mut Worker, exit: Exit) -> Step {
         let (pid, who) = (worker.process.id.pid, shown(&worker.process));
@@ -264,7 +247,6 @@ impl Replica {
         if worker.ready_since.is_some_and(|since| since.elapsed() >= self.shared.config.stable_after) {
             self.failures = 0;
         }
-        self.discard_packed(worker);
         self.show(WorkerView::ended);
         self.shared.records.remove(&self.assignment.uid);
         match self.wanted {

@@ -20,8 +20,6 @@ use tokio_util::task::TaskTracker;
 use super::confine::Confine;
 use super::launch::{Program, WorkerLog};
 use super::listen;
-use super::packed::PackedWeights;
-use super::packer::Packer;
 use super::process::Process;
 use super::record::{self, Order, Record, Records};
 use super::replica::{Command, Replica};
@@ -61,8 +59,6 @@ pub struct SupervisorConfig {
     pub worker_log: WorkerLog,
     /// How much workers insist on being confined.
     pub confine: Confine,
-    /// Where packed weights are kept; `None`: nowhere.
-    pub packed_weights: Option<PackedWeights>,
     /// Which API keys workers ask for.
     pub api_keys: watch::Receiver<Keys>,
     /// A worker that says nothing for this long counts as not ready until it goes on.
@@ -91,7 +87,6 @@ impl SupervisorConfig {
             advertise_address: worker_bind.to_string(),
             worker_log: WorkerLog::Inherited,
             confine: Confine::default(),
-            packed_weights: None,
             api_keys: watch::channel(None).1,
             silent_after: Duration::from_secs(3),
             heartbeat_timeout: Duration::from_secs(30),
@@ -138,7 +133,6 @@ pub(super) struct Shared {
     pub gate: Gate,
     pub store: Arc<Store>,
     pub records: Records,
-    pub packer: Option<Packer>,
     /// What workers in Pods that are awaited are to do, by assignment.
     pub orders: watch::Sender<BTreeMap<String, Order>>,
     views: watch::Sender<Views>,
@@ -168,10 +162,8 @@ impl Supervisor {
             confine: config.confine,
             log: config.worker_log.clone(),
         };
-        let packer = config.packed_weights.clone().map(|packed| Packer::start(packed, config.executable.clone(), config.confine));
         let shared = Arc::new(Shared {
             program,
-            packer,
             gate: Arc::new(move |assignment| Box::pin(gate(assignment))),
             store,
             records,

@@ -32,11 +32,6 @@ impl LoadedFile {
         Ok(LoadedFile { parts: model_header::files(path).iter().map(|part| Part::now(part)).collect::<io::Result<_>>()? })
     }
 
-    /// The file, or the first part.
-    pub fn path(&self) -> &Path {
-        self.parts.first().map_or(Path::new(""), |part| &part.path)
-    }
-
     /// What became of it since; `None` where it is as it was. Blocks for as long as its disk does.
     pub fn change(&self) -> Option<String> {
         let happened = self.parts.iter().find_map(Part::change)?;

@@ -9,8 +9,6 @@
 //!
 //! Where workers are in Pods of their own, which the operator makes and ends, the agent starts no process: a worker joins (`join`) and is told its order, and
 //! the [`lifeline`] that it holds is how its end is seen.
-//!
-//! Of models that serve, packed weights are kept (`packed`, `packer`), so that they begin sooner the next time.
 
 mod attend;
 pub mod confine;
@@ -22,8 +20,6 @@ mod link;
 mod listen;
 pub mod loaded_file;
 pub mod memory;
-mod packed;
-mod packer;
 pub mod process;
 pub mod protocol;
 pub mod record;
@@ -37,6 +33,5 @@ pub mod view;
 pub use confine::Confine;
 pub use control::{Gate, Mode, Supervisor, SupervisorConfig, SupervisorError};
 pub use launch::{LastLines, WorkerLog};
-pub use packed::PackedWeights;
 pub use run::{HEARD_BY, WorkerArguments, WorkerError};
 pub use view::{Refusal, WorkerView};

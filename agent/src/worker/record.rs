@@ -32,9 +32,6 @@ pub struct Order {
     /// That file as it was when the worker was started.
     #[serde(default)]
     pub file: Option<LoadedFile>,
-    /// Its packed weights, where they were kept.
-    #[serde(default)]
-    pub packed: Option<PathBuf>,
     /// Where the HTTP API is to listen.
     pub bind: IpAddr,
     /// 0: the worker picks it.

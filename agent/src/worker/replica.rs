@@ -143,9 +143,8 @@ impl Replica {
     fn launch(&mut self, model: std::path::PathBuf) -> Step {
         let config = &self.shared.config;
         let file = LoadedFile::now(&model).ok();
-        let packed = self.shared.packer.as_ref().zip(file.as_ref()).and_then(|(packer, file)| packer.packed.find(file));
         let (assignment, bind) = (self.assignment.clone(), config.worker_bind);
-        let order = Order { assignment, model, file: file.clone(), packed, bind, port: 0, pod_address: None };
+        let order = Order { assignment, model, file: file.clone(), bind, port: 0, pod_address: None };
         if config.mode == Mode::Pod {
             return Step::Await(Box::new(order));
         }

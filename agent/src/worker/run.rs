@@ -365,7 +365,7 @@ fn load_request(order: &Order) -> LoadRequest {
     let assignment = &order.assignment;
     LoadRequest {
         path: order.model.clone(),
-        start: Start::InFiles { packed: order.packed.clone() },
+        start: Start::InFile,
         plan: assignment.plan.clone(),
         request: assignment.request.clone(),
         num_thread: assignment.parameters.num_thread.unwrap_or(0),

@@ -313,8 +313,6 @@ impl Cluster {
         if !options.calibrates {
             command.arg("--skip-calibration");
         }
-        // It would be packed for a node that is gone when the test is.
-        command.arg("--skip-packed-weights");
         command.args(&options.flags);
         let process = Process::start(&options.node, command, &folder.join("agent.log")).context("starting the agent")?;
         Ok(Agent { options, process, machine, door })

@@ -1,7 +1,7 @@
-//! Where a matrix's bytes are: in memory of the model's own or, at first, in a file: one that has them packed, or the model's own.
+//! Where a matrix's bytes are: in memory of the model's own or, at first, in the model's file.
 //!
 //! A file in the page cache is there at once, where memory of one's own has to be cleared and filled first. But its pages are small on many file systems, and go
-//! when memory is short; and rows of the model's own file have to be packed each time. So a model that begins with a file is brought over, piece by piece, while
+//! when memory is short; and its rows have to be packed each time that they are read. So a model that begins with its file is brought over, piece by piece, while
 //! it serves.
 
 use std::sync::Arc;
@@ -15,8 +15,7 @@ use crate::pool::{Pool, Worker};
 
 const PAGE: usize = 4096;
 
-/// Bytes of a mapped file. The file isn't changed or cut off while it is mapped: whoever keeps such files replaces and removes them as a whole.
-#[derive(Clone)]
+/// A tensor in the model's file. The file isn't changed or cut off while it is mapped: see `file_mmap`.
 pub struct Mapped {
     map: Arc<Mmap>,
     start: usize,
@@ -24,34 +23,21 @@ pub struct Mapped {
 }
 
 impl Mapped {
-    /// `None`: the file has no such bytes.
-    pub fn new(map: &Arc<Mmap>, start: usize, length: usize) -> Option<Mapped> {
-        map.get(start..start.checked_add(length)?)?;
-        Some(Mapped { map: Arc::clone(map), start, length })
-    }
-
-    pub fn len(&self) -> usize {
-        self.length
+    /// Has the tensor in memory, as pages of the file. By one thread: what the system reads ahead of two would not be what either comes to next. `None`: it is in
+    /// no file, or lies there where numbers can't be read in place.
+    pub fn read(view: &TensorView<'_>) -> Option<Mapped> {
+        let (map, start) = view.place().filter(|(_, start)| start.is_multiple_of(align_of::<f32>()))?;
+        let mapped = Mapped { map: Arc::clone(map), start, length: view.data.len() };
+        // Linux before 5.14 can't be asked for that.
+        if map.advise_range(Advice::PopulateRead, start, mapped.length).is_err() {
+            let touched = view.data.iter().step_by(PAGE).fold(0, |sum: u8, byte| sum.wrapping_add(*byte));
+            std::hint::black_box(touched);
+        }
+        Some(mapped)
     }
 
     fn bytes(&self) -> &[u8] {
         &self.map[self.start..self.start + self.length]
-    }
-
-    /// A tensor in its own file. `None`: it is in none, or lies there where numbers can't be read in place.
-    pub fn of(view: &TensorView<'_>) -> Option<Mapped> {
-        let (map, start) = view.place()?;
-        if start.is_multiple_of(align_of::<f32>()) { Mapped::new(map, start, view.data.len()) } else { None }
-    }
-
-    /// Has it all in memory, as pages of the file. By one thread: what the system reads ahead of two would not be what either comes to next.
-    pub fn read(self) -> Mapped {
-        // Linux before 5.14 can't be asked for that.
-        if self.map.advise_range(Advice::PopulateRead, self.start, self.length).is_err() {
-            let touched = self.bytes().iter().step_by(PAGE).fold(0, |sum: u8, byte| sum.wrapping_add(*byte));
-            std::hint::black_box(touched);
-        }
-        self
     }
 }
 
@@ -64,13 +50,13 @@ pub struct Held {
     brought: AtomicUsize,
 }
 
-/// In what form a file has the bytes.
+/// In what form the file has the bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
     /// As the region.
     Packed,
-    /// As the model's own file, so that they are packed each time that they are read, and as they are brought over. A piece is what is packed at once: so many
-    /// bytes of either; of the last the file may have fewer.
+    /// As rows that are packed each time that they are read, and as they are brought over. A piece is what is packed at once: so many bytes of either; of the
+    /// last the file may have fewer.
     Rows { piece: usize },
 }
 
@@ -86,7 +72,7 @@ impl Held {
         Held { brought: AtomicUsize::new(region.len()), region, file: None }
     }
 
-    /// A file has them.
+    /// The file has them.
     pub fn mapped(file: Mapped, form: Form, region: Region) -> Held {
         Held { region, file: Some((file, form)), brought: AtomicUsize::new(0) }
     }

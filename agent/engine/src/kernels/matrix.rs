@@ -5,7 +5,7 @@ use stowage_placement::gguf::GgmlType;
 
 use super::Isa;
 use super::format::Format;
-use super::held::{Form, Found, Held, Mapped};
+use super::held::{Found, Held, Mapped};
 use super::packing::Packing;
 use super::plain::{Float, PlainProduct};
 use super::product::TileProduct;
@@ -22,7 +22,7 @@ const PANELS: usize = 24;
 /// What is made of a tile on the way to its product, where that is needed.
 #[derive(Default)]
 struct Room {
-    /// A tile whose rows are in the model's own file as yet.
+    /// A tile whose rows are in the model's file as yet.
     tile: Vec<u8>,
     panels: Option<[Panel; PANELS]>,
 }
@@ -120,13 +120,7 @@ impl Matrix {
         Ok(packing.matrix(activations, Held::here(region)))
     }
 
-    /// A tensor of several rows that a file has packed as [`Matrix::load`] would have it in this region.
-    pub fn mapped(view: &TensorView<'_>, activations: Activations, file: Mapped, region: Region) -> Result<Matrix, EngineError> {
-        let packing = Packing::of(view, region.len())?;
-        Ok(packing.matrix(activations, Held::mapped(file, Form::Packed, region)))
-    }
-
-    /// A tensor of several rows that stays where it is in the model's own file, `file`, until it is brought over.
+    /// A tensor of several rows that stays where it is in the model's file until it is brought over.
     pub fn in_place(view: &TensorView<'_>, activations: Activations, file: Mapped, region: Region) -> Result<Matrix, EngineError> {
         let packing = Packing::of(view, region.len())?;
         Ok(packing.matrix(activations, Held::mapped(file, packing.form(), region)))

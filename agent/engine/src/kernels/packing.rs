@@ -11,9 +11,6 @@ use super::tile::{self, ROWS};
 use crate::api::EngineError;
 use crate::file_mmap::TensorView;
 
-/// Of this form. To be raised when tiles, or what a matrix of plain rows holds, change: what an earlier version kept in files is then packed anew.
-pub const VERSION: u32 = 1;
-
 /// Bytes of a tensor that are packed before the file's pages with them are let go of.
 const PACKED_AT_ONCE: usize = 16 << 20;
 
@@ -46,7 +43,7 @@ impl<'a> Packing<'a> {
         Matrix { weights: self.weights, rows: self.view.rows, columns: self.view.columns, row_bytes: self.row_bytes, activations, held }
     }
 
-    /// In what form the tensor's own file has it.
+    /// In what form the model's file has it.
     pub fn form(&self) -> Form {
         if self.weights.are_tiled() { Form::Rows { piece: ROWS * self.row_bytes } } else { Form::Packed }
     }

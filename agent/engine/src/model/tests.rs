@@ -4,12 +4,13 @@ use stowage_placement::gguf::GgmlType;
 use stowage_placement::{Bytes, DeviceAllocation, KvCacheType, Reason, Request, Tokens};
 
 use super::LoadedModel;
-use crate::api::{BackendChoice, EngineError, LoadRequest, MeasuredDevice};
+use crate::api::{BackendChoice, EngineError, LoadRequest, MeasuredDevice, Start};
 use crate::batch::Batch;
 use crate::cache::Checkpoint;
 use crate::host_plan::on_host;
 use crate::kernels::Isa;
 use crate::small_models::{SmallModel, write, write_parts};
+use crate::synthetic::{Shape, Synthetic, Weights};
 use crate::{Activations, Computing, divergence, test_models};
 
 fn request(num_ctx: u64, num_batch: u32, parallel: u32) -> Request {
@@ -50,6 +51,39 @@ fn two_conversations(model: &mut LoadedModel) -> Vec<f32> {
 fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
     a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+}
+
+/// A model with matrices of many types, the last tiles of which are not full.
+fn write_mixed(path: &Path) {
+    use GgmlType::{F16, F32, IQ4_XS, Q3_K, Q4_1, Q4_K, Q6_K, Q8_0};
+    let types = [Q4_K, Q6_K, Q8_0, Q4_1, IQ4_XS, F16, Q3_K, F32];
+    let shape = Shape { blocks: 2, ..Shape::smallest() };
+    Synthetic::new(&shape, |_, number| types[number % types.len()]).write(path, Weights::Random, 1).unwrap();
+}
+
+#[test]
+fn a_model_computes_the_same_out_of_its_file_while_it_is_brought_over_and_after() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    write_mixed(&path);
+    let in_memory = on_host(&path, &request(64, 16, 1), 2).unwrap();
+    let logits = |model: &mut LoadedModel| {
+        let mut batch = Batch::default();
+        batch.push_run(&[1, 5, 9, 2, 8], 0, 0, true);
+        model.step(&batch).unwrap().to_vec()
+    };
+    let mut model = load(&LoadRequest { start: Start::InFile, ..in_memory.clone() });
+    let mut in_memory = load(&in_memory);
+    assert_eq!((model.measured(), in_memory.in_file()), (in_memory.measured(), 0));
+    let wanted = logits(&mut in_memory);
+    assert!(model.in_file() > 0 && logits(&mut model) == wanted);
+    let mut times = 0;
+    while model.in_file() > 0 {
+        model.bring_over(50_000);
+        times += 1;
+        assert!(logits(&mut model) == wanted, "after {times} pieces");
+    }
+    assert!(times > 5, "brought over in {times} pieces");
 }
 
 #[test]
@@ -333,7 +367,7 @@ mod with_simulated_gpus {
         decision.verdict.unwrap();
         let report = decision.report;
         LoadRequest {
-            start: crate::api::Start::InMemory,
+            start: Start::InMemory,
             path: path.into(),
             plan: report.plan,
             request: report.request,

@@ -61,16 +61,11 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// For carrying out this order: the model's files, each of them, what was packed of it, and what its backend needs.
+    /// For carrying out this order: the model's files, each of them, and what its backend needs.
     pub fn of(order: &Order) -> Policy {
         let on_gpu = order.assignment.plan.devices.iter().any(|device| device.kind == DeviceKind::Gpu);
-        let files = model_header::files(&order.model).into_iter().chain(order.packed.clone());
+        let files = model_header::files(&order.model).into_iter();
         Policy::new(files.map(|path| (path, Access::Read)), on_gpu)
-    }
-
-    /// For packing the weights of this model.
-    pub fn of_packing(model: &Path) -> Policy {
-        Policy::new(model_header::files(model).into_iter().map(|path| (path, Access::Read)), false)
     }
 
     /// For running models on a GPU that are made in this folder.

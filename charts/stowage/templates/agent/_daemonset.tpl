@@ -129,13 +129,6 @@ spec:
               value: /var/lib/stowage/cache
             - name: STOWAGE_RUN_DIR
               value: /run/stowage
-            {{- if and $agent.packedWeights.enabled (ne $agent.cache.type "emptyDir") }}
-            - name: STOWAGE_PACKED_WEIGHTS_KEEP_FREE
-              value: {{ $agent.packedWeights.keepFreePercent | quote }}
-            {{- else }}
-            - name: STOWAGE_SKIP_PACKED_WEIGHTS
-              value: "true"
-            {{- end }}
             {{- if $pods }}
             - name: STOWAGE_WORKERS
               value: pod

@@ -28,7 +28,6 @@ use crate::kernels::Isa;
 use crate::kernels::held::Mapped;
 use crate::kernels::matrix::{Activations, Matrix, read_all, read_floats};
 use crate::load::weights_of;
-use crate::packed_file::PackedFile;
 use crate::pool::Pool;
 
 /// One device's memory, and who computes there.
@@ -36,9 +35,7 @@ pub struct CpuBackend {
     pub arena: Arc<Arena>,
     pub pool: Arc<Pool>,
     pub computing: Computing,
-    /// What need not be packed.
-    pub packed: Option<Arc<PackedFile>>,
-    /// Whether what has to be packed stays in the model's own file until it is brought over.
+    /// Whether matrices stay in the model's file until they are brought over.
     pub in_place: bool,
 }
 
@@ -145,7 +142,7 @@ struct Loader<'a> {
     backend: &'a CpuBackend,
     file: &'a ModelFile,
     loaded: &'a mut dyn FnMut(Bytes),
-    /// What stays in the model's own file for now.
+    /// What stays in the model's file for now.
     in_place: HashMap<String, Mapped>,
     matrices: HashMap<String, Arc<Matrix>>,
     in_file: Vec<Arc<Matrix>>,
@@ -166,16 +163,13 @@ impl Loader<'_> {
         let view = self.file.tensor(&weight.name)?;
         let purpose = if view.rows > 1 { Purpose::Weights } else { Purpose::Vectors };
         let (activations, region) = (self.backend.computing.activations, self.region(purpose, weight)?);
-        let matrix = if let Some(own) = self.in_place.remove(&weight.name) {
-            Matrix::in_place(&view, activations, own, region)?
-        } else {
-            let packed = self.packed(&view, region.len());
-            let matrix = match packed {
-                Some(packed) => Matrix::mapped(&view, activations, packed.read(), region)?,
-                None => Matrix::load(&view, activations, region, &self.backend.pool)?,
-            };
-            (self.loaded)(Bytes(view.data.len() as u64));
-            matrix
+        let matrix = match self.in_place.remove(&weight.name) {
+            Some(mapped) => Matrix::in_place(&view, activations, mapped, region)?,
+            None => {
+                let matrix = Matrix::load(&view, activations, region, &self.backend.pool)?;
+                (self.loaded)(Bytes(view.data.len() as u64));
+                matrix
+            }
         };
         let matrix = Arc::new(matrix);
         if matrix.in_file() > 0 {
@@ -185,26 +179,16 @@ impl Loader<'_> {
         Ok(matrix)
     }
 
-    fn packed(&self, view: &TensorView<'_>, bytes: usize) -> Option<Mapped> {
-        self.backend.packed.as_ref().filter(|_| view.rows > 1)?.tensor(view.name, bytes)
-    }
-
-    /// Has the matrices that stay in the model's own file for now in memory as its pages: in the order in which they lie there, which is how a disk is fast.
+    /// Has the matrices that stay in the model's file for now in memory as its pages: in the order in which they lie there, which is how a disk is fast.
     fn read_in_place(&mut self, weights: &[&Weight]) -> Result<(), EngineError> {
-        let mut own = Vec::new();
-        for weight in weights {
-            let view = self.file.tensor(&weight.name)?;
-            let bytes = layout::weight_bytes(view.ggml_type, view.rows as u64, view.columns as u64, Layout::Cpu);
-            let is_packed = bytes.is_some_and(|bytes| self.packed(&view, bytes.0 as usize).is_some());
-            if let Some(mapped) = Mapped::of(&view).filter(|_| view.rows > 1 && !is_packed) {
-                own.push((view.data.as_ptr(), weight.name.clone(), mapped));
+        let views = weights.iter().map(|weight| self.file.tensor(&weight.name)).collect::<Result<Vec<_>, _>>()?;
+        let mut matrices: Vec<_> = views.into_iter().filter(|view| view.rows > 1).collect();
+        matrices.sort_by_key(|view| view.data.as_ptr());
+        for view in matrices {
+            if let Some(mapped) = Mapped::read(&view) {
+                (self.loaded)(Bytes(view.data.len() as u64));
+                self.in_place.insert(view.name.to_owned(), mapped);
             }
-        }
-        own.sort_by_key(|(place, ..)| *place);
-        for (_, name, mapped) in own {
-            let mapped = mapped.read();
-            (self.loaded)(Bytes(mapped.len() as u64));
-            self.in_place.insert(name, mapped);
         }
         Ok(())
     }

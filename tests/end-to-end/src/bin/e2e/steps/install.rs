@@ -29,9 +29,7 @@ impl Everything {
     pub(super) async fn install(&mut self, model: &Path) -> Result<()> {
         let name = model.file_name().context("a model is a file")?;
         let path = format!("test.model.path={}", name.to_string_lossy());
-        // However full this machine's disk is.
-        let packed = "agent.packedWeights.keepFreePercent=0";
-        self.helm("install", &["--create-namespace", "--set", &path, "--set", packed])?;
+        self.helm("install", &["--create-namespace", "--set", &path])?;
         self.kubectl(&["-n", NAMESPACE, "rollout", "status", "daemonset/stowage-agent", "--timeout=180s"])?;
         watch::model_node(&self.control_plane.client, NODE, |node| node.status.is_some()).await?;
         let owner = fs::metadata(CACHE).with_context(|| format!("looking at {CACHE}"))?.uid();

@@ -1,7 +1,7 @@
 //! One worker of two is lost, in each way that there is; the other answers, and another comes.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
@@ -10,18 +10,12 @@ use stowage_control_plane::processes::wait_for;
 
 use super::changes::NUM_CTX;
 use super::commands::printed;
-use super::install::CACHE;
 use super::model::WorkerPod;
-use super::{DEADLINE, Everything, MODEL, NAMESPACE, NODE, memory};
-
-/// The model's, and the copy of it that it was rolled out to and back from.
-const MODEL_FILES: usize = 2;
+use super::{DEADLINE, Everything, MODEL, NAMESPACE, memory};
 
 impl Everything {
     pub(super) async fn lose_workers(&mut self) -> Result<()> {
         self.scale_to(2).await?;
-        let kept = wait_for(DEADLINE, async || (packed_files().ok()? == MODEL_FILES).then_some(())).await;
-        kept.with_context(|| format!("{:?} files of packed weights are kept of {MODEL_FILES} models that served", packed_files()))?;
         let kill = async |_: &Everything, victim: &WorkerPod| Ok(kill_process(process_of(&victim.uid)?, Signal::KILL)?);
         self.lose("a worker is killed with SIGKILL", kill).await?;
         let delete = async |all: &Everything, victim: &WorkerPod| {
@@ -31,18 +25,7 @@ impl Everything {
         let exhaust = async |_: &Everything, victim: &WorkerPod| memory::exhaust(process_of(&victim.uid)?).await;
         self.lose("memory runs out in a worker's Pod", exhaust).await?;
         self.out_of_memory_is_told()?;
-        self.began_with_packed_weights()?;
         self.scale_to(1).await
-    }
-
-    /// Of the workers that are there now, none is the first that has its model.
-    fn began_with_packed_weights(&mut self) -> Result<()> {
-        for worker in self.workers()? {
-            let log = self.kubectl(&["-n", NAMESPACE, "logs", &worker.name])?;
-            ensure!(log.contains("packed weights of an earlier load are mapped"), "{} should have begun with them: {log}", worker.name);
-        }
-        self.clock.step("the workers that came began with the packed weights of earlier ones");
-        Ok(())
     }
 
     /// Requests fail that are on the way to what is lost, until its address is in no rule of the node; from then on none does.
@@ -72,13 +55,6 @@ impl Everything {
         eprintln!("    {told}");
         Ok(())
     }
-}
-
-/// How many files of packed weights the node's agent keeps.
-fn packed_files() -> Result<usize> {
-    let folder = Path::new(CACHE).join("packed").join(NODE);
-    let entries = fs::read_dir(&folder).with_context(|| format!("looking into {}", folder.display()))?.flatten();
-    Ok(entries.filter(|entry| entry.path().extension().is_some_and(|extension| extension == "packed")).count())
 }
 
 /// Where the Services' addresses lead.
