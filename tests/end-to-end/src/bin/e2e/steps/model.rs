@@ -8,11 +8,15 @@ use stowage_control_plane::processes::wait_for;
 use stowage_crds::{ModelDeployment, names};
 use stowage_end_to_end::cluster::program;
 use stowage_end_to_end::watch;
+use stowage_placement::Bytes;
 
 use super::commands::{lines, printed};
-use super::{DEADLINE, Everything, MODEL, NAMESPACE};
+use super::{DEADLINE, Everything, MODEL, NAMESPACE, NODE};
 
 pub(super) const MANIFEST: &str = include_str!("../../../../../../examples/smollm2.yaml");
+
+/// Of memory that a worker holds with this model.
+const LEAST_OF_A_WORKER: Bytes = Bytes::mib(64);
 
 /// A worker's Pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,8 +50,20 @@ impl Everything {
             (get("{.spec.containers[0].resources.limits.memory}")?, get("{.spec.containers[0].resources.requests.memory}")?);
         ensure!(!limit.is_empty() && limit == request, "{named} has {limit} of memory as limit and {request} as request");
         let ready = get("{.status.containerStatuses[*].ready}")?;
-        self.clock.step(&format!("kubectl logs {named} tells of its replica; memory {limit}, ready {ready}"));
+        let measured = self.measured_by_kubelet(namespace, pod)?;
+        self.clock
+            .step(&format!("kubectl logs {named} tells of its replica; memory {limit}, ready {ready}; the kubelet measures {measured}"));
         Ok(())
+    }
+
+    /// What `kubectl top pod` shows of this Pod comes from here: from the kubelet's metrics, which the cluster's metrics server gathers.
+    fn measured_by_kubelet(&self, namespace: &str, pod: &str) -> Result<Bytes> {
+        let metrics = self.kubectl(&["get", "--raw", &format!("/api/v1/nodes/{NODE}/proxy/metrics/resource")])?;
+        let of_pod = format!("pod_memory_working_set_bytes{{namespace=\"{namespace}\",pod=\"{pod}\"}} ");
+        let bytes = metrics.lines().find_map(|line| line.strip_prefix(&of_pod)?.split(' ').next()?.parse::<f64>().ok());
+        let bytes = bytes.with_context(|| format!("{of_pod}is not among what the kubelet measures: {metrics}"))?;
+        ensure!(bytes >= LEAST_OF_A_WORKER.0 as f64, "the kubelet measures {bytes} bytes of {namespace}/{pod}, which has a model loaded");
+        Ok(Bytes(bytes as u64))
     }
 
     /// `kubectl stowage`, which reaches the replica through the API server and the kubelet.
