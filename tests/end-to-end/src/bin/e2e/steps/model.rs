@@ -32,7 +32,7 @@ impl Everything {
         self.ready().await?;
         self.clock.step("kubectl apply -f examples/smollm2.yaml: it is ready");
         eprint!("{}", self.kubectl(&["get", "modeldeployments", MODEL])?);
-        self.look_at_the_worker()?;
+        self.look_at_the_worker().await?;
         let address = self.start_client().await?;
         let asked = self.asked()?;
         self.clock.step(&format!("another Pod asks it every 50 ms at its Service's address, {address}: {}", asked.told()));
@@ -40,7 +40,7 @@ impl Everything {
     }
 
     /// The Pod that the ModelDeployment names, by what users ask of a Pod.
-    pub(super) fn look_at_the_worker(&mut self) -> Result<()> {
+    pub(super) async fn look_at_the_worker(&mut self) -> Result<()> {
         let named = self.kubectl(&["get", "modeldeployment", MODEL, "-o", "jsonpath={.status.placements[*].podRef}"])?;
         let (namespace, pod) = named.split_once('/').with_context(|| format!("podRef is {named:?}"))?;
         let log = self.kubectl(&["-n", namespace, "logs", pod])?;
@@ -50,20 +50,23 @@ impl Everything {
             (get("{.spec.containers[0].resources.limits.memory}")?, get("{.spec.containers[0].resources.requests.memory}")?);
         ensure!(!limit.is_empty() && limit == request, "{named} has {limit} of memory as limit and {request} as request");
         let ready = get("{.status.containerStatuses[*].ready}")?;
-        let measured = self.measured_by_kubelet(namespace, pod)?;
+        let measured = self.measured_by_kubelet(namespace, pod).await?;
         self.clock
             .step(&format!("kubectl logs {named} tells of its replica; memory {limit}, ready {ready}; the kubelet measures {measured}"));
         Ok(())
     }
 
-    /// What `kubectl top pod` shows of this Pod comes from here: from the kubelet's metrics, which the cluster's metrics server gathers.
-    fn measured_by_kubelet(&self, namespace: &str, pod: &str) -> Result<Bytes> {
-        let metrics = self.kubectl(&["get", "--raw", &format!("/api/v1/nodes/{NODE}/proxy/metrics/resource")])?;
+    /// What `kubectl top pod` shows of this Pod comes from here: from the kubelet's metrics, which the cluster's metrics server gathers. It looks every few seconds.
+    async fn measured_by_kubelet(&self, namespace: &str, pod: &str) -> Result<Bytes> {
+        let path = format!("/api/v1/nodes/{NODE}/proxy/metrics/resource");
         let of_pod = format!("pod_memory_working_set_bytes{{namespace=\"{namespace}\",pod=\"{pod}\"}} ");
-        let bytes = metrics.lines().find_map(|line| line.strip_prefix(&of_pod)?.split(' ').next()?.parse::<f64>().ok());
-        let bytes = bytes.with_context(|| format!("{of_pod}is not among what the kubelet measures: {metrics}"))?;
-        ensure!(bytes >= LEAST_OF_A_WORKER.0 as f64, "the kubelet measures {bytes} bytes of {namespace}/{pod}, which has a model loaded");
-        Ok(Bytes(bytes as u64))
+        let mut last = String::new();
+        let measured = wait_for(DEADLINE, async || {
+            last = self.kubectl(&["get", "--raw", &path]).ok()?;
+            let bytes = last.lines().find_map(|line| line.strip_prefix(&of_pod)?.split(' ').next()?.parse::<f64>().ok())?;
+            Some(Bytes(bytes as u64)).filter(|bytes| *bytes >= LEAST_OF_A_WORKER)
+        });
+        measured.await.with_context(|| format!("{of_pod}should be at least {LEAST_OF_A_WORKER}, for it has a model loaded: {last}"))
     }
 
     /// `kubectl stowage`, which reaches the replica through the API server and the kubelet.
