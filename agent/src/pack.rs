@@ -11,7 +11,7 @@ use clap::Args;
 use rustix::process::{Resource, Rlimit, nice, setrlimit};
 use serde::{Deserialize, Serialize};
 use stowage_engine::packed_file::pack;
-use stowage_engine::{BackendChoice, LoadRequest};
+use stowage_engine::{BackendChoice, LoadRequest, Start};
 use stowage_placement::{Bytes, DevicePlan, Request};
 
 use crate::worker::Confine;
@@ -50,7 +50,14 @@ pub fn run(args: &PackArgs) -> Result<()> {
     // Before there is a second thread.
     let _confinement = confine(&Policy::of_packing(&order.model), args.confine)?;
     let PackOrder { model, plan, request, most: _ } = order;
-    let request =
-        LoadRequest { path: model, packed: None, plan, request, num_thread: 1, template: String::new(), backend: BackendChoice::Cpu };
+    let request = LoadRequest {
+        path: model,
+        start: Start::InMemory,
+        plan,
+        request,
+        num_thread: 1,
+        template: String::new(),
+        backend: BackendChoice::Cpu,
+    };
     Ok(pack(&request, to, &mut |_| {})?)
 }

@@ -13,7 +13,7 @@ use clap::Parser;
 use serde_json::json;
 use stowage_engine::schedule::{MAX_QUEUE, Scheduler, Speculation};
 use stowage_engine::{
-    Computing, GenerateEvent, GenerateRequest, LoadRequest, LoadedModel, SamplingOptions, Tokenizer, host_plan, packed_file,
+    Computing, GenerateEvent, GenerateRequest, LoadRequest, LoadedModel, SamplingOptions, Start, Tokenizer, host_plan, packed_file,
 };
 use stowage_placement::{Request, Tokens};
 
@@ -39,7 +39,7 @@ fn main() -> anyhow::Result<()> {
     let Arguments { model, num_ctx, threads, prompt, packed, pack } = Arguments::parse();
     let began = Instant::now();
     let request = Request { num_ctx: Tokens(num_ctx), num_gpu: 0, ..Request::default() };
-    let load = LoadRequest { packed, ..host_plan::on_host(&model, &request, threads)? };
+    let load = LoadRequest { start: Start::InFiles { packed }, ..host_plan::on_host(&model, &request, threads)? };
     if let Some(path) = pack {
         return Ok(packed_file::pack(&load, File::create(path)?, &mut |_| {})?);
     }

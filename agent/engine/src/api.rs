@@ -14,8 +14,7 @@ use crate::template::Json;
 pub struct LoadRequest {
     /// A GGUF file.
     pub path: PathBuf,
-    /// What [`crate::packed_file::pack`] made of it before; one that is of no use is left aside.
-    pub packed: Option<PathBuf>,
+    pub start: Start,
     /// Layers and bytes by device; the engine allocates this and no more.
     pub plan: DevicePlan,
     /// The resolved parameters that `plan` was made for.
@@ -25,6 +24,19 @@ pub struct LoadRequest {
     /// Replaces the file's chat template where it is not empty.
     pub template: String,
     pub backend: BackendChoice,
+}
+
+/// Where the weights of the host are when loading is done.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Start {
+    /// In memory, packed.
+    #[default]
+    InMemory,
+    /// In files, out of which the first steps read them: whoever serves brings them over between steps, see [`crate::LoadedModel::bring_over`].
+    InFiles {
+        /// What [`crate::packed_file::pack`] made of the model before; without it, or where it is of no use, the model's own file.
+        packed: Option<PathBuf>,
+    },
 }
 
 /// What computes the layers that the plan puts on the host. GPU layers are computed by what the device is: CUDA, or a simulated GPU.

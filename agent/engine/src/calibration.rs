@@ -83,6 +83,7 @@ impl Calibrated {
 /// A prompt in each slot, then answers of one sequence and of several together.
 fn exercise(model: &mut LoadedModel) -> Result<(), EngineError> {
     model.self_test()?;
+    model.measure_speed()?;
     let vocabulary = model.vocabulary() as u32;
     let mut batch = Batch::default();
     for slot in 0..PARALLEL {

@@ -73,9 +73,14 @@ impl Engine {
         self.inner.scheduler.occupancy()
     }
 
-    /// Reads a prompt, looks at what comes out, generates a few tokens, and says how fast that was.
-    pub async fn self_test(&self) -> Result<MeasuredSpeed, EngineError> {
+    /// Reads a short prompt and looks at what comes out.
+    pub async fn self_test(&self) -> Result<(), EngineError> {
         self.inner.scheduler.self_test().await
+    }
+
+    /// How fast the model reads and generates, measured as soon as all weights are in memory and nobody wants anything.
+    pub async fn measure_speed(&self) -> Result<MeasuredSpeed, EngineError> {
+        self.inner.scheduler.measure_speed().await
     }
 
     /// The text as the model reads it, BOS first where the model wants one. With `parse_special`, special tokens spelled out in the text are taken as such.

@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
 use memmap2::{Advice, Mmap, UncheckedAdvice};
 use sha2::{Digest, Sha256};
@@ -20,7 +21,7 @@ const SAMPLE_BYTES: usize = 1024;
 /// A GGUF file whose header was read and whose data is all there; of a split model, the files of all parts.
 pub struct ModelFile {
     /// One a part.
-    maps: Vec<Mmap>,
+    maps: Vec<Arc<Mmap>>,
     joined: Joined,
 }
 
@@ -33,16 +34,21 @@ pub struct TensorView<'a> {
     pub columns: usize,
     pub data: &'a [u8],
     /// The mapping that the data lie in, where they do.
-    pub map: Option<&'a Mmap>,
+    pub map: Option<&'a Arc<Mmap>>,
 }
 
-impl TensorView<'_> {
+impl<'a> TensorView<'a> {
     /// Lets go of some of the data, which are read no more: as pages of the file they stay in the page cache, but they count as this process's memory no more.
     /// Who reads them all the same gets them from the file again.
     pub fn let_go(&self, bytes: Range<usize>) {
-        let Some(map) = self.map else { return };
-        let start = self.data.as_ptr() as usize - map.as_ptr() as usize + bytes.start;
-        let_go(map, start..start + bytes.len());
+        if let Some((map, start)) = self.place() {
+            let_go(map, start + bytes.start..start + bytes.end);
+        }
+    }
+
+    /// The mapping, and where the data begin in it.
+    pub fn place(&self) -> Option<(&'a Arc<Mmap>, usize)> {
+        self.map.map(|map| (map, self.data.as_ptr() as usize - map.as_ptr() as usize))
     }
 }
 
@@ -63,11 +69,11 @@ impl ModelFile {
         let (map, header) = map_file(path)?;
         let name = path.file_name().map(OsStr::to_string_lossy).unwrap_or_default();
         let mut joining = Joining::new(&name, header, size(&map)).map_err(invalid)?;
-        let mut maps = vec![map];
+        let mut maps = vec![Arc::new(map)];
         while let Some(next) = joining.next_part() {
             let (map, header) = map_file(&path.with_file_name(next))?;
             joining.add(header, size(&map)).map_err(invalid)?;
-            maps.push(map);
+            maps.push(Arc::new(map));
         }
         Ok(ModelFile { maps, joined: joining.finish().map_err(invalid)? })
     }

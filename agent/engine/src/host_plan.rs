@@ -4,7 +4,7 @@ use std::path::Path;
 
 use stowage_placement::{Asked, Bytes, Device, ModelSummary, NodeDevices, PlacementPolicy, Reason, Request, decide};
 
-use crate::api::{BackendChoice, EngineError, LoadRequest};
+use crate::api::{BackendChoice, EngineError, LoadRequest, Start};
 use crate::file_mmap::ModelFile;
 use crate::load::gpu_layout;
 
@@ -40,7 +40,7 @@ fn load_request(path: &Path, asked: &Asked, gpus: Vec<Device>, num_thread: u32) 
     decision.verdict.map_err(refused)?;
     Ok(LoadRequest {
         path: path.into(),
-        packed: None,
+        start: Start::InMemory,
         plan: decision.report.plan,
         request: decision.report.request,
         num_thread,

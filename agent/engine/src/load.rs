@@ -9,7 +9,7 @@ use stowage_placement::compute::{self, DeviceRole};
 use stowage_placement::layout::{self, Backend as Layout};
 use stowage_placement::{Bytes, DeviceAllocation, DeviceKind, Reason, capability};
 
-use crate::api::{BackendChoice, EngineError, LoadProgress, LoadRequest, MeasuredDevice};
+use crate::api::{BackendChoice, EngineError, LoadProgress, LoadRequest, MeasuredDevice, Start};
 use crate::arena::{Arena, Purpose, Region};
 use crate::backend::cpu::{Computing, CpuBackend};
 #[cfg(any(feature = "cuda", feature = "emulated-cuda"))]
@@ -164,8 +164,11 @@ pub(crate) fn parts(
         read = Bytes(read.0.saturating_add(bytes.0).min(total.0));
         progress(LoadProgress { loaded: read, total });
     };
-    let packed = request.packed.as_deref().and_then(|path| opened(path, file));
-    if packed.is_none() {
+    let (in_place, packed) = match &request.start {
+        Start::InMemory => (false, None),
+        Start::InFiles { packed } => (true, packed.as_deref().and_then(|path| opened(path, file))),
+    };
+    if !in_place {
         file.fetch_ahead();
     }
     let mut parts = Vec::with_capacity(request.plan.devices.len());
@@ -188,11 +191,12 @@ pub(crate) fn parts(
         if run.input {
             hidden = Some(arena.take(Purpose::Compute, hand_over(&run)?)?);
         }
-        let packed = packed.clone().filter(|_| device.kind == DeviceKind::Host);
-        let backend = CpuBackend { arena: Arc::clone(&arena), pool: Arc::clone(&pool), computing, packed };
+        let is_host = device.kind == DeviceKind::Host;
+        let (packed, in_place) = (packed.clone().filter(|_| is_host), in_place && is_host);
+        let backend = CpuBackend { arena: Arc::clone(&arena), pool: Arc::clone(&pool), computing, packed, in_place };
         let prepared =
             if reference { ReferenceBackend.prepare(&run, file, &mut loaded)? } else { backend.prepare(&run, file, &mut loaded)? };
-        if device.kind == DeviceKind::Host {
+        if is_host {
             arena.touch(&pool);
         }
         let measured = measured(device, arena.size(), |purpose| arena.taken_for(purpose))?;
@@ -203,7 +207,7 @@ pub(crate) fn parts(
     Ok(Parts { parts, hidden })
 }
 
-/// What was packed before; without it the weights are packed now.
+/// What was packed before.
 fn opened(path: &Path, model: &ModelFile) -> Option<Arc<PackedFile>> {
     match PackedFile::open(path, model) {
         Ok(packed) => {
@@ -262,7 +266,8 @@ pub(crate) fn host_weights<'a>(graph: &'a Graph, request: &'a LoadRequest) -> Ve
     hosts.flat_map(|device| weights_of(&layer_run(graph, request, device))).collect()
 }
 
-fn weights_of<'a>(run: &LayerRun<'a>) -> Vec<&'a Weight> {
+/// What a device has by a plan.
+pub(crate) fn weights_of<'a>(run: &LayerRun<'a>) -> Vec<&'a Weight> {
     let graph = run.graph;
     let mut weights = Vec::new();
     if run.input {

@@ -41,7 +41,8 @@ pub trait Model: Send {
     fn step(&mut self, batch: &Batch) -> Result<&[f32], EngineError>;
     /// Hidden states `[batch.tokens.len(), embedding]`.
     fn embed_step(&mut self, batch: &Batch) -> Result<&[f32], EngineError>;
-    fn self_test(&mut self) -> Result<MeasuredSpeed, EngineError>;
+    fn self_test(&mut self) -> Result<(), EngineError>;
+    fn measure_speed(&mut self) -> Result<MeasuredSpeed, EngineError>;
     /// Whether a slot of which `from` tokens are cached can go on after its first `to`.
     fn can_rewind(&self, from: usize, to: usize) -> bool;
     /// Keeps what a slot can't be taken back to, or puts it back.
@@ -71,8 +72,11 @@ impl Model for LoadedModel {
     fn embed_step(&mut self, batch: &Batch) -> Result<&[f32], EngineError> {
         LoadedModel::embed_step(self, batch)
     }
-    fn self_test(&mut self) -> Result<MeasuredSpeed, EngineError> {
+    fn self_test(&mut self) -> Result<(), EngineError> {
         LoadedModel::self_test(self)
+    }
+    fn measure_speed(&mut self) -> Result<MeasuredSpeed, EngineError> {
+        LoadedModel::measure_speed(self)
     }
     fn can_rewind(&self, from: usize, to: usize) -> bool {
         LoadedModel::can_rewind(self, from, to)
@@ -208,10 +212,18 @@ impl Scheduler {
         answer.await.unwrap_or_else(|_| Err(thread_gone()))
     }
 
-    /// Waits until no sequence is active, then reads a prompt and generates a few tokens; how fast that was. What the slots had cached is lost.
-    pub async fn self_test(&self) -> Result<MeasuredSpeed, EngineError> {
+    /// Waits until no sequence is active, then reads a short prompt and looks at what comes out. What the slots had cached is lost.
+    pub async fn self_test(&self) -> Result<(), EngineError> {
         let (reply, answer) = oneshot::channel();
         self.queue.push(Job::SelfTest(reply))?;
+        answer.await.unwrap_or_else(|_| Err(thread_gone()))
+    }
+
+    /// Waits until all weights are in memory and nobody wants anything else, then reads a prompt and generates a few tokens; how fast that was. What the slots
+    /// had cached is lost.
+    pub async fn measure_speed(&self) -> Result<MeasuredSpeed, EngineError> {
+        let (measurement, answer) = oneshot::channel();
+        self.queue.push_measurement(measurement)?;
         answer.await.unwrap_or_else(|_| Err(thread_gone()))
     }
 

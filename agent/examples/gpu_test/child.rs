@@ -11,7 +11,7 @@ use stowage_engine::bench::{fill, measure as time};
 use stowage_engine::calibration::Calibrated;
 use stowage_engine::divergence;
 use stowage_engine::measure::{Ballast, DeviceSpeed, Effort, device_speed};
-use stowage_engine::{BackendChoice, EngineError, LoadRequest, LoadedModel, host_plan};
+use stowage_engine::{BackendChoice, EngineError, LoadRequest, LoadedModel, Start, host_plan};
 use stowage_placement::{Bytes, DevicePlan, Request};
 
 /// What a process is to do.
@@ -105,7 +105,15 @@ fn work(order: Order) -> Result<(Found, Kept), EngineError> {
 }
 
 fn request(model: &Path, plan: DevicePlan, request: Request) -> LoadRequest {
-    LoadRequest { path: model.into(), packed: None, plan, request, num_thread: 0, template: String::new(), backend: BackendChoice::Cpu }
+    LoadRequest {
+        path: model.into(),
+        start: Start::InMemory,
+        plan,
+        request,
+        num_thread: 0,
+        template: String::new(),
+        backend: BackendChoice::Cpu,
+    }
 }
 
 fn load(path: &Path, plan: DevicePlan, asked: Request, [filled, prompt, generated]: [u32; 3]) -> Result<(Found, Kept), EngineError> {

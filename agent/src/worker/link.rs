@@ -132,7 +132,7 @@ fn changes(before: &WorkerState, now: &WorkerState) -> Vec<FromWorker> {
     if let Some(address) = now.address.filter(|_| (&before.measured, before.address) != (&now.measured, now.address)) {
         messages.push(FromWorker::Loaded { measured: now.measured.clone(), address });
     }
-    if before.phase != now.phase {
+    if before.phase != now.phase || before.speed != now.speed {
         messages.extend(match &now.phase {
             Phase::Asking => Some(FromWorker::MayLoad),
             Phase::Loading { loaded, total } => Some(FromWorker::Progress { loaded: *loaded, total: *total }),
@@ -159,5 +159,8 @@ mod tests {
         let now = WorkerState { phase: Phase::Ready, measured: Vec::new(), address: Some(address), speed: speed.clone() };
         assert_eq!(changes(&before, &now), [FromWorker::Loaded { measured: Vec::new(), address }, FromWorker::Ready { speed }]);
         assert_eq!(changes(&now, &now), []);
+        let slower = Some(Speed::default());
+        let later = WorkerState { speed: slower.clone(), ..now.clone() };
+        assert_eq!(changes(&now, &later), [FromWorker::Ready { speed: slower }]);
     }
 }

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use stowage_engine::{BackendChoice, Engine, EngineError, LoadProgress, LoadRequest};
+use stowage_engine::{BackendChoice, Engine, EngineError, LoadProgress, LoadRequest, Start};
 use stowage_placement::Reason;
 use tokio::net::TcpSocket;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -292,19 +292,26 @@ impl Running {
 
     /// From the self-test to the end.
     async fn serve(&mut self, engine: Engine, mut serving: Serving) -> Result<(), Refusal> {
-        let tested = engine.self_test();
-        tokio::pin!(tested);
-        let mut is_tested = false;
+        let (tested, measured) = (engine.self_test(), engine.measure_speed());
+        tokio::pin!(tested, measured);
+        let (mut is_tested, mut is_measured) = (false, false);
         let mut deadline = None;
         loop {
             tokio::select! {
                 result = &mut tested, if !is_tested => {
-                    let speed = reported(result.map_err(refusal)?, Timestamp::now());
+                    result.map_err(refusal)?;
                     is_tested = true;
                     if deadline.is_none() {
                         serving.ready();
-                        self.link.state.send_modify(|state| (state.phase, state.speed) = (Phase::Ready, Some(speed)));
+                        self.phase(Phase::Ready);
                         tracing::info!(replica = self.order.assignment.replica, "the replica serves");
+                    }
+                }
+                result = &mut measured, if is_tested && !is_measured => {
+                    is_measured = true;
+                    match result {
+                        Ok(speed) => self.link.state.send_modify(|state| state.speed = Some(reported(speed, Timestamp::now()))),
+                        Err(why) => tracing::warn!(%why, "how fast the replica is was not measured"),
                     }
                 }
                 wish = self.wish() => match wish {
@@ -358,7 +365,7 @@ fn load_request(order: &Order) -> LoadRequest {
     let assignment = &order.assignment;
     LoadRequest {
         path: order.model.clone(),
-        packed: order.packed.clone(),
+        start: Start::InFiles { packed: order.packed.clone() },
         plan: assignment.plan.clone(),
         request: assignment.request.clone(),
         num_thread: assignment.parameters.num_thread.unwrap_or(0),

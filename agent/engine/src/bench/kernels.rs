@@ -9,7 +9,9 @@ use stowage_placement::{Bytes, Reason};
 
 use crate::api::EngineError;
 use crate::arena::{Arena, Purpose, Region};
+use crate::kernels::format::Format;
 use crate::kernels::matrix::{Columns, Matrix, Products};
+use crate::kernels::tile::{self, ROWS};
 use crate::kernels::{BLOCK, BLOCK_BYTES, Isa};
 use crate::pool::{Pool, Worker};
 
@@ -33,6 +35,8 @@ pub struct KernelRates {
     pub decode_gb: f64,
     /// The same of a token each of 4 sequences.
     pub decode_of_4_gb: f64,
+    /// 1e9 bytes of weights a second, packed tile after tile to where only the last is kept. `None`: the type is not packed.
+    pub packing_gb: Option<f64>,
 }
 
 /// Measures one type on this thread, the best of some repeats. Errors: LoadFailed where there is no memory.
@@ -51,7 +55,22 @@ pub fn rates(ty: GgmlType, isa: Isa) -> Result<KernelRates, EngineError> {
         prefill_gmacs: (SHAPE[0] * SHAPE[1] * TOKENS) as f64 / prefill.as_secs_f64() / 1e9,
         decode_gb: decode(1)?,
         decode_of_4_gb: decode(4)?,
+        packing_gb: Format::of(ty).map(|format| packing(format, columns)).transpose()?,
     })
+}
+
+/// 1e9 bytes a second.
+fn packing(format: Format, columns: usize) -> Result<f64, EngineError> {
+    let row_bytes = columns / BLOCK / format.subs() * (format.bytes() / ROWS);
+    let mut tile = vec![0; ROWS * row_bytes];
+    let source = any_bytes((DECODED / tile.len() * tile.len()) as u64)?;
+    let took = best_of(|| {
+        for rows in source.bytes().chunks_exact(tile.len()) {
+            tile::pack(format, rows, row_bytes, &mut tile);
+            black_box(&mut tile);
+        }
+    });
+    Ok(source.len() as f64 / took.as_secs_f64() / 1e9)
 }
 
 /// 1e9 bytes a second that some threads read from memory in order, each its part, for a while: what decode is measured against, which takes a while too. The

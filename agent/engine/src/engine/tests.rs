@@ -45,7 +45,7 @@ const JAPAN: (&str, &str) = ("What is the capital of Japan?", "The capital of Ja
 #[tokio::test]
 async fn smollm2_answers_a_question_and_says_the_same_again() {
     let Some(engine) = smollm2() else { return };
-    let speed = engine.self_test().await.unwrap();
+    let speed = engine.measure_speed().await.unwrap();
     assert!(speed.prefill > 0.0 && speed.decode.is_some_and(|decode| decode > 0.0) && speed.threads == 2, "{speed:?}");
     let (text, finish) = answer(&engine, question(&engine, JAPAN.0, greedy())).await;
     assert_eq!((text.as_str(), finish.reason), (JAPAN.1, FinishReason::Stop));
@@ -132,7 +132,7 @@ fn bert() -> (Engine, Vec<u32>, Vec<f32>) {
 #[tokio::test]
 async fn a_model_that_embeds_gives_vectors_and_no_text() {
     let (engine, tokens, expected) = bert();
-    assert_eq!(engine.self_test().await.unwrap().decode, None);
+    assert_eq!(engine.measure_speed().await.unwrap().decode, None);
     let vectors = engine.embed(&[tokens.clone(), tokens[..5].to_vec(), tokens]).await.unwrap();
     assert!(vectors[0].iter().zip(&expected).all(|(found, expected)| (found - expected).abs() < 1e-3));
     assert!(vectors[0] == vectors[2] && vectors[0] != vectors[1]);

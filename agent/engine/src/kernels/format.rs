@@ -175,13 +175,18 @@ impl Plane {
         }
     }
 
-    /// Sets the part of four codes, a byte each, that is in this plane of a tile's block, where it was zero.
+    /// Sets what is in this plane of 32 columns of a tile's block, given the codes of each group of 4 columns and row, a byte each.
     #[inline(always)]
-    pub fn set(self, block: &mut [u8], row: usize, sub: usize, group: usize, codes: u32) {
-        let (byte, bit) = self.place(row, sub * 32 + group * 4);
+    pub fn set(self, block: &mut [u8], sub: usize, codes: impl Fn(usize, usize) -> u32) {
         let mask = u32::from(self.mask()) * 0x0101_0101;
-        if let Some(four) = block[byte..].first_chunk_mut::<4>() {
-            *four = (u32::from_le_bytes(*four) | (codes & mask) << bit).to_le_bytes();
+        let sharing = 8 / self.bits;
+        let (bytes, _) = block[self.at + sub * self.stride..].as_chunks_mut::<64>();
+        for (place, to) in bytes.iter_mut().take(8 / sharing).enumerate() {
+            let (fours, _) = to.as_chunks_mut::<4>();
+            for (row, four) in fours.iter_mut().enumerate() {
+                let shared = (0..sharing).map(|group| (codes(place * sharing + group, row) & mask) << (group * self.bits));
+                *four = shared.fold(0, |all, code| all | code).to_le_bytes();
+            }
         }
     }
 }

@@ -5,7 +5,7 @@ use stowage_placement::gguf::GgmlType;
 
 use super::Isa;
 use super::format::Format;
-use super::held::{Held, Mapped};
+use super::held::{Form, Found, Held, Mapped};
 use super::packing::Packing;
 use super::plain::{Float, PlainProduct};
 use super::product::TileProduct;
@@ -19,8 +19,13 @@ use crate::pool::{Pool, Worker};
 /// Panels that are unpacked at once: 18 KiB, so that a first-level cache has room for a group of columns too.
 const PANELS: usize = 24;
 
-/// Room for them, made where it is needed.
-type Panels = Option<[Panel; PANELS]>;
+/// What is made of a tile on the way to its product, where that is needed.
+#[derive(Default)]
+struct Room {
+    /// A tile whose rows are in the model's own file as yet.
+    tile: Vec<u8>,
+    panels: Option<[Panel; PANELS]>,
+}
 
 /// Activations that a pass over a matrix goes through at once, so that they stay in a core's part of the third-level cache: each pass unpacks the matrix
 /// again, which costs more than the second-level cache gives.
@@ -118,7 +123,13 @@ impl Matrix {
     /// A tensor of several rows that a file has packed as [`Matrix::load`] would have it in this region.
     pub fn mapped(view: &TensorView<'_>, activations: Activations, file: Mapped, region: Region) -> Result<Matrix, EngineError> {
         let packing = Packing::of(view, region.len())?;
-        Ok(packing.matrix(activations, Held::mapped(file, region)))
+        Ok(packing.matrix(activations, Held::mapped(file, Form::Packed, region)))
+    }
+
+    /// A tensor of several rows that stays where it is in the model's own file, `file`, until it is brought over.
+    pub fn in_place(view: &TensorView<'_>, activations: Activations, file: Mapped, region: Region) -> Result<Matrix, EngineError> {
+        let packing = Packing::of(view, region.len())?;
+        Ok(packing.matrix(activations, Held::mapped(file, packing.form(), region)))
     }
 
     /// A matrix whose region is packed already. `None`: its type has no kernels.
@@ -135,7 +146,11 @@ impl Matrix {
 
     /// See [`Held::bring_over`].
     pub fn bring_over(&self, at_most: usize, pool: &Pool) -> usize {
-        self.held.bring_over(at_most, pool)
+        self.held.bring_over(at_most, pool, &|rows, tile| {
+            if let Weights::Tiled(format) = self.weights {
+                tile::pack(format, rows, self.row_bytes, tile);
+            }
+        })
     }
 
     /// Tiles of 16 rows, the last of them maybe not full: the unit in which threads share the work.
@@ -155,12 +170,13 @@ impl Matrix {
     /// A row's weights as floats. `to` has `columns` of them.
     pub fn read_row(&self, row: usize, to: &mut [f32]) {
         match self.weights {
-            Weights::Plain(float) => plain_floats(float, self.held.part(row * self.row_bytes, self.row_bytes), to),
+            Weights::Plain(float) => plain_floats(float, self.plain_rows(row, 1), to),
             Weights::Tiled(format) => {
-                let (tile, row) = (row / ROWS, row % ROWS);
+                let mut room = Vec::new();
+                let (tile, row) = (self.tile(format, row / ROWS, &mut room), row % ROWS);
                 let mut panel = Panel::EMPTY;
                 for (block, to) in to.chunks_exact_mut(BLOCK).enumerate() {
-                    tile::unpack(format, self.tile(tile), block, row..row + 1, &mut panel);
+                    tile::unpack(format, tile, block, row..row + 1, &mut panel);
                     for (column, to) in to.iter_mut().enumerate() {
                         *to = panel.weight(row, column);
                     }
@@ -178,7 +194,7 @@ impl Matrix {
         let quantised_bytes = self.columns / BLOCK * BLOCK_BYTES;
         let column_bytes = if self.is_quantised() { quantised_bytes } else { self.columns * 4 }.max(1);
         let pass = (PASS_BYTES / column_bytes / columns.width).max(1) * columns.width;
-        let mut panels = None;
+        let mut room = Room::default();
         for first in (0..columns.tokens).step_by(pass) {
             // SAFETY: by the contract of this function; `first` is the beginning of a group.
             unsafe {
@@ -190,7 +206,7 @@ impl Matrix {
                 };
                 let products = Products { to: products.to.wrapping_add(first * products.stride), ..products };
                 for tile in tiles.clone() {
-                    self.multiply_tile(isa, tile, &columns, products, &mut panels);
+                    self.multiply_tile(isa, tile, &columns, products, &mut room);
                 }
             }
         }
@@ -210,31 +226,49 @@ impl Matrix {
     /// # Safety
     ///
     /// As for `multiply`.
-    unsafe fn multiply_tile(&self, isa: Isa, tile: usize, columns: &Columns, products: Products, panels: &mut Panels) {
+    unsafe fn multiply_tile(&self, isa: Isa, tile: usize, columns: &Columns, products: Products, room: &mut Room) {
         // SAFETY: by the contract of this function.
         unsafe {
             match self.weights {
-                Weights::Plain(Float::F32) => self.multiply_plain(isa, Float::F32, self.plain_rows(tile), tile, columns, products),
+                Weights::Plain(Float::F32) => self.multiply_plain(isa, Float::F32, self.rows_of(tile).as_ptr(), tile, columns, products),
                 _ if self.activations == Activations::Floats => self.multiply_unpacked(isa, tile, columns, products),
-                Weights::Plain(float) => self.multiply_plain(isa, float, self.plain_rows(tile), tile, columns, products),
+                Weights::Plain(float) => self.multiply_plain(isa, float, self.rows_of(tile).as_ptr(), tile, columns, products),
                 Weights::Tiled(format) if isa.multiplies_tiles() && columns.tokens <= columns.width => {
-                    isa.tile_product(format, &self.product(tile, 0..self.columns / BLOCK, 0, columns, products));
+                    let weights = self.tile(format, tile, &mut room.tile).as_ptr();
+                    isa.tile_product(format, &self.product(weights, tile, 0..self.columns / BLOCK, 0, columns, products));
                 }
-                Weights::Tiled(format) => self.multiply_panels(isa, format, tile, columns, products, panels),
+                Weights::Tiled(format) => self.multiply_panels(isa, format, tile, columns, products, room),
             }
         }
     }
 
-    fn tile(&self, tile: usize) -> &[u8] {
-        self.held.part(tile * ROWS * self.row_bytes, ROWS * self.row_bytes)
+    /// A tile's bytes, for which there is `room` where they are not packed yet.
+    fn tile<'a>(&'a self, format: Format, tile: usize, room: &'a mut Vec<u8>) -> &'a [u8] {
+        let bytes = ROWS * self.row_bytes;
+        match self.held.part(tile * bytes, bytes) {
+            Found::Packed(tile) => tile,
+            Found::Rows(rows) => {
+                room.resize(bytes, 0);
+                tile::pack(format, rows, self.row_bytes, room);
+                room
+            }
+        }
     }
 
-    /// What some blocks of a tile times a group is; `tile` is to be replaced where the blocks are unpacked.
-    fn product(&self, tile: usize, blocks: std::ops::Range<usize>, group: usize, columns: &Columns, products: Products) -> TileProduct {
+    /// What some blocks of a tile times a group is. `weights` are those of the tile, or what these blocks were unpacked to.
+    fn product(
+        &self,
+        weights: *const u8,
+        tile: usize,
+        blocks: std::ops::Range<usize>,
+        group: usize,
+        columns: &Columns,
+        products: Products,
+    ) -> TileProduct {
         let width = columns.width;
         let (first, block_bytes) = (group * width, width * BLOCK_BYTES);
         TileProduct {
-            tile: self.tile(tile).as_ptr(),
+            tile: weights,
             blocks: blocks.len(),
             group: columns.quantised.wrapping_add((group * (self.columns / BLOCK) + blocks.start) * block_bytes),
             width,
@@ -250,17 +284,19 @@ impl Matrix {
     /// # Safety
     ///
     /// As for `multiply`.
-    unsafe fn multiply_panels(&self, isa: Isa, format: Format, tile: usize, columns: &Columns, products: Products, panels: &mut Panels) {
+    unsafe fn multiply_panels(&self, isa: Isa, format: Format, tile: usize, columns: &Columns, products: Products, room: &mut Room) {
+        let Room { tile: room, panels } = room;
         let panels = panels.get_or_insert_with(|| [const { Panel::EMPTY }; PANELS]);
+        let weights = self.tile(format, tile, room);
         let blocks = self.columns / BLOCK;
         let at_once = blocks.div_ceil(blocks.div_ceil(PANELS).max(1)).max(1);
         for start in (0..blocks).step_by(at_once) {
             let range = start..blocks.min(start + at_once);
-            isa.unpack(format, self.tile(tile), range.clone(), panels);
+            isa.unpack(format, weights, range.clone(), panels);
             for group in 0..columns.tokens.div_ceil(columns.width) {
-                let product = self.product(tile, range.clone(), group, columns, products);
+                let product = self.product(panels.as_ptr().cast(), tile, range.clone(), group, columns, products);
                 // SAFETY: by the contract of this function, and the panels are these blocks.
-                unsafe { isa.panel_product(format, &TileProduct { tile: panels.as_ptr().cast(), ..product }) };
+                unsafe { isa.panel_product(format, &product) };
             }
         }
     }
@@ -277,8 +313,13 @@ impl Matrix {
     }
 
     /// A tile's rows where they are as in the file.
-    fn plain_rows(&self, tile: usize) -> *const u8 {
-        self.held.part(tile * ROWS * self.row_bytes, ROWS.min(self.rows - tile * ROWS) * self.row_bytes).as_ptr()
+    fn rows_of(&self, tile: usize) -> &[u8] {
+        self.plain_rows(tile * ROWS, ROWS.min(self.rows - tile * ROWS))
+    }
+
+    fn plain_rows(&self, first: usize, count: usize) -> &[u8] {
+        let (Found::Packed(rows) | Found::Rows(rows)) = self.held.part(first * self.row_bytes, count * self.row_bytes);
+        rows
     }
 
     /// # Safety

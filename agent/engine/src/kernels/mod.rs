@@ -19,7 +19,7 @@ mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod bf16;
 pub mod cached;
-mod format;
+pub mod format;
 mod hadamard;
 pub mod held;
 mod lanes;
@@ -35,7 +35,7 @@ mod rows;
 mod scalar;
 #[cfg(test)]
 pub(crate) mod tests;
-mod tile;
+pub mod tile;
 
 pub use attention::{Head, Query, Softmax};
 pub use rows::{BLOCK, BLOCK_BYTES};

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use stowage_placement::Reason;
 
-use super::held::Held;
+use super::held::{Form, Held};
 use super::matrix::{Activations, Matrix, Weights};
 use super::rows::BLOCK;
 use super::tile::{self, ROWS};
@@ -46,6 +46,11 @@ impl<'a> Packing<'a> {
         Matrix { weights: self.weights, rows: self.view.rows, columns: self.view.columns, row_bytes: self.row_bytes, activations, held }
     }
 
+    /// In what form the tensor's own file has it.
+    pub fn form(&self) -> Form {
+        if self.weights.are_tiled() { Form::Rows { piece: ROWS * self.row_bytes } } else { Form::Packed }
+    }
+
     pub fn tiles(&self) -> usize {
         self.view.rows.div_ceil(ROWS)
     }
@@ -67,7 +72,7 @@ impl<'a> Packing<'a> {
         (start, (ROWS * self.row_bytes).min(self.bytes() - start))
     }
 
-    /// Packs a tile to its place, which is zero before.
+    /// Packs a tile to its place.
     pub fn pack(&self, tile: usize, to: &mut [u8]) {
         let from = &self.view.data[self.source(tile..tile + 1)];
         match self.weights {

@@ -1,4 +1,4 @@
-//! The first steps after loading: whether numbers come out, and how fast.
+//! The first steps after loading: whether numbers come out, and, later, how fast.
 
 use std::time::{Duration, Instant};
 
@@ -16,8 +16,14 @@ const ENOUGH: Duration = Duration::from_millis(50);
 const GENERATED: u32 = 4;
 
 impl LoadedModel {
-    /// Reads a prompt in slot 0, checks that what comes out is finite, and generates a few tokens; how fast both were.
-    pub fn self_test(&mut self) -> Result<MeasuredSpeed, EngineError> {
+    /// Reads a prompt in slot 0 and checks that what comes out is finite.
+    pub fn self_test(&mut self) -> Result<(), EngineError> {
+        let longest = self.num_batch().min(self.num_ctx());
+        self.read_prompt(FIRST.min(longest)).map(drop)
+    }
+
+    /// Reads a prompt in slot 0 and generates a few tokens; how fast both were.
+    pub fn measure_speed(&mut self) -> Result<MeasuredSpeed, EngineError> {
         let longest = self.num_batch().min(self.num_ctx());
         let first = FIRST.min(longest);
         let mut prefill = self.read_prompt(first)?;
@@ -40,7 +46,7 @@ impl LoadedModel {
         let took = start.elapsed();
         let (bad, all) = (numbers.iter().filter(|number| !number.is_finite()).count(), numbers.len());
         if bad > 0 {
-            let message = format!("the self-test computed a batch of {length} tokens, and {bad} of {all} numbers are not finite");
+            let message = format!("the model computed a batch of {length} tokens, and {bad} of {all} numbers are not finite");
             return Err(EngineError::new(Reason::LoadFailed, message));
         }
         Ok(per_second(length, took))

@@ -333,7 +333,7 @@ mod with_simulated_gpus {
         decision.verdict.unwrap();
         let report = decision.report;
         LoadRequest {
-            packed: None,
+            start: crate::api::Start::InMemory,
             path: path.into(),
             plan: report.plan,
             request: report.request,

@@ -7,6 +7,7 @@ use stowage_placement::{Request, Tokens};
 use stowage_placement::gguf::GgmlType;
 
 use super::*;
+use crate::api::Start;
 use crate::batch::Batch;
 use crate::file_mmap::TensorView;
 use crate::host_plan::on_host;
@@ -29,25 +30,26 @@ impl Kept {
         write(&model, 1);
         let request = Request { num_ctx: Tokens(64), num_gpu: 0, num_batch: 16, ..Request::default() };
         let request = on_host(&model, &request, 2).unwrap();
-        let kept = Kept { request: LoadRequest { packed: Some(folder.path().join("model.packed")), ..request }, folder };
+        let kept = Kept { request, folder };
         pack(&kept.request, File::create(kept.path()).unwrap(), &mut |_| {}).unwrap();
         kept
     }
 
     fn path(&self) -> PathBuf {
-        self.request.packed.clone().unwrap()
+        self.folder.path().join("model.packed")
     }
 
     fn open(&self) -> Result<PackedFile, Unusable> {
         PackedFile::open(&self.path(), &ModelFile::open(&self.request.path).unwrap())
     }
 
+    /// With what was kept.
     fn load(&self) -> LoadedModel {
-        LoadedModel::load(&self.request, &mut |_| {}).unwrap()
+        self.load_from(Start::InFiles { packed: Some(self.path()) })
     }
 
-    fn load_without(&self) -> LoadedModel {
-        LoadedModel::load(&LoadRequest { packed: None, ..self.request.clone() }, &mut |_| {}).unwrap()
+    fn load_from(&self, start: Start) -> LoadedModel {
+        LoadedModel::load(&LoadRequest { start, ..self.request.clone() }, &mut |_| {}).unwrap()
     }
 }
 
@@ -63,19 +65,24 @@ fn logits(model: &mut LoadedModel) -> Vec<f32> {
 }
 
 #[test]
-fn what_was_kept_computes_the_same_from_the_file_while_it_is_brought_over_and_after() {
+fn a_model_computes_the_same_from_either_file_while_it_is_brought_over_and_after() {
     let kept = Kept::new();
-    let wanted = logits(&mut kept.load_without());
-    let mut model = kept.load();
-    assert_eq!(model.measured(), kept.load_without().measured());
-    assert!(logits(&mut model) == wanted);
-    let mut times = 0;
-    while model.in_file() > 0 {
-        model.bring_over(50_000);
-        assert!(logits(&mut model) == wanted, "after {times} pieces");
-        times += 1;
+    let mut in_memory = kept.load_from(Start::InMemory);
+    assert_eq!(in_memory.in_file(), 0);
+    let wanted = logits(&mut in_memory);
+    for packed in [Some(kept.path()), None] {
+        let mut model = kept.load_from(Start::InFiles { packed: packed.clone() });
+        assert_eq!(model.measured(), in_memory.measured());
+        assert!(model.in_file() > 0);
+        assert!(logits(&mut model) == wanted, "of {packed:?}");
+        let mut times = 0;
+        while model.in_file() > 0 {
+            model.bring_over(50_000);
+            assert!(logits(&mut model) == wanted, "of {packed:?} after {times} pieces");
+            times += 1;
+        }
+        assert!(times > 5, "brought over in {times} pieces");
     }
-    assert!(times > 5, "brought over in {times} pieces");
 }
 
 #[test]
@@ -92,7 +99,7 @@ fn a_kept_file_has_every_matrix_and_little_else() {
 #[test]
 fn what_was_kept_of_another_model_or_is_not_whole_is_left_aside() {
     let kept = Kept::new();
-    let wanted = logits(&mut kept.load_without());
+    let wanted = logits(&mut kept.load_from(Start::InMemory));
     let whole = fs::read(kept.path()).unwrap();
     let refused = |bytes: &[u8]| {
         fs::write(kept.path(), bytes).unwrap();

@@ -23,7 +23,7 @@ pub struct EmbedJob {
 pub enum Job {
     Generate(GenerateJob),
     Embed(EmbedJob),
-    SelfTest(oneshot::Sender<Result<MeasuredSpeed, EngineError>>),
+    SelfTest(oneshot::Sender<Result<(), EngineError>>),
 }
 
 impl Job {
@@ -37,6 +37,9 @@ impl Job {
     }
 }
 
+/// Who wants to know how fast the model is, and waits until nobody wants anything else.
+pub type Measurement = oneshot::Sender<Result<MeasuredSpeed, EngineError>>;
+
 /// First come, first served, and not too many.
 pub struct Queue {
     state: Mutex<State>,
@@ -47,6 +50,7 @@ pub struct Queue {
 #[derive(Default)]
 struct State {
     jobs: VecDeque<Job>,
+    measurement: Option<Measurement>,
     closed: bool,
 }
 
@@ -57,10 +61,7 @@ impl Queue {
 
     /// Errors: Draining once closed, QueueFull where there is no room.
     pub fn push(&self, job: Job) -> Result<(), EngineError> {
-        let mut state = self.lock();
-        if state.closed {
-            return Err(EngineError::new(Reason::Draining, "the replica is shutting down and takes no new requests"));
-        }
+        let mut state = self.lock_open()?;
         if state.jobs.len() >= self.capacity {
             state.jobs.retain(|job| !job.is_abandoned());
         }
@@ -90,26 +91,50 @@ impl Queue {
         None
     }
 
-    /// Waits for a job; false where none is there and none can come.
-    pub fn wait(&self) -> bool {
-        let state = self.lock();
-        let state = self.changed.wait_while(state, |state| state.jobs.is_empty() && !state.closed).unwrap_or_else(PoisonError::into_inner);
-        !state.jobs.is_empty()
+    /// In place of an earlier one, who hears nothing then. Errors: Draining once closed.
+    pub fn push_measurement(&self, measurement: Measurement) -> Result<(), EngineError> {
+        self.lock_open()?.measurement = Some(measurement);
+        self.changed.notify_one();
+        Ok(())
     }
 
-    /// Whether nobody waits, and it is not closed.
+    /// Whoever waits to hear how fast the model is, where nobody wants anything else.
+    pub fn pop_measurement(&self) -> Option<Measurement> {
+        let mut state = self.lock();
+        if state.jobs.is_empty() && !state.closed { state.measurement.take() } else { None }
+    }
+
+    /// Waits for something to do; false where there is nothing and nothing can come.
+    pub fn wait(&self) -> bool {
+        let nothing = |state: &mut State| state.jobs.is_empty() && state.measurement.is_none() && !state.closed;
+        let state = self.changed.wait_while(self.lock(), nothing).unwrap_or_else(PoisonError::into_inner);
+        !state.jobs.is_empty() || !state.closed
+    }
+
+    /// Whether nobody waits for an answer, and it is not closed.
     pub fn is_quiet(&self) -> bool {
         let state = self.lock();
         state.jobs.is_empty() && !state.closed
     }
 
     pub fn close(&self) {
-        self.lock().closed = true;
+        let mut state = self.lock();
+        state.closed = true;
+        state.measurement = None;
+        drop(state);
         self.changed.notify_all();
     }
 
     pub fn len(&self) -> usize {
         self.lock().jobs.len()
+    }
+
+    fn lock_open(&self) -> Result<MutexGuard<'_, State>, EngineError> {
+        let state = self.lock();
+        if state.closed {
+            return Err(EngineError::new(Reason::Draining, "the replica is shutting down and takes no new requests"));
+        }
+        Ok(state)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

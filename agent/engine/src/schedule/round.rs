@@ -20,7 +20,7 @@ use crate::tokenizer::Tokenizer;
 
 /// Of weights that were in a file at first, what is brought over to memory of the model's own after each round, at least so many bytes: little beside all the
 /// weights, which a round reads.
-const ROUNDS_TO_BRING_OVER: usize = 256;
+const ROUNDS_TO_BRING_OVER: usize = 64;
 const BROUGHT_AFTER_A_ROUND: usize = 2 << 20;
 /// And where nobody waits for anything.
 const BROUGHT_WHEN_QUIET: usize = 8 << 20;
@@ -75,8 +75,11 @@ impl Rounds {
             }
             let idle = self.count_active() == 0;
             self.bring_over(idle);
-            if idle && !self.queue.wait() {
-                return;
+            if idle {
+                self.measure();
+                if !self.queue.wait() {
+                    return;
+                }
             }
         }
     }
@@ -97,6 +100,22 @@ impl Rounds {
         while self.model.in_file() > 0 && self.queue.is_quiet() {
             self.model.bring_over(BROUGHT_WHEN_QUIET);
         }
+    }
+
+    /// Where somebody wants to know how fast the model is, as it will be from now on.
+    fn measure(&mut self) {
+        if self.model.in_file() == 0
+            && let Some(measurement) = self.queue.pop_measurement()
+        {
+            measurement.send(self.try_out("measuring the speed", |model| model.measure_speed())).ok();
+        }
+    }
+
+    /// What uses slot 0 while nothing is active.
+    fn try_out<T>(&mut self, what: &str, run: impl FnOnce(&mut dyn Model) -> Result<T, EngineError>) -> Result<T, EngineError> {
+        self.slots.iter_mut().for_each(|slot| slot.cached.clear());
+        let result = catch_unwind(AssertUnwindSafe(|| run(&mut *self.model)));
+        result.unwrap_or_else(|panic| Err(EngineError::new(Reason::InferenceFailed, format!("{what} panicked: {}", text_of(&*panic)))))
     }
 
     fn count_active(&self) -> usize {
@@ -127,12 +146,7 @@ impl Rounds {
                     slot.work = Some(Work::Embed(Embedding::new(job, self.model.embedding(), self.model.pooling())));
                 }
                 Job::SelfTest(reply) => {
-                    self.slots.iter_mut().for_each(|slot| slot.cached.clear());
-                    let result = catch_unwind(AssertUnwindSafe(|| self.model.self_test()));
-                    let panicked = |panic: Box<dyn Any + Send>| {
-                        Err(EngineError::new(Reason::InferenceFailed, format!("the self-test panicked: {}", text_of(&*panic))))
-                    };
-                    reply.send(result.unwrap_or_else(panicked)).ok();
+                    reply.send(self.try_out("the self-test", |model| model.self_test())).ok();
                 }
             }
         }

@@ -137,7 +137,11 @@ impl Model for Letters {
         Ok(&self.output)
     }
 
-    fn self_test(&mut self) -> Result<MeasuredSpeed, EngineError> {
+    fn self_test(&mut self) -> Result<(), EngineError> {
+        Ok(())
+    }
+    fn measure_speed(&mut self) -> Result<MeasuredSpeed, EngineError> {
+        assert_eq!(self.in_file, 0);
         self.cells.iter_mut().for_each(Vec::clear);
         Ok(MeasuredSpeed::default())
     }
@@ -252,7 +256,7 @@ fn weights_are_brought_over_little_by_little_between_steps_and_hold_nobody_up() 
     let endless = scheduler(model);
     // More than can ever be: who asks is answered all the same, and the thread ends when it is to.
     assert_eq!(ask(&endless, request("abw")).0, "xyz");
-    let while_busy = brought.lock().unwrap().iter().filter(|bytes| **bytes == 1 << 52).count();
+    let while_busy = brought.lock().unwrap().iter().filter(|bytes| **bytes == 1 << 54).count();
     assert!(while_busy >= 3, "after {while_busy} steps");
     tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(endless.shutdown());
     let few = Letters { in_file: 40 << 20, ..Letters::new(1, 64, 8) };
@@ -503,6 +507,27 @@ async fn a_self_test_waits_until_nothing_is_active_and_forgets_what_was_cached()
     let (first, second) = tokio::task::spawn_blocking(move || (all(answer), ask(&scheduler, request("abcdefgh")))).await.unwrap();
     assert_eq!(first.0, second.0);
     assert_eq!(second.1.cached_tokens, 0);
+}
+
+#[tokio::test]
+async fn a_speed_is_measured_when_all_weights_are_in_memory_and_lets_others_go_first() {
+    let scheduler = scheduler(Letters { in_file: 40 << 20, ..Letters::new(2, 64, 8) });
+    let answer = scheduler.generate(request("a")).unwrap();
+    let (measured, ()) = tokio::join!(scheduler.measure_speed(), async {
+        let later = scheduler.generate(request("a")).unwrap();
+        let answers = tokio::task::spawn_blocking(|| [all(answer).0, all(later).0]);
+        assert_eq!(answers.await.unwrap().map(|text| text.len()), [25; 2]);
+    });
+    measured.unwrap();
+    scheduler.shutdown().await;
+    assert_eq!(scheduler.measure_speed().await.unwrap_err().reason, Reason::Draining);
+}
+
+#[tokio::test]
+async fn who_waits_for_a_speed_hears_when_the_replica_ends() {
+    let scheduler = scheduler(Letters { in_file: 1 << 60, ..Letters::new(1, 64, 8) });
+    let (measured, ()) = tokio::join!(scheduler.measure_speed(), scheduler.shutdown());
+    assert!(measured.is_err());
 }
 
 #[test]

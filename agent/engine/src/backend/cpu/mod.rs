@@ -25,7 +25,9 @@ use crate::cache::{self, Checkpoint, LayerCache};
 use crate::file_mmap::{ModelFile, TensorView};
 use crate::graph::{self, Block, Input, Norm, Rope, Weight};
 use crate::kernels::Isa;
+use crate::kernels::held::Mapped;
 use crate::kernels::matrix::{Activations, Matrix, read_all, read_floats};
+use crate::load::weights_of;
 use crate::packed_file::PackedFile;
 use crate::pool::Pool;
 
@@ -36,6 +38,8 @@ pub struct CpuBackend {
     pub computing: Computing,
     /// What need not be packed.
     pub packed: Option<Arc<PackedFile>>,
+    /// Whether what has to be packed stays in the model's own file until it is brought over.
+    pub in_place: bool,
 }
 
 /// How products are computed. Replicas run as [`Computing::default`] says; other ways are there to be compared with it.
@@ -141,6 +145,8 @@ struct Loader<'a> {
     backend: &'a CpuBackend,
     file: &'a ModelFile,
     loaded: &'a mut dyn FnMut(Bytes),
+    /// What stays in the model's own file for now.
+    in_place: HashMap<String, Mapped>,
     matrices: HashMap<String, Arc<Matrix>>,
     in_file: Vec<Arc<Matrix>>,
     vectors: HashMap<String, Arc<Vector>>,
@@ -159,20 +165,48 @@ impl Loader<'_> {
         }
         let view = self.file.tensor(&weight.name)?;
         let purpose = if view.rows > 1 { Purpose::Weights } else { Purpose::Vectors };
-        let (activations, region, pool) = (self.backend.computing.activations, self.region(purpose, weight)?, &self.backend.pool);
-        let packed = self.backend.packed.as_ref().filter(|_| view.rows > 1).and_then(|packed| packed.tensor(view.name, region.len()));
-        let matrix = match packed {
-            Some(packed) => {
-                packed.read(pool);
-                let matrix = Arc::new(Matrix::mapped(&view, activations, packed, region)?);
-                self.in_file.push(Arc::clone(&matrix));
-                matrix
-            }
-            None => Arc::new(Matrix::load(&view, activations, region, pool)?),
+        let (activations, region) = (self.backend.computing.activations, self.region(purpose, weight)?);
+        let matrix = if let Some(own) = self.in_place.remove(&weight.name) {
+            Matrix::in_place(&view, activations, own, region)?
+        } else {
+            let packed = self.packed(&view, region.len());
+            let matrix = match packed {
+                Some(packed) => Matrix::mapped(&view, activations, packed.read(), region)?,
+                None => Matrix::load(&view, activations, region, &self.backend.pool)?,
+            };
+            (self.loaded)(Bytes(view.data.len() as u64));
+            matrix
         };
-        (self.loaded)(Bytes(view.data.len() as u64));
+        let matrix = Arc::new(matrix);
+        if matrix.in_file() > 0 {
+            self.in_file.push(Arc::clone(&matrix));
+        }
         self.matrices.insert(weight.name.clone(), Arc::clone(&matrix));
         Ok(matrix)
+    }
+
+    fn packed(&self, view: &TensorView<'_>, bytes: usize) -> Option<Mapped> {
+        self.backend.packed.as_ref().filter(|_| view.rows > 1)?.tensor(view.name, bytes)
+    }
+
+    /// Has the matrices that stay in the model's own file for now in memory as its pages: in the order in which they lie there, which is how a disk is fast.
+    fn read_in_place(&mut self, weights: &[&Weight]) -> Result<(), EngineError> {
+        let mut own = Vec::new();
+        for weight in weights {
+            let view = self.file.tensor(&weight.name)?;
+            let bytes = layout::weight_bytes(view.ggml_type, view.rows as u64, view.columns as u64, Layout::Cpu);
+            let is_packed = bytes.is_some_and(|bytes| self.packed(&view, bytes.0 as usize).is_some());
+            if let Some(mapped) = Mapped::of(&view).filter(|_| view.rows > 1 && !is_packed) {
+                own.push((view.data.as_ptr(), weight.name.clone(), mapped));
+            }
+        }
+        own.sort_by_key(|(place, ..)| *place);
+        for (_, name, mapped) in own {
+            let mapped = mapped.read();
+            (self.loaded)(Bytes(mapped.len() as u64));
+            self.in_place.insert(name, mapped);
+        }
+        Ok(())
     }
 
     fn norm(&mut self, norm: &Norm) -> Result<RowNorm, EngineError> {
@@ -236,7 +270,11 @@ impl Loader<'_> {
 
 impl Backend for CpuBackend {
     fn prepare(&self, run: &LayerRun<'_>, file: &ModelFile, loaded: &mut dyn FnMut(Bytes)) -> Result<Box<dyn PreparedRun>, EngineError> {
-        let mut loader = Loader { backend: self, file, loaded, matrices: HashMap::new(), in_file: Vec::new(), vectors: HashMap::new() };
+        let (in_place, matrices, in_file, vectors) = Default::default();
+        let mut loader = Loader { backend: self, file, loaded, in_place, matrices, in_file, vectors };
+        if self.in_place {
+            loader.read_in_place(&weights_of(run))?;
+        }
         let graph = run.graph;
         let input = if run.input { Some(loader.input(&graph.input)?) } else { None };
         let (layers, first_block) = self.layers(run, &mut loader)?;
@@ -394,7 +432,7 @@ impl PreparedRun for CpuRun {
         {
             match matrix.bring_over(left, &self.pool) {
                 0 => drop(self.in_file.pop()),
-                brought => left -= brought,
+                brought => left = left.saturating_sub(brought),
             }
         }
     }
