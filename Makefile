@@ -153,6 +153,11 @@ lint: ## formatting, clippy, generated files, dependencies
 	else \
 		echo '==> SKIPPED: kube-score did not look at the chart, for the reason above' >&2; \
 	fi
+	@if actionlint=$$($(STAGE) actionlint $(TARGET)/debug/control-plane actionlint); then \
+		$(STAGE) workflows $$actionlint -shellcheck= -pyflakes= .github/workflows/*.yaml; \
+	else \
+		echo '==> SKIPPED: actionlint did not look at the workflows, for the reason above' >&2; \
+	fi
 	@$(STAGE) 'python syntax' scripts/python-syntax.sh
 	@$(STAGE) dependencies scripts/deny.sh
 

@@ -15,6 +15,9 @@ app.kubernetes.io/name: {{ default .Chart.Name .Values.nameOverride }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
 {{- end -}}
 
 {{- /* Called with (list . COMPONENT): labels that select its Pods, and never change. */ -}}
@@ -93,6 +96,24 @@ annotations:
         except:
           {{- toYaml . | nindent 10 }}
         {{- end }}
+{{- end -}}
+
+{{- /* Where operator and agents find certificates of authorities besides the image's own. */ -}}
+{{- define "stowage.authorities.env" -}}
+- name: SSL_CERT_DIR
+  value: /etc/stowage/authorities
+{{- end -}}
+
+{{- define "stowage.authorities.mount" -}}
+- name: authorities
+  mountPath: /etc/stowage/authorities
+  readOnly: true
+{{- end -}}
+
+{{- define "stowage.authorities.volume" -}}
+- name: authorities
+  configMap:
+    name: {{ .Values.sources.certificateAuthorities.configMap }}
 {{- end -}}
 
 {{- /* One source: Helm merges what is asked for with the default, and a ModelDeployment has exactly one. */ -}}

@@ -6,14 +6,13 @@ use stowage_crds::ModelNode;
 use stowage_crds::candidate::{self, selector_matches};
 use stowage_crds::model_deployment::DecisionRecord;
 use stowage_crds::model_node::Assignment;
-use stowage_placement::{Asked, Bytes, Choice, DeviceKind, Node, PlanReport, Refusal, choose};
+use stowage_placement::{Asked, Bytes, Choice, Node, PlanReport, Refusal, choose};
 
 use crate::ledger::Ledger;
 use crate::model_deployment::models::Found;
 use crate::model_deployment::reserved::Reserved;
 use crate::model_deployment::validate::Wanted;
 use crate::state::State;
-use crate::workers::story;
 
 /// How a replica fits on the node that was chosen, or on the one that came nearest.
 #[derive(Clone, Debug, PartialEq)]
@@ -47,7 +46,7 @@ pub fn choose_place(
     given_back: &dyn Fn(&Assignment) -> bool,
     siblings: &dyn Fn(&str) -> u32,
 ) -> Result<Decided, Refused> {
-    let reserved = Reserved::from_a_claim(state, wanted);
+    let reserved = Reserved::from_a_claim(state, wanted, now);
     let of = |node| candidate(state, wanted, found, now, node, given_back, &reserved);
     let beside = |node: Node| Node { siblings: siblings(&node.name), ..node };
     let mut nodes: Vec<Node> = candidates(state, found).map(of).map(beside).collect();
@@ -74,14 +73,6 @@ pub fn candidates<'a>(state: &'a State, found: &'a Found) -> impl Iterator<Item 
     state.model_nodes.iter().filter(move |(key, _)| can_have_it(&key.name)).map(|(_, node)| node.as_ref())
 }
 
-/// Of host memory, what a Pod may ask for on this node as far as is known: less than one for which the scheduler finds no room, since others than ours ask for
-/// memory too.
-fn room_for_pods(state: &State, node: &ModelNode, now: Timestamp) -> Bytes {
-    let without_room = node.spec.assignments.iter().filter(|assignment| story::finds_no_room(state, assignment, now));
-    let asked = without_room.flat_map(|assignment| &assignment.plan.devices).filter(|on| on.kind == DeviceKind::Host);
-    asked.map(|on| on.total_bytes.saturating_sub(Bytes(1))).min().unwrap_or(Bytes(u64::MAX))
-}
-
 /// One node as a candidate, less what is reserved.
 pub fn candidate(
     state: &State,
@@ -99,7 +90,7 @@ pub fn candidate(
     let mut devices = candidate::devices(&ledger, &wanted.placement, selector_matches);
     // What a replica of this revision was seen to take beyond its plan is there for it, and promised to nobody.
     let beyond_plan = state.refused(wanted).map_or(Bytes::ZERO, |refused| refused.beyond_plan);
-    devices.host.offered = devices.host.offered.saturating_sub(beyond_plan).min(room_for_pods(state, node, now));
+    devices.host.offered = devices.host.offered.saturating_sub(beyond_plan);
     let claimed = reserved.take(&name, &mut devices);
     Node {
         ready: state.is_ready(&name, now),

@@ -87,7 +87,7 @@ impl Situation<'_> {
         if refused.is_some_and(|refused| refused.times >= MOST_REFUSALS) {
             return false;
         }
-        let reserved = Reserved::from_a_claim(self.state, self.wanted);
+        let reserved = Reserved::from_a_claim(self.state, self.wanted, self.now);
         let possible = candidates(self.state, found).filter_map(|node| self.preemption(found, asked, node, priority, &reserved));
         let cost = |preemption: &Preemption<'_>| {
             let victims = &preemption.victims;

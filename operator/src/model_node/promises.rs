@@ -217,7 +217,7 @@ impl<'a> View<'a> {
             min_context: None,
             ..wanted.spec_asked.clone()
         };
-        let reserved = Reserved::from_a_promise(self.state, &wanted);
+        let reserved = Reserved::from_a_promise(self.state, &wanted, node, self.now);
         let node = candidate(self.state, &wanted, &found, self.now, node, &|_| false, &reserved);
         match choose(&found.summary, &asked, &[node]) {
             Choice::Placed { report, .. } if report.plan.gpu_layers.0 >= placement.gpu_layers => {

@@ -1,6 +1,7 @@
 //! What a worker's Pod says of its replica, and no agent can see: whether there is room for it, whether it can be started, and how it ended. Pure.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 
 use k8s_openapi::api::core::v1::{ContainerState, ContainerStateTerminated, Pod, PodCondition};
 use k8s_openapi::jiff::Timestamp;
@@ -145,6 +146,15 @@ pub fn gives_up_at(pod: &Pod) -> Option<Timestamp> {
 pub fn finds_no_room(state: &State, assignment: &Assignment, now: Timestamp) -> bool {
     let may_have_a_pod = state.workers.is_some() && assignment.state == AssignmentState::Serve;
     may_have_a_pod && pod_of(state, assignment).and_then(gives_up_at).is_some_and(|at| at <= now)
+}
+
+/// All assignments of which that holds, with their nodes. It begins with the Pods, of which few wait for room: to find an assignment's Pod takes a digest.
+pub fn without_room(state: &State, now: Timestamp) -> impl Iterator<Item = (&ModelNode, &Assignment)> {
+    let waiting = state.pods.iter().filter(|(_, pod)| gives_up_at(pod).is_some_and(|at| at <= now));
+    let waiting: BTreeSet<&str> = waiting.filter_map(|(_, pod)| pod.labels().get(names::ASSIGNMENT_LABEL)).map(String::as_str).collect();
+    let assignments =
+        state.model_nodes.iter().flat_map(|(_, node)| node.spec.assignments.iter().map(move |assignment| (node.as_ref(), assignment)));
+    assignments.filter(move |(_, assignment)| waiting.contains(assignment.uid.as_str()) && finds_no_room(state, assignment, now))
 }
 
 /// What keeps the Pod from starting.

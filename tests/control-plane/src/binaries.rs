@@ -16,6 +16,7 @@ pub const KUBERNETES_VERSION: &str = "1.37.2";
 pub const ETCD_VERSION: &str = "3.6.5";
 pub const HELM_VERSION: &str = "3.21.4";
 pub const KUBE_SCORE_VERSION: &str = "1.20.0";
+pub const ACTIONLINT_VERSION: &str = "1.7.7";
 pub const PROMETHEUS_OPERATOR_VERSION: &str = "0.85.0";
 
 /// Where each program is.
@@ -80,6 +81,15 @@ const KUBE_SCORE: [Program; 1] = [Program {
     seconds: 40,
 }];
 
+const ACTIONLINT: [Program; 1] = [Program {
+    name: "actionlint",
+    package: "github.com/rhysd/actionlint/cmd/actionlint",
+    module: "actionlint",
+    version: ACTIONLINT_VERSION,
+    version_variable: None,
+    seconds: 20,
+}];
+
 const NODE: [Program; 3] = [
     kubernetes("kubelet", "k8s.io/kubernetes/cmd/kubelet", 60),
     kubernetes("kube-proxy", "k8s.io/kubernetes/cmd/kube-proxy", 35),
@@ -113,6 +123,12 @@ pub fn helm() -> Result<PathBuf, Error> {
 pub fn kube_score() -> Result<PathBuf, Error> {
     let [kube_score] = programs(&KUBE_SCORE);
     kube_score
+}
+
+/// Finds actionlint, which looks for what is wrong in GitHub's workflows, building it where it is missing. No test needs it.
+pub fn actionlint() -> Result<PathBuf, Error> {
+    let [actionlint] = programs(&ACTIONLINT);
+    actionlint
 }
 
 /// Finds what a node needs, building what is missing. No test needs it.

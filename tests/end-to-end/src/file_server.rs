@@ -12,6 +12,8 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::Response;
 use futures::stream;
 
+use crate::tls::Tls;
+
 /// Bytes sent before a connection is dropped.
 const DROPPED_AFTER: usize = 20 << 20;
 const PIECE: usize = 1 << 20;
@@ -36,10 +38,24 @@ impl FileServer {
     /// Serves `file` under every path. Below `/dropped/`, the first download breaks off after 20 MiB.
     pub async fn start(file: PathBuf) -> Result<FileServer> {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.context("binding the file server")?;
-        let server = FileServer { address: listener.local_addr()?, file: Arc::new(file), requests: Arc::default() };
-        let router = Router::new().route("/{*path}", axum::routing::get(serve)).with_state(server.clone());
+        let (server, router) = FileServer::at(listener.local_addr()?, file);
         tokio::spawn(async move { axum::serve(listener, router).await });
         Ok(server)
+    }
+
+    /// The same by HTTPS, as `localhost`; with its certificate, as PEM.
+    pub async fn start_https(file: PathBuf) -> Result<(FileServer, String)> {
+        let listener = Tls::bind().await?;
+        let (server, router) = FileServer::at(listener.address()?, file);
+        let certificate = listener.certificate.clone();
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        Ok((server, certificate))
+    }
+
+    fn at(address: SocketAddr, file: PathBuf) -> (FileServer, Router) {
+        let server = FileServer { address, file: Arc::new(file), requests: Arc::default() };
+        let router = Router::new().route("/{*path}", axum::routing::get(serve)).with_state(server.clone());
+        (server, router)
     }
 
     pub fn url(&self, path: &str) -> String {

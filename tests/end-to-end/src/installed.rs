@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
-use k8s_openapi::api::core::v1::{Pod, PodSpec, ServiceAccount};
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, ServiceAccount};
 use kube::api::{ObjectMeta, PostParams};
 use kube::config::Kubeconfig;
 use kube::{Api, Client};
@@ -22,6 +22,8 @@ use crate::prepare::{kinds_are_known, make_namespace};
 pub enum Account {
     Operator,
     Agent,
+    /// Of workers' Pods, which have no token of it.
+    Worker,
     SmokeTest,
 }
 
@@ -30,6 +32,7 @@ impl Account {
         match self {
             Account::Operator => "stowage-operator",
             Account::Agent => "stowage-agent",
+            Account::Worker => "stowage-worker",
             Account::SmokeTest => "stowage-smoke-test",
         }
     }
@@ -53,7 +56,7 @@ pub fn apply(control_plane: &ControlPlane, folder: &Path, manifest: &str) -> Res
     Ok(())
 }
 
-/// The Pod that the chart would run for `account`, by the API server's own copy of its controller.
+/// The Pod that the chart would run for `account`, by the API server's own copy of its controller; of a worker, whose Pods the operator makes, any Pod.
 pub async fn pod_spec(client: &Client, account: Account) -> Result<PodSpec> {
     let (namespace, name) = (names::SYSTEM_NAMESPACE, account.name());
     let spec = match account {
@@ -64,6 +67,10 @@ pub async fn pod_spec(client: &Client, account: Account) -> Result<PodSpec> {
         Account::Agent => {
             let api: Api<DaemonSet> = Api::namespaced(client.clone(), namespace);
             api.get(name).await?.spec.template.spec
+        }
+        Account::Worker => {
+            let container = Container { name: "worker".into(), image: Some("any".into()), ..Container::default() };
+            Some(PodSpec { service_account_name: Some(name.into()), containers: vec![container], ..PodSpec::default() })
         }
         Account::SmokeTest => {
             let api: Api<Pod> = Api::namespaced(client.clone(), namespace);

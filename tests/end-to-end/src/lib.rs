@@ -22,6 +22,7 @@ pub mod played_kubelet;
 mod prepare;
 pub mod reasons;
 pub mod stranger;
+pub mod tls;
 pub mod traffic;
 pub mod watch;
 pub mod workers;

@@ -3,24 +3,18 @@
 //! The API server reaches it through an APIService, whose Service is an `ExternalName` of this machine's loopback address: no other kind of Service leads
 //! anywhere without a kube-proxy, and an EndpointSlice may not hold a loopback address.
 
-use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use axum::extract::{Path, State};
 use axum::routing::get;
 use axum::{Json, Router};
 use k8s_openapi::jiff::Timestamp;
-use rustls::ServerConfig;
-use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde_json::{Value, json};
-use tokio::net::{TcpListener, TcpStream};
-use tokio_rustls::TlsAcceptor;
-use tokio_rustls::server::TlsStream;
 
 use crate::Cluster;
+use crate::tls::Tls;
 
 const GROUP_VERSION: &str = "external.metrics.k8s.io/v1beta1";
 
@@ -31,12 +25,11 @@ pub struct MetricsApi {
 
 impl MetricsApi {
     pub async fn start() -> Result<MetricsApi> {
-        let tcp = TcpListener::bind("127.0.0.1:0").await.context("binding the metrics API server")?;
-        let (port, value) = (tcp.local_addr()?.port(), Arc::<AtomicU64>::default());
+        let listener = Tls::bind().await?;
+        let (port, value) = (listener.address()?.port(), Arc::<AtomicU64>::default());
         let root = format!("/apis/{GROUP_VERSION}");
         let metric = format!("{root}/namespaces/{{namespace}}/{{metric}}");
         let router = Router::new().route(&root, get(resources)).route(&metric, get(values)).with_state(value.clone());
-        let listener = Tls { tcp, acceptor: acceptor()? };
         tokio::spawn(async move { axum::serve(listener, router).await });
         Ok(MetricsApi { port, value })
     }
@@ -70,34 +63,4 @@ async fn values(Path((_, metric)): Path<(String, String)>, State(value): State<A
     let value = value.load(Ordering::Relaxed).to_string();
     let item = json!({"metricName": metric, "metricLabels": {}, "timestamp": Timestamp::now().to_string(), "value": value});
     Json(json!({"kind": "ExternalMetricValueList", "apiVersion": GROUP_VERSION, "metadata": {}, "items": [item]}))
-}
-
-fn acceptor() -> Result<TlsAcceptor> {
-    let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).context("making a certificate")?;
-    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(certified.signing_key.serialize_der()));
-    let config = ServerConfig::builder().with_no_client_auth().with_single_cert(vec![certified.cert.der().clone()], key)?;
-    Ok(TlsAcceptor::from(Arc::new(config)))
-}
-
-struct Tls {
-    tcp: TcpListener,
-    acceptor: TlsAcceptor,
-}
-
-impl axum::serve::Listener for Tls {
-    type Io = TlsStream<TcpStream>;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
-        loop {
-            let Ok((stream, address)) = self.tcp.accept().await else { continue };
-            if let Ok(stream) = self.acceptor.accept(stream).await {
-                return (stream, address);
-            }
-        }
-    }
-
-    fn local_addr(&self) -> io::Result<Self::Addr> {
-        self.tcp.local_addr()
-    }
 }

@@ -17,8 +17,10 @@ use serde_json::{Value, json};
 use stowage_control_plane::processes::wait_for;
 use stowage_control_plane::{ControlPlane, Options, binaries};
 use stowage_crds::{ModelDeployment, refusal};
+use stowage_end_to_end::cluster::program;
+use stowage_end_to_end::file_server::FileServer;
 use stowage_end_to_end::watch::DEADLINE;
-use stowage_end_to_end::{chart, installed};
+use stowage_end_to_end::{chart, installed, models};
 use tempfile::TempDir;
 
 fn folder() -> TempDir {
@@ -317,5 +319,46 @@ fn every_alert_is_explained_on_the_page_that_it_links_to() -> Result<()> {
         alerts.insert(name);
     }
     ensure!(alerts == explained, "alerts: {alerts:?}; the page has {explained:?}");
+    Ok(())
+}
+
+/// What the chart tells an agent of where to find them, an agent's program finds them by.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_a_companys_own_authority_vouches_for_is_read_from_once_the_chart_names_the_authority() -> Result<()> {
+    let folder = folder();
+    let set = ["--set", "sources.certificateAuthorities.configMap=company"];
+    let objects = chart::objects(&chart::render(folder.path(), "stowage-system", &set)?)?;
+    let mut names = BTreeSet::new();
+    for object in objects.iter().filter(|object| is(object, &["Deployment", "DaemonSet"])) {
+        let spec = &object["spec"]["template"]["spec"];
+        let container = &spec["containers"][0];
+        let find = |list: &Value, key: &str, value: &str| list.as_array().into_iter().flatten().find(|one| one[key] == *value).cloned();
+        let volume = find(&spec["volumes"], "name", "authorities").with_context(|| object.to_string())?;
+        let mount = find(&container["volumeMounts"], "name", "authorities").with_context(|| object.to_string())?;
+        ensure!(volume["configMap"]["name"] == "company", "{volume}");
+        let variable = find(&container["env"], "value", mount["mountPath"].as_str().unwrap()).with_context(|| container.to_string())?;
+        names.insert(variable["name"].as_str().unwrap().to_owned());
+    }
+    ensure!(names.len() == 1, "one variable, of operator and agents: {names:?}");
+
+    let (server, certificate) = FileServer::start_https(models::directory()?.join(models::SMOLLM2)).await?;
+    let url = format!("https://localhost:{}/{}", server.address.port(), models::SMOLLM2);
+    let read = async |authorities: Option<&Path>| -> Result<std::process::Output> {
+        let mut command = Command::new(program("stowage-agent")?);
+        command.args(["plan", &url, "--num-ctx", "2048", "--memory", "8GiB"]).env_remove("SSL_CERT_FILE").env_remove("SSL_CERT_DIR");
+        if let Some(authorities) = authorities {
+            command.env(names.first().unwrap(), authorities);
+        }
+        tokio::task::spawn_blocking(move || command.output()).await?.context("running the agent")
+    };
+    let refused = read(None).await?;
+    let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+    ensure!(!refused.status.success() && told.contains("certificate"), "nobody vouches for it yet, but: {told}");
+    let authorities = folder.path().join("authorities");
+    fs::create_dir(&authorities)?;
+    fs::write(authorities.join("company.pem"), certificate)?;
+    let taken = read(Some(&authorities)).await?;
+    let (out, err) = (String::from_utf8_lossy(&taken.stdout), String::from_utf8_lossy(&taken.stderr));
+    ensure!(out.contains("100% CPU") || out.contains("layers"), "it should be planned: {out}{err}");
     Ok(())
 }

@@ -152,6 +152,9 @@ spec:
             - name: NVIDIA_DRIVER_CAPABILITIES
               value: compute,utility
             {{- end }}
+            {{- if $root.Values.sources.certificateAuthorities.configMap }}
+            {{- include "stowage.authorities.env" $root | nindent 12 }}
+            {{- end }}
             {{- with $agent.extraEnv }}
             {{- toYaml . | nindent 12 }}
             {{- end }}
@@ -198,6 +201,9 @@ spec:
               mountPath: /etc/stowage/api-keys
               readOnly: true
             {{- end }}
+            {{- if $root.Values.sources.certificateAuthorities.configMap }}
+            {{- include "stowage.authorities.mount" $root | nindent 12 }}
+            {{- end }}
       volumes:
         - name: run
           {{- if $pods }}
@@ -212,6 +218,9 @@ spec:
         - name: api-keys
           secret:
             secretName: {{ . }}
+        {{- end }}
+        {{- if $root.Values.sources.certificateAuthorities.configMap }}
+        {{- include "stowage.authorities.volume" $root | nindent 8 }}
         {{- end }}
         - name: cache
           {{- include "stowage.agent.cacheVolume" $agent.cache | nindent 10 }}

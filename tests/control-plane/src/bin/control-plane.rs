@@ -1,5 +1,5 @@
 //! Builds the control plane's programs and helm into the cache, so that later runs find them there. `control-plane helm` builds helm alone, and prints its path;
-//! `control-plane kube-score` that; `control-plane node` builds what a node needs.
+//! `control-plane kube-score` and `control-plane actionlint` those; `control-plane node` builds what a node needs.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -10,6 +10,7 @@ fn main() -> ExitCode {
     let made = match std::env::args().nth(1).as_deref() {
         Some("helm") => binaries::helm().map(|path| path.display().to_string()),
         Some("kube-score") => binaries::kube_score().map(|path| path.display().to_string()),
+        Some("actionlint") => binaries::actionlint().map(|path| path.display().to_string()),
         Some("node") => binaries::node().map(|found| format!("kubelet: {}", found.kubelet.display())),
         _ => all().map(|directory| format!("control plane: {}", directory.display())),
     };

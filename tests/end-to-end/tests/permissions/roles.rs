@@ -128,6 +128,9 @@ stowage-system: coordination.k8s.io leases stowage-operator: create patch
 stowage-system: coordination.k8s.io leases: create patch
 ";
 
+/// Had it a token, it could do nothing with it.
+const WORKER: &str = "";
+
 const SMOKE_TEST: &str = "\
 stowage-system: services stowage-smoke-test: get
 stowage-system: stowage.dev modeldeployments stowage-smoke-test: list watch create patch delete
@@ -137,7 +140,8 @@ stowage-system: stowage.dev modeldeployments: list watch create
 #[tokio::test(flavor = "multi_thread")]
 async fn each_account_may_do_what_it_needs_and_nothing_else() -> Result<()> {
     let installed = Installed::start().await?;
-    for (account, expected) in [(Account::Operator, OPERATOR), (Account::Agent, AGENT), (Account::SmokeTest, SMOKE_TEST)] {
+    let accounts = [(Account::Operator, OPERATOR), (Account::Agent, AGENT), (Account::Worker, WORKER), (Account::SmokeTest, SMOKE_TEST)];
+    for (account, expected) in accounts {
         let client = installed.acting_as(account, Some("node-a")).await?;
         let found = table(&client).await?;
         ensure!(found == expected, "{} may do this:\n{found}and should be allowed this:\n{expected}", account.name());

@@ -8,11 +8,15 @@ use stowage_control_plane::processes::wait_for;
 use stowage_crds::{ModelDeployment, names};
 use stowage_end_to_end::cluster::program;
 use stowage_end_to_end::watch;
+use stowage_placement::Bytes;
 
 use super::commands::{lines, printed};
-use super::{DEADLINE, Everything, MODEL, NAMESPACE};
+use super::{DEADLINE, Everything, MODEL, NAMESPACE, NODE};
 
 pub(super) const MANIFEST: &str = include_str!("../../../../../../examples/smollm2.yaml");
+
+/// Of memory that a worker holds with this model.
+const LEAST_OF_A_WORKER: Bytes = Bytes::mib(64);
 
 /// A worker's Pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,7 +32,7 @@ impl Everything {
         self.ready().await?;
         self.clock.step("kubectl apply -f examples/smollm2.yaml: it is ready");
         eprint!("{}", self.kubectl(&["get", "modeldeployments", MODEL])?);
-        self.look_at_the_worker()?;
+        self.look_at_the_worker().await?;
         let address = self.start_client().await?;
         let asked = self.asked()?;
         self.clock.step(&format!("another Pod asks it every 50 ms at its Service's address, {address}: {}", asked.told()));
@@ -36,7 +40,7 @@ impl Everything {
     }
 
     /// The Pod that the ModelDeployment names, by what users ask of a Pod.
-    pub(super) fn look_at_the_worker(&mut self) -> Result<()> {
+    pub(super) async fn look_at_the_worker(&mut self) -> Result<()> {
         let named = self.kubectl(&["get", "modeldeployment", MODEL, "-o", "jsonpath={.status.placements[*].podRef}"])?;
         let (namespace, pod) = named.split_once('/').with_context(|| format!("podRef is {named:?}"))?;
         let log = self.kubectl(&["-n", namespace, "logs", pod])?;
@@ -46,8 +50,23 @@ impl Everything {
             (get("{.spec.containers[0].resources.limits.memory}")?, get("{.spec.containers[0].resources.requests.memory}")?);
         ensure!(!limit.is_empty() && limit == request, "{named} has {limit} of memory as limit and {request} as request");
         let ready = get("{.status.containerStatuses[*].ready}")?;
-        self.clock.step(&format!("kubectl logs {named} tells of its replica; memory {limit}, ready {ready}"));
+        let measured = self.measured_by_kubelet(namespace, pod).await?;
+        self.clock
+            .step(&format!("kubectl logs {named} tells of its replica; memory {limit}, ready {ready}; the kubelet measures {measured}"));
         Ok(())
+    }
+
+    /// What `kubectl top pod` shows of this Pod comes from here: from the kubelet's metrics, which the cluster's metrics server gathers. It looks every few seconds.
+    async fn measured_by_kubelet(&self, namespace: &str, pod: &str) -> Result<Bytes> {
+        let path = format!("/api/v1/nodes/{NODE}/proxy/metrics/resource");
+        let of_pod = format!("pod_memory_working_set_bytes{{namespace=\"{namespace}\",pod=\"{pod}\"}} ");
+        let mut last = String::new();
+        let measured = wait_for(DEADLINE, async || {
+            last = self.kubectl(&["get", "--raw", &path]).ok()?;
+            let bytes = last.lines().find_map(|line| line.strip_prefix(&of_pod)?.split(' ').next()?.parse::<f64>().ok())?;
+            Some(Bytes(bytes as u64)).filter(|bytes| *bytes >= LEAST_OF_A_WORKER)
+        });
+        measured.await.with_context(|| format!("{of_pod}should be at least {LEAST_OF_A_WORKER}, for it has a model loaded: {last}"))
     }
 
     /// `kubectl stowage`, which reaches the replica through the API server and the kubelet.
