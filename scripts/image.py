@@ -29,6 +29,9 @@ CERTIFICATES = [Path("/etc/ssl/certs/ca-certificates.crt"), Path("/etc/pki/tls/c
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 # Not linked by the program but by what is loaded at run time: NVML and the CUDA driver, which the NVIDIA runtime puts into the container.
 LOADED_LATER = ["libdl.so.2", "libpthread.so.0", "librt.so.1", "libm.so.6"]
+# The feature that embeds kernels for GPUs, and the package whose compiler made them.
+CUDA = "stowage-agent/cuda"
+CUDA_COMPILER = ROOT / "scripts/cuda/requirements.txt"
 
 
 def output(*command):
@@ -222,6 +225,11 @@ def system_packages(libs):
     return [query(name) for name in sorted(names)]
 
 
+def cuda_compiler():
+    """Name and version of the package from PyPI that the kernels were compiled with."""
+    return re.search(r"^(\S+)==(\S+)$", CUDA_COMPILER.read_text(), re.M).groups()
+
+
 def sbom(name, version, features, libs, layer_digest, created):
     root, packages, needs = crates(name, features)
     known = checksums()
@@ -248,20 +256,26 @@ def sbom(name, version, features, libs, layer_digest, created):
             entry["checksums"] = [{"algorithm": "SHA256", "checksumValue": checksum}] if checksum else []
         listed.append(entry)
         relations += [(reference(id), "DEPENDS_ON", reference(other)) for other in needs[id]]
+    foreign = lambda id, name, version, locator: {
+        "SPDXID": id,
+        "name": name,
+        "versionInfo": version,
+        "downloadLocation": "NOASSERTION",
+        "filesAnalyzed": False,
+        "licenseConcluded": "NOASSERTION",
+        "licenseDeclared": "NOASSERTION",
+        "copyrightText": "NOASSERTION",
+        "externalRefs": purl(locator),
+    }
     for package, package_version, architecture in system_packages(libs):
         id = f"SPDXRef-deb-{package}"
-        listed.append({
-            "SPDXID": id,
-            "name": package,
-            "versionInfo": package_version,
-            "downloadLocation": "NOASSERTION",
-            "filesAnalyzed": False,
-            "licenseConcluded": "NOASSERTION",
-            "licenseDeclared": "NOASSERTION",
-            "copyrightText": "NOASSERTION",
-            "externalRefs": purl(f"pkg:deb/debian/{package}@{package_version}?arch={architecture}"),
-        })
+        listed.append(foreign(id, package, package_version, f"pkg:deb/debian/{package}@{package_version}?arch={architecture}"))
         relations.append((reference(root), "DYNAMIC_LINK", id))
+    if name == "stowage-agent" and CUDA in features.split(","):
+        compiler, compiler_version = cuda_compiler()
+        id = f"SPDXRef-pypi-{compiler}"
+        listed.append(foreign(id, compiler, compiler_version, f"pkg:pypi/{compiler}@{compiler_version}"))
+        relations.append((id, "BUILD_TOOL_OF", reference(root)))
     return {
         "spdxVersion": "SPDX-2.3",
         "dataLicense": "CC0-1.0",

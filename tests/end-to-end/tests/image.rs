@@ -11,9 +11,14 @@ use stowage_end_to_end::cluster::program;
 
 /// Made below `folder`, with these more environment variables.
 fn make(name: &str, folder: &Path, environment: &[(&str, &str)]) -> Result<PathBuf> {
+    make_with(&[], name, folder, environment)
+}
+
+/// The same, with these more options.
+fn make_with(options: &[&str], name: &str, folder: &Path, environment: &[(&str, &str)]) -> Result<PathBuf> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/image.py");
     let mut command = Command::new("python3");
-    command.arg(script).arg(name).arg(program(name)?).arg(folder).envs(environment.iter().copied());
+    command.arg(script).arg(name).arg(program(name)?).arg(folder).args(options).envs(environment.iter().copied());
     // What was compiled is here.
     command.env("CARGO_NET_OFFLINE", "true");
     let output = command.stdin(Stdio::null()).output().context("running image.py")?;
@@ -83,6 +88,34 @@ fn a_program_runs_with_nothing_but_its_image_and_is_not_root() -> Result<()> {
         }
         // Of those that only tests need, none is in the program.
         ensure!(!names.contains(&"tower-test") && !names.contains(&"proptest"), "what tests need is listed for {name}");
+    }
+    Ok(())
+}
+
+#[test]
+fn with_cuda_its_bindings_and_what_compiled_its_kernels_are_listed_too() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let listed = |options: &[&str], name: &str| -> Result<Value> {
+        make_with(options, name, folder.path(), &[])?;
+        json(&folder.path().join(format!("{name}.spdx.json")))
+    };
+    let cuda: &[&str] = &["--features", "stowage-agent/cuda"];
+    let compiler = |parts: &Value| {
+        let packages = parts["packages"].as_array().unwrap();
+        packages.iter().find(|part| part["name"] == "nvidia-cuda-nvrtc").cloned()
+    };
+    let has_bindings = |parts: &Value| parts["packages"].as_array().unwrap().iter().any(|part| part["name"] == "cudarc");
+
+    let agent = listed(cuda, "stowage-agent")?;
+    let compiled_by = compiler(&agent).context("the compiler is listed")?;
+    ensure!(has_bindings(&agent), "cudarc is not listed");
+    let locator = format!("pkg:pypi/nvidia-cuda-nvrtc@{}", compiled_by["versionInfo"].as_str().unwrap());
+    ensure!(compiled_by["externalRefs"][0]["referenceLocator"] == *locator, "{compiled_by}");
+    let relation = agent["relationships"].as_array().unwrap().iter().find(|relation| relation["spdxElementId"] == compiled_by["SPDXID"]);
+    ensure!(relation.is_some_and(|relation| relation["relationshipType"] == "BUILD_TOOL_OF"), "{relation:?}");
+    for (options, name) in [(&[][..], "stowage-agent"), (cuda, "stowage-operator")] {
+        let parts = listed(options, name)?;
+        ensure!(compiler(&parts).is_none() && !has_bindings(&parts), "CUDA is listed for {name} with {options:?}");
     }
     Ok(())
 }

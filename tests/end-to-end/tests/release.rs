@@ -74,7 +74,7 @@ fn the_workflow_runs_what_is_there() -> Result<()> {
         ensure!(!fs::read_to_string(&path)?.contains("${{"), "{name}: what comes from elsewhere goes through the environment: {script}");
         output(Command::new("bash").arg("-n").arg(&path)).context(name)?;
         programs.extend(script.split_whitespace().filter(|word| word.starts_with("scripts/")).map(str::to_owned));
-        targets.extend(after(&script, "make ").into_iter().map(str::to_owned));
+        targets.extend(after(&script, "make ").into_iter().filter(|word| !word.contains('=')).map(str::to_owned));
     }
     for program in &programs {
         let mode = fs::metadata(repository().join(program)).with_context(|| program.clone())?.permissions().mode();
@@ -85,6 +85,20 @@ fn the_workflow_runs_what_is_there() -> Result<()> {
     }
     let found = (programs.len(), targets.iter().map(String::as_str).collect::<Vec<_>>());
     ensure!(found == (2, vec!["clean", "image"]), "{programs:?} and {targets:?} were found");
+    Ok(())
+}
+
+/// Compiled without it, an agent plans for GPUs and computes on none; with it, it starts on every node.
+#[test]
+fn released_images_compute_on_gpus() -> Result<()> {
+    let scripts = scripts(&workflow());
+    let makes = scripts.iter().map(|(_, script)| after(script, "make ")).filter(|words| words.contains(&"image"));
+    let without: Vec<Vec<&str>> = makes.clone().filter(|words| !words.contains(&"CUDA=1")).collect();
+    ensure!(makes.count() == 2 && without.is_empty(), "made without CUDA, or not twice: {without:?}");
+    let features =
+        read("Makefile").lines().find_map(|line| Some(line.strip_prefix("WITH_CUDA := $(if $(CUDA),")?.trim_end_matches(')').to_owned()));
+    let features = features.context("make knows the feature")?;
+    ensure!(read("Dockerfile").contains(&features), "the Dockerfile builds without {features}");
     Ok(())
 }
 
@@ -181,7 +195,9 @@ fn the_dockerfile_builds_with_our_compiler_and_runs_as_the_same_user_as_our_imag
     }
     // `strip` as image.py calls it, and the same build as `make image`.
     ensure!(read("scripts/image.py").contains(r#""strip", "--strip-unneeded", "-o""#), "image.py strips otherwise");
-    for step in ["cargo build --release --locked --package ${PROGRAM}", "strip --strip-unneeded -o"] {
+    let build = "cargo build --release --locked --package stowage-operator --package stowage-agent";
+    ensure!(read("Makefile").contains(build), "make image builds otherwise");
+    for step in [build, "strip --strip-unneeded -o"] {
         ensure!(dockerfile.contains(step), "{step}: {dockerfile}");
     }
     Ok(())
