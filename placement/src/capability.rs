@@ -56,6 +56,8 @@ const OPTIONAL_TENSORS: &[&str] = &[
 
 /// Quantised caches have whole blocks of this many elements.
 const CACHE_BLOCK: u64 = 32;
+/// The lowest compute capability that the CUDA backend runs on, major and minor: tensor cores that multiply by `mma.sync.m16n8k8`.
+pub const LOWEST_COMPUTE_CAPABILITY: (u32, u32) = (7, 5);
 /// The longest head that the kernels of the CUDA backend sum.
 const LONGEST_CUDA_HEAD: u64 = 512;
 /// The longest head that is read from a quantised cache.

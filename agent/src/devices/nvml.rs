@@ -11,6 +11,7 @@ use nvml_wrapper::error::NvmlError;
 use stowage_crds::model_node::DeviceBackend;
 
 use self::driver::Driver;
+pub use self::visible::VARIABLE as CUDA_VISIBLE_DEVICES;
 use self::visible::Visible;
 use super::Gpu;
 

@@ -20,7 +20,7 @@ use super::calibration::{Calibrations, kind};
 use crate::calibrate::Outcome;
 use crate::devices::{Gpu, Reading};
 use crate::worker::Confine;
-use crate::worker::launch::withhold;
+use crate::worker::launch::{see_only, withhold};
 
 /// Longest that it may take: kernels that this build does not have in it are compiled first.
 const LIMIT: Duration = Duration::from_secs(300);
@@ -212,6 +212,7 @@ impl Settings {
             .arg(self.confine.as_str());
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
         withhold(&mut command);
+        see_only(&mut command, &[&gpu.uuid]);
         let mut child = command.spawn()?;
         let pid = child.id().ok_or_else(|| std::io::Error::other("it has ended already"))?;
         let output = child.stdout.take().ok_or_else(|| std::io::Error::other("it has no output"))?;

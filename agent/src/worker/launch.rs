@@ -15,6 +15,7 @@ use tokio::sync::watch;
 
 use super::confine::Confine;
 use super::record::file_stem;
+use crate::devices::nvml::CUDA_VISIBLE_DEVICES;
 
 /// Of the agent's environment, what a worker must not have: the way into the cluster, and tokens of model sources.
 const WITHHELD: [&str; 5] = ["KUBECONFIG", "KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"];
@@ -23,6 +24,14 @@ const WITHHELD: [&str; 5] = ["KUBECONFIG", "KUBERNETES_SERVICE_HOST", "KUBERNETE
 pub fn withhold(command: &mut Command) {
     for name in WITHHELD {
         command.env_remove(name);
+    }
+}
+
+/// Names to CUDA the devices, by UUID, that a process is to use; where they are none, nothing is said. A process that names none is listed the first part of a
+/// divided GPU (MIG), if there is any, and nothing else.
+pub fn see_only(command: &mut Command, uuids: &[&str]) {
+    if !uuids.is_empty() {
+        command.env(CUDA_VISIBLE_DEVICES, uuids.join(","));
     }
 }
 
@@ -139,14 +148,15 @@ pub struct Program {
 }
 
 impl Program {
-    /// Starts a worker. It makes itself a session of its own, so what ends the agent's does not end it; dropping the child does not either.
-    pub fn start(&self, uid: &str, replica: &str, socket: &Path, order: &Path) -> io::Result<Child> {
+    /// Starts a worker, which CUDA lists these GPUs. It makes itself a session of its own, so what ends the agent's does not end it; dropping the child does not either.
+    pub fn start(&self, uid: &str, replica: &str, socket: &Path, order: &Path, gpus: &[&str]) -> io::Result<Child> {
         let (output, error) = self.log.output(uid)?;
         let mut command = Command::new(&self.executable);
         command.args(&self.arguments).arg("worker").arg("--socket").arg(socket).arg("--assignment-file").arg(order);
         command.arg("--confine").arg(self.confine.as_str());
         command.stdin(Stdio::null()).stdout(output).stderr(error).kill_on_drop(false);
         withhold(&mut command);
+        see_only(&mut command, gpus);
         let mut child = command.spawn()?;
         if let WorkerLog::Forwarded(lines) = &self.log {
             child.stdout.take().into_iter().for_each(|pipe| lines.forward(uid, replica, pipe));
@@ -161,15 +171,15 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_worker_has_no_way_into_the_cluster_and_its_last_words_are_kept() {
+    async fn a_worker_has_no_way_into_the_cluster_sees_its_own_gpus_and_its_last_words_are_kept() {
         let directory = tempfile::tempdir().unwrap();
         let log = WorkerLog::Directory(directory.path().join("logs"));
-        let script = "echo first; echo \"[$KUBECONFIG] $4 $5 $6 $7\"; echo";
+        let script = "echo first; echo \"[$KUBECONFIG] $CUDA_VISIBLE_DEVICES $4 $5 $6 $7\"; echo";
         let arguments = ["-c".into(), script.into(), "sh".into()].to_vec();
         let program = Program { executable: "/bin/sh".into(), arguments, confine: Confine::Required, log: log.clone() };
-        let mut child = program.start("uid-1", "m-0", Path::new("/s"), Path::new("/o")).unwrap();
+        let mut child = program.start("uid-1", "m-0", Path::new("/s"), Path::new("/o"), &["GPU-a", "GPU-b"]).unwrap();
         assert!(child.wait().await.unwrap().success());
-        assert_eq!(log.last_line("uid-1").unwrap(), "[] --assignment-file /o --confine required");
+        assert_eq!(log.last_line("uid-1").unwrap(), "[] GPU-a,GPU-b --assignment-file /o --confine required");
         log.remove("uid-1");
         assert_eq!(log.last_line("uid-1"), None);
     }
@@ -179,7 +189,7 @@ mod tests {
         let log = WorkerLog::Forwarded(LastLines::default());
         let arguments = ["-c".into(), "echo first >&2; printf last >&2; echo >&2".into(), "sh".into()].to_vec();
         let program = Program { executable: "/bin/sh".into(), arguments, confine: Confine::Off, log: log.clone() };
-        let mut child = program.start("uid-1", "m-0", Path::new("/s"), Path::new("/o")).unwrap();
+        let mut child = program.start("uid-1", "m-0", Path::new("/s"), Path::new("/o"), &[]).unwrap();
         assert!(child.wait().await.unwrap().success());
         log.read_to_its_end("uid-1").await;
         assert_eq!(log.last_line("uid-1").unwrap(), "last");

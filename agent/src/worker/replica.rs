@@ -6,7 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use stowage_crds::model_deployment::ReplicaState;
 use stowage_crds::model_node::Assignment;
-use stowage_placement::Reason;
+use stowage_placement::{DeviceKind, Reason};
 use tokio::sync::mpsc;
 
 use super::attend::Worker;
@@ -149,8 +149,10 @@ impl Replica {
             return Step::Await(Box::new(order));
         }
         let (uid, replica) = (self.uid(), self.assignment.replica.as_str());
+        let devices = order.assignment.plan.devices.iter().filter(|on| on.kind == DeviceKind::Gpu);
+        let gpus: Vec<&str> = devices.map(|on| on.id.as_str()).collect();
         let written = self.shared.records.write_order(&order);
-        let started = written.and_then(|path| self.shared.program.start(uid, replica, &config.socket(), &path));
+        let started = written.and_then(|path| self.shared.program.start(uid, replica, &config.socket(), &path, &gpus));
         let child = match started {
             Ok(child) => child,
             Err(error) => {

@@ -57,10 +57,12 @@ impl Driver {
     /// Errors: NVML can't even count them.
     pub fn read(&mut self) -> Result<(Vec<Gpu>, Vec<String>), NvmlError> {
         self.note_errors();
-        let cuda = Cuda::look();
+        let count = self.nvml.device_count()?;
+        let divided = (0..count).any(|index| self.nvml.device_by_index(index).is_ok_and(|device| gpu::is_divided(&device)));
+        let cuda = Cuda::look(divided);
         let mut gpus = Vec::new();
         let mut failures = BTreeMap::new();
-        for index in 0..self.nvml.device_count()? {
+        for index in 0..count {
             match self.nvml.device_by_index(index).and_then(|device| gpu::read(self.nvml, &device, &self.version, &cuda)) {
                 Ok(read) => gpus.extend(read.into_iter().map(|gpu| (index, gpu))),
                 Err(error) => drop(failures.insert(index, error)),

@@ -22,15 +22,19 @@ const INITIAL_PID_NAMESPACE: &str = "pid:[4026531836]";
 /// `NVML_DEVICE_MIG_ENABLE`
 const MIG_ENABLED: u32 = 1;
 
+/// Whether it is in MIG mode.
+pub fn is_divided(device: &Device<'_>) -> bool {
+    device.mig_mode().is_ok_and(|mode| mode.current == MIG_ENABLED)
+}
+
 /// The GPU, or its instances where it is divided.
 pub fn read(nvml: &Nvml, device: &Device<'_>, driver: &str, cuda: &Cuda) -> Result<Vec<Gpu>, NvmlError> {
-    let capability = device.cuda_compute_capability().map_or_else(|_| String::new(), |c| format!("{}.{}", c.major, c.minor));
-    let divided = device.mig_mode().is_ok_and(|mode| mode.current == MIG_ENABLED);
-    if !divided {
-        return Ok(vec![whole(nvml, device, driver, &capability, cuda)?]);
+    let capability = device.cuda_compute_capability().ok().map(|found| (found.major as u32, found.minor as u32));
+    if !is_divided(device) {
+        return Ok(vec![whole(nvml, device, driver, capability, cuda)?]);
     }
     let instances = (0..device.mig_device_count()?).map(|index| match device.mig_device_by_index(index) {
-        Ok(instance) => whole(nvml, &instance, driver, &capability, cuda).map(Some),
+        Ok(instance) => whole(nvml, &instance, driver, capability, cuda).map(Some),
         // No instance was made with this number.
         Err(NvmlError::NotFound) => Ok(None),
         Err(error) => Err(error),
@@ -38,15 +42,15 @@ pub fn read(nvml: &Nvml, device: &Device<'_>, driver: &str, cuda: &Cuda) -> Resu
     let instances: Vec<Gpu> = instances.filter_map(Result::transpose).collect::<Result<_, _>>()?;
     if instances.is_empty() {
         let message = "it is in MIG mode, and no instance was made of it".to_owned();
-        return Ok(vec![Gpu { backend: DeviceBackend::None, message, ..whole(nvml, device, driver, &capability, cuda)? }]);
+        return Ok(vec![Gpu { backend: DeviceBackend::None, message, ..whole(nvml, device, driver, capability, cuda)? }]);
     }
     Ok(instances)
 }
 
-fn whole(nvml: &Nvml, device: &Device<'_>, driver: &str, capability: &str, cuda: &Cuda) -> Result<Gpu, NvmlError> {
+fn whole(nvml: &Nvml, device: &Device<'_>, driver: &str, capability: Option<(u32, u32)>, cuda: &Cuda) -> Result<Gpu, NvmlError> {
     let name = device.name()?;
     let uuid = device.uuid()?;
-    let (backend, message) = backend(cuda, &uuid, &name);
+    let (backend, message) = backend(cuda, &uuid, capability, &name);
     let own_process_ids = backend == DeviceBackend::Simulated || in_initial_pid_namespace();
     let gpu = Gpu {
         uuid,
@@ -54,7 +58,7 @@ fn whole(nvml: &Nvml, device: &Device<'_>, driver: &str, capability: &str, cuda:
         backend,
         message,
         processes: processes(nvml, device, own_process_ids),
-        compute_capability: capability.to_owned(),
+        compute_capability: capability.map_or_else(String::new, |(major, minor)| format!("{major}.{minor}")),
         driver: driver.to_owned(),
         name,
         ..Gpu::default()
@@ -71,12 +75,12 @@ fn whole(nvml: &Nvml, device: &Device<'_>, driver: &str, capability: &str, cuda:
 }
 
 /// How this build's engine computes on a device; and if not at all, why.
-fn backend(cuda: &Cuda, uuid: &str, name: &str) -> (DeviceBackend, String) {
+fn backend(cuda: &Cuda, uuid: &str, capability: Option<(u32, u32)>, name: &str) -> (DeviceBackend, String) {
     match (cfg!(feature = "simulated-gpu"), name.contains(SIMULATED)) {
         (true, true) => (DeviceBackend::Simulated, String::new()),
         (true, false) => (DeviceBackend::None, "this build of the agent is for simulated GPUs only, and leaves real ones alone".to_owned()),
         (false, true) => (DeviceBackend::None, "a simulated GPU, which this build of the agent does not use".to_owned()),
-        (false, false) => match cuda.computes_on(uuid) {
+        (false, false) => match cuda.computes_on(uuid, capability) {
             Ok(()) => (DeviceBackend::Cuda, String::new()),
             Err(why) => (DeviceBackend::None, why),
         },
@@ -125,7 +129,8 @@ mod tests {
 
     #[test]
     fn of_a_real_gpu_that_is_not_used_it_is_said_why_and_it_is_never_taken_for_a_simulated_one() {
-        let (backend, message) = backend(&Cuda::look(), "GPU-00000000-0000-0000-0000-000000000001", "NVIDIA H100 80GB HBM3");
+        let (backend, message) =
+            backend(&Cuda::look(false), "GPU-00000000-0000-0000-0000-000000000001", Some((9, 0)), "NVIDIA H100 80GB HBM3");
         assert_eq!(backend, DeviceBackend::None);
         let because = if cfg!(all(feature = "cuda", not(feature = "simulated-gpu"))) { "CUDA" } else { "this build of the agent" };
         assert!(message.contains(because) || message.contains("libcuda"), "{message}");

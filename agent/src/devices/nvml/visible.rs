@@ -1,7 +1,7 @@
 //! Which GPUs may be used, as CUDA's own variable says it: what is kept from CUDA must not be offered to anybody.
 
 /// Names the variable, by which CUDA leaves out GPUs.
-const VARIABLE: &str = "CUDA_VISIBLE_DEVICES";
+pub const VARIABLE: &str = "CUDA_VISIBLE_DEVICES";
 
 /// The GPUs that may be used.
 #[derive(Clone, Debug, PartialEq, Eq)]

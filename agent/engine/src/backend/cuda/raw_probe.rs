@@ -4,8 +4,7 @@ use std::mem::MaybeUninit;
 
 use cudarc::driver::{result, sys};
 use stowage_placement::Bytes;
-
-use super::sources::LOWEST;
+use stowage_placement::capability::LOWEST_COMPUTE_CAPABILITY as LOWEST;
 
 /// The version of CUDA that compiled kernels ask the driver for: that which the bindings are of.
 const NEEDED: (i32, i32) = (13, 0);

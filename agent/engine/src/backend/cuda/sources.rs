@@ -15,9 +15,6 @@ pub const HEADERS: &[(&str, &str)] =
 /// Compute capabilities that kernels are compiled for ahead of time: each runs on every later one with the same major number.
 pub const ARCHITECTURES: &[(u32, u32)] = &[(7, 5), (8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0)];
 
-/// The lowest compute capability that the backend runs on: tensor cores that multiply by `mma.sync.m16n8k8`.
-pub const LOWEST: (u32, u32) = (7, 5);
-
 /// All modules.
 pub fn modules() -> impl Iterator<Item = Module> {
     let products = WEIGHT_TYPES.iter().map(|ty| Module::Products(*ty));
