@@ -9,10 +9,10 @@ mkdir -p "$folder"
 strip -o "$folder/gpu_test" "$program"
 cat > "$folder/run.sh" <<'SCRIPT'
 #!/usr/bin/env bash
-# Tries CUDA on this machine's GPU, without a network, and keeps the report beside this script. MODELS: a folder with 25 GiB free, for models that are made and
-# removed again. Ends with 77 where there is no GPU.
+# Tries CUDA on this machine's GPU, without a network. REPORT: the file that gets what is found, report.md beside this script where it is not set. MODELS: a folder
+# with 25 GiB free, for models that are made and removed again. Ends with 77 where there is no GPU.
 here=$(cd "$(dirname "$0")" && pwd)
-exec "$here/gpu_test" --folder "${MODELS:-$here/models}" --report "$here/report.md" "$@"
+exec "$here/gpu_test" --folder "${MODELS:-$here/models}" --report "${REPORT:-$here/report.md}" "$@"
 SCRIPT
 chmod +x "$folder/run.sh"
 bytes=$(du --bytes --summarize "$folder" | cut -f1)

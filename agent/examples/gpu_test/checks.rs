@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow};
 use stowage_agent::model_header::{self, Data};
+use stowage_agent::worker::Confine;
 use stowage_engine::measure::Effort;
 use stowage_engine::synthetic::Weights;
 use stowage_placement::layout::Backend;
@@ -47,8 +48,8 @@ struct Wish {
 }
 
 impl Trial {
-    pub fn new(gpu: Tried, folder: PathBuf) -> Trial {
-        Trial { gpu, folder, overhead: Defaults::default().overhead_bytes, report: Report::default() }
+    pub fn new(gpu: Tried, folder: PathBuf, report: Report) -> Trial {
+        Trial { gpu, folder, overhead: Defaults::default().overhead_bytes, report }
     }
 
     /// All of it; what fails keeps nothing that follows from being tried.
@@ -61,6 +62,7 @@ impl Trial {
         }
         self.report.line("\nOne GPU. Models are synthesised: random weights in the shapes and quantisation of published ones. Not tried: several GPUs, MIG, unified memory.");
         self.part("Calibration", Trial::calibrate);
+        self.part("Confinement", Trial::confine);
         self.part("Divergence from the reference", Trial::compare);
         let [one, eight, thirty_two] = match self.gpu.is_emulated() {
             true => [shapes::tiny("1B", 1), shapes::tiny("8B", 2), shapes::tiny("32B", 3)],
@@ -69,6 +71,7 @@ impl Trial {
         self.part("Predicted and measured bytes: 1B", |trial| trial.bytes(&one));
         self.part("Predicted and measured bytes: 8B", |trial| trial.bytes(&eight));
         self.part("The largest context: 8B", |trial| trial.largest(&eight));
+        self.part("More than is free: 8B", |trial| trial.beyond(&eight));
         self.part("Speed: 8B", |trial| trial.speed(&eight));
         for model in [one, eight] {
             // Left behind, it is removed at the end.
@@ -87,7 +90,7 @@ impl Trial {
 
     fn calibrate(&mut self) -> anyhow::Result<()> {
         let before = self.gpu.free();
-        let done = child::start(&Order::Calibrate { uuid: self.gpu.uuid.clone(), folder: self.folder.clone() })?;
+        let done = self.start(&self.calibration(Confine::Off))?;
         let allocated = done.found.allocated;
         match self.gpu.held(done.pid, before) {
             Some((held, by)) => {
@@ -110,6 +113,17 @@ impl Trial {
         Ok(())
     }
 
+    fn calibration(&self, confine: Confine) -> Order {
+        Order::Calibrate { uuid: self.gpu.uuid.clone(), folder: self.folder.clone(), confine: confine.as_str().to_owned() }
+    }
+
+    /// What a worker is kept from, the driver must do without.
+    fn confine(&mut self) -> anyhow::Result<()> {
+        self.start(&self.calibration(Confine::Required))?;
+        self.report.check("every kernel runs in a process that is confined as a worker is (Landlock, seccomp)", true);
+        Ok(())
+    }
+
     /// Whole, and with a part of the layers on the CPU.
     fn compare(&mut self) -> anyhow::Result<()> {
         let (model, tokens) = (shapes::compared(self.gpu.is_emulated()), if self.gpu.is_emulated() { 64 } else { 1024 });
@@ -119,7 +133,7 @@ impl Trial {
             let decision = self.decide(&path, wish)?;
             let (plan, request) = (decision.report.plan, decision.report.request);
             let processor = plan.processor.clone();
-            let found = child::start(&Order::Compare { model: path.clone(), plan, request, tokens })?.found;
+            let found = self.start(&Order::Compare { model: path.clone(), plan, request, tokens })?.found;
             let text = format!("{how} ({processor}), over {tokens} tokens: KL {:.6} nats, at most {DIVERGENCE}", found.divergence);
             self.report.check(&text, found.divergence <= DIVERGENCE);
         }
@@ -177,6 +191,30 @@ impl Trial {
         Ok(())
     }
 
+    /// A plan made for more than there is: its load fails with numbers, keeps nothing, and a replica that is loaded computes on.
+    fn beyond(&mut self, model: &Model) -> anyhow::Result<()> {
+        let path = model.write(&self.folder, Weights::Repeated)?;
+        let base = if self.gpu.is_emulated() { 1024 } else { 16_384 };
+        let (_ballast, room) = self.with_room_for(&path, base)?;
+        let whole = self.gpu.uuid.clone();
+        if self.gpu.is_emulated() {
+            self.gpu.uuid = format!("{whole}@{}", room.0);
+        }
+        let wish = |num_ctx, offered| Wish { num_ctx, cache: KvCacheType::F16, num_gpu: i64::from(u32::MAX), offered };
+        let more = self.decide(&path, wish(4 * base, Bytes(u64::MAX / 4)))?;
+        let wanted = self.predicted(&more.report.plan)?;
+        let error = self.load(&path, more, [0, 0, 1]).err().map(|error| error.to_string());
+        let text = format!("a plan of {wanted}, where {room} are free, fails ({})", error.as_deref().unwrap_or("it does not"));
+        let told = |error: &String| error.starts_with(&Reason::DeviceChanged.to_string());
+        self.report.check(&text, error.as_ref().is_some_and(told));
+        let fits = self.decide(&path, wish(base, Bytes(u64::MAX / 4)))?;
+        let loaded = self.load(&path, fits, [256, 0, 1]);
+        self.report.check("and what was free before has a replica of its size loaded and computing", loaded.is_ok());
+        drop(loaded);
+        self.gpu.uuid = whole;
+        Ok(())
+    }
+
     /// A context that fits; one that does not; and that one with a smaller cache.
     fn too_much(&mut self, model: &Model) -> anyhow::Result<()> {
         let path = model.write(&self.folder, Weights::Repeated)?;
@@ -210,7 +248,7 @@ impl Trial {
         } else {
             Effort { bytes: Bytes::gib(1), blocks: 4096, rounds: 4096 }
         };
-        let device = child::start(&Order::Measure { uuid: self.gpu.uuid.clone(), effort })?.found.speed.context("it was measured")?;
+        let device = self.start(&Order::Measure { uuid: self.gpu.uuid.clone(), effort })?.found.speed.context("it was measured")?;
         let (copied, multiplied) = (device.copied / 1e9, device.multiplied / 1e12);
         self.report.line(&format!("The device copies {copied:.0} GB/s, read and written together, and multiplies {multiplied:.1} TFLOP/s by `mma.sync` in half precision.\n"));
         let (prompt, generated) = if emulated { (64, 4) } else { (PROMPT, GENERATED) };
@@ -249,6 +287,10 @@ impl Trial {
         Ok(())
     }
 
+    fn start(&self, order: &Order) -> anyhow::Result<Done> {
+        child::start(&self.gpu.uuid, order)
+    }
+
     fn judge(&mut self, what: &str, share: f64, least: f64, judged: bool) {
         match judged {
             true => self.report.check(&format!("{what}, at least {:.0} %", 100.0 * least), share >= least),
@@ -277,7 +319,7 @@ impl Trial {
 
     fn load(&self, path: &Path, decision: Decision, [filled, prompt, generated]: [u32; 3]) -> anyhow::Result<Done> {
         let (plan, request) = (decision.report.plan, decision.report.request);
-        child::start(&Order::Load { model: path.to_owned(), plan, request, filled, prompt, generated })
+        self.start(&Order::Load { model: path.to_owned(), plan, request, filled, prompt, generated })
     }
 
     /// What the GPU offers now; of an emulated one, so much.
@@ -300,7 +342,7 @@ impl Trial {
         if self.gpu.is_emulated() || beyond == Bytes::ZERO {
             return Ok((None, offered));
         }
-        let ballast = child::start(&Order::Hold { uuid: self.gpu.uuid.clone(), bytes: Bytes(beyond.0 / 256 * 256) })?;
+        let ballast = self.start(&Order::Hold { uuid: self.gpu.uuid.clone(), bytes: Bytes(beyond.0 / 256 * 256) })?;
         Ok((Some(ballast), self.offered(wanted)?))
     }
 }

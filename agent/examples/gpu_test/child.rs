@@ -6,13 +6,17 @@ use std::process::{Child, ChildStdin, Command, ExitCode, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, anyhow};
+use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
+use stowage_agent::devices::nvml::CUDA_VISIBLE_DEVICES;
+use stowage_agent::worker::Confine;
+use stowage_agent::worker::confine::{Policy, confine};
 use stowage_engine::bench::{fill, measure as time};
 use stowage_engine::calibration::Calibrated;
 use stowage_engine::divergence;
 use stowage_engine::measure::{Ballast, DeviceSpeed, Effort, device_speed};
 use stowage_engine::{BackendChoice, EngineError, LoadRequest, LoadedModel, Start, host_plan};
-use stowage_placement::{Bytes, DevicePlan, Request};
+use stowage_placement::{Bytes, DevicePlan, Reason, Request};
 
 /// What a process is to do.
 #[derive(Serialize, Deserialize)]
@@ -20,6 +24,8 @@ pub enum Order {
     Calibrate {
         uuid: String,
         folder: PathBuf,
+        /// As the agent's own option.
+        confine: String,
     },
     Measure {
         uuid: String,
@@ -86,7 +92,12 @@ pub fn carry_out(order: &str) -> anyhow::Result<ExitCode> {
 
 fn work(order: Order) -> Result<(Found, Kept), EngineError> {
     match order {
-        Order::Calibrate { uuid, folder } => {
+        Order::Calibrate { uuid, folder, confine: how } => {
+            let failed = |why: String| EngineError::new(Reason::LoadFailed, why);
+            let _confinement = match Confine::from_str(&how, false).map_err(failed)? {
+                Confine::Off => None,
+                how => Some(confine(&Policy::of_calibration(&folder), how).map_err(|error| failed(error.to_string()))?),
+            };
             let models = Calibrated::run(&folder, &uuid)?;
             let allocated = models.allocated(&uuid);
             Ok((Found { allocated, ..Found::default() }, Kept::Models { _models: models }))
@@ -158,12 +169,13 @@ pub struct Done {
     input: Option<ChildStdin>,
 }
 
-/// Starts a process and waits for what it finds.
-pub fn start(order: &Order) -> anyhow::Result<Done> {
+/// Starts a process, which CUDA lists this GPU, and waits for what it finds.
+pub fn start(gpu: &str, order: &Order) -> anyhow::Result<Done> {
     let start = Instant::now();
     let program = std::env::current_exe().context("finding this program")?;
     let mut command = Command::new(program);
     command.arg("--child").arg(serde_json::to_string(order)?).stdin(Stdio::piped()).stdout(Stdio::piped());
+    command.env(CUDA_VISIBLE_DEVICES, gpu);
     let mut child = command.spawn().context("starting a process")?;
     let (input, output) = (child.stdin.take(), child.stdout.take().context("it has an output")?);
     let mut done = Done { found: Found::default(), pid: child.id(), seconds: 0.0, child, input };

@@ -18,6 +18,7 @@ use anyhow::Context;
 use clap::Parser;
 
 use checks::Trial;
+use report::Report;
 
 /// As test programs say that they could not be run.
 const NOTHING_TO_TRY: u8 = 77;
@@ -55,14 +56,10 @@ fn main() -> anyhow::Result<ExitCode> {
         }
     };
     std::fs::create_dir_all(&arguments.folder).with_context(|| format!("making {}", arguments.folder.display()))?;
-    let mut trial = Trial::new(gpu, arguments.folder.clone());
+    let mut trial = Trial::new(gpu, arguments.folder.clone(), Report::new(arguments.report.as_deref())?);
     trial.run();
+    let holds = trial.report.verdict();
     // What is left behind is told by the next run's folder being there.
     let _ = std::fs::remove_dir_all(&arguments.folder);
-    let text = trial.report.text();
-    println!("{text}");
-    if let Some(path) = &arguments.report {
-        std::fs::write(path, &text).with_context(|| format!("writing {}", path.display()))?;
-    }
-    Ok(if trial.report.holds() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if holds { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -1,19 +1,29 @@
 //! What was found, in Markdown.
 
-use std::fmt::Write;
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
 
-#[derive(Default)]
+use anyhow::Context;
+
+/// Written as it is found, so that of a run that is cut off all is there that was found until then.
 pub struct Report {
-    text: String,
+    file: Option<File>,
     failed: Vec<String>,
 }
 
 impl Report {
+    /// To standard output, and to this file.
+    pub fn new(path: Option<&Path>) -> anyhow::Result<Report> {
+        let file = path.map(|path| File::create(path).with_context(|| format!("writing {}", path.display()))).transpose()?;
+        Ok(Report { file, failed: Vec::new() })
+    }
+
     pub fn line(&mut self, line: &str) {
-        // To whoever waits: the whole comes at the end.
-        eprintln!("{line}");
-        // Writing to a String can't fail.
-        let _ = writeln!(self.text, "{line}");
+        println!("{line}");
+        if let Some(Err(error)) = self.file.as_mut().map(|file| writeln!(file, "{line}")) {
+            eprintln!("the report's file lacks this line: {error}");
+        }
     }
 
     pub fn section(&mut self, title: &str) {
@@ -42,15 +52,14 @@ impl Report {
         self.check(&format!("{what}: {error:#}"), false);
     }
 
-    pub fn holds(&self) -> bool {
-        self.failed.is_empty()
-    }
-
-    pub fn text(&self) -> String {
+    /// Whether all that must hold does.
+    pub fn verdict(&mut self) -> bool {
+        self.section("Verdict");
         let verdict = match self.failed.as_slice() {
             [] => "All checks hold.".to_owned(),
             failed => format!("{} checks fail:\n\n- {}", failed.len(), failed.join("\n- ")),
         };
-        format!("{}\n## Verdict\n\n{verdict}\n", self.text)
+        self.line(&verdict);
+        self.failed.is_empty()
     }
 }
