@@ -10,6 +10,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
+use memmap2::Mmap;
 use stowage_placement::compute;
 use stowage_placement::gguf::GgmlType;
 use stowage_placement::layout::{self, Backend as Layout};
@@ -22,7 +23,7 @@ use crate::api::EngineError;
 use crate::arena::{Arena, Purpose, Region};
 use crate::batch::{Batch, TokenAt};
 use crate::cache::{self, Checkpoint, LayerCache};
-use crate::file_mmap::{ModelFile, TensorView};
+use crate::file_mmap::{ModelFile, TensorView, let_go};
 use crate::graph::{self, Block, Input, Norm, Rope, Weight};
 use crate::kernels::Isa;
 use crate::kernels::held::Mapped;
@@ -66,8 +67,10 @@ struct CpuRun {
     embedding: usize,
     /// Whether hidden states are normed at the end; those of a model without an output layer are as they are.
     ends_in_a_norm: bool,
-    /// Matrices whose bytes are in a file as yet.
+    /// Matrices whose bytes are in the model's file as yet.
     in_file: Vec<Arc<Matrix>>,
+    /// That file, or those of all parts, until none is.
+    maps: Vec<Arc<Mmap>>,
 }
 
 /// What a token's embedding is made of.
@@ -270,8 +273,9 @@ impl Backend for CpuBackend {
         let (pool, isa) = (Arc::clone(&self.pool), self.computing.isa);
         let (embedding, ends_in_a_norm) = (graph.input.embeddings.columns, graph.output.is_some());
         // The first that is brought over is the last of them.
-        let in_file = loader.in_file.into_iter().rev().collect();
-        Ok(Box::new(CpuRun { pool, isa, input, first_block, layers, buffers, output, embedding, ends_in_a_norm, in_file }))
+        let in_file: Vec<Arc<Matrix>> = loader.in_file.into_iter().rev().collect();
+        let maps = if in_file.is_empty() { Vec::new() } else { file.maps().to_vec() };
+        Ok(Box::new(CpuRun { pool, isa, input, first_block, layers, buffers, output, embedding, ends_in_a_norm, in_file, maps }))
     }
 }
 
@@ -414,10 +418,14 @@ impl PreparedRun for CpuRun {
         while left > 0
             && let Some(matrix) = self.in_file.last()
         {
-            match matrix.bring_over(left, &self.pool) {
-                0 => drop(self.in_file.pop()),
-                brought => left = left.saturating_sub(brought),
+            left = left.saturating_sub(matrix.bring_over(left, &self.pool));
+            if matrix.in_file() == 0 {
+                self.in_file.pop();
             }
+        }
+        if self.in_file.is_empty() {
+            // Each page that was read brought some around it, too.
+            self.maps.drain(..).for_each(|map| let_go(&map, 0..map.len()));
         }
     }
 
