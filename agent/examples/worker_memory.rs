@@ -1,6 +1,6 @@
 //! What a worker's process takes of the host beside what its plan says: `cargo run --release -p stowage-agent --example worker_memory -- AGENT MODEL...`.
 //!
-//! Each model is loaded and served by a worker of the agent's own binary, as on a node; its memory is looked at once its self-test is passed, by the kernel's
+//! Each model is loaded and served by a worker of the agent's own binary, as on a node; its memory is looked at once all weights are in it, by the kernel's
 //! count of what is resident (`VmRSS`).
 
 use std::path::{Path, PathBuf};
@@ -63,7 +63,7 @@ fn assignment(model: &Path, num_ctx: u64) -> Result<Assignment> {
     })
 }
 
-/// What its worker has resident when it serves.
+/// What its worker has resident when it serves out of memory.
 async fn serve(agent: &Path, model: &Path, assignment: Assignment) -> Result<Bytes> {
     let directory = tempfile::tempdir()?;
     let folder = model.parent().map(Path::to_owned);
@@ -76,8 +76,12 @@ async fn serve(agent: &Path, model: &Path, assignment: Assignment) -> Result<Byt
     let uid = assignment.uid.clone();
     supervisor.start(&assignment);
     let mut views = supervisor.views();
-    let settled =
-        |view: &WorkerView| !matches!(view.status.state, ReplicaState::Pending | ReplicaState::Downloading | ReplicaState::Loading);
+    // Its speed is measured when all weights are in memory.
+    let settled = |view: &WorkerView| match view.status.state {
+        ReplicaState::Pending | ReplicaState::Downloading | ReplicaState::Loading => false,
+        ReplicaState::Ready => view.status.speed.is_some(),
+        _ => true,
+    };
     let found = tokio::time::timeout(PATIENCE, views.wait_for(|views| views.get(&uid).is_some_and(settled))).await;
     let view = found.context("it took too long")?.context("the supervisor ended")?.get(&uid).cloned().unwrap_or_default();
     let resident = view.pid.filter(|_| view.is_ready()).map(resident);

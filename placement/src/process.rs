@@ -4,15 +4,15 @@
 use crate::units::Bytes;
 
 /// What a process takes that has a model without tokens.
-const PROCESS: Bytes = Bytes::mib(17);
+const PROCESS: Bytes = Bytes::mib(15);
 
 /// What a token takes: in maps from texts to ids and back, in pairs that are merged, in tries.
-const TOKEN_BYTES: u64 = 602;
+const TOKEN_BYTES: u64 = 646;
 
 /// What a worker takes that has a model of so many tokens, wherever its layers are.
 ///
-/// Source: resident memory of workers after their self-test, less what they had allocated by plan: 44.6 MiB with SmolLM2's 49,152 tokens (BPE), 167.0 MiB with
-/// Gemma 3's 262,144 (SentencePiece).
+/// Source: resident memory of workers whose weights are in memory, less what they had allocated by plan (`agent/examples/worker_memory.rs`): 45.0 MiB with
+/// SmolLM2's 49,152 tokens (BPE), 176.6 MiB with Gemma 3's 262,144 (SentencePiece).
 pub fn process_bytes(vocabulary: u64) -> Bytes {
     PROCESS.saturating_add(Bytes(vocabulary.saturating_mul(TOKEN_BYTES)))
 }

@@ -82,6 +82,11 @@ impl ModelFile {
         self.joined.size()
     }
 
+    /// One a part.
+    pub fn maps(&self) -> &[Arc<Mmap>] {
+        &self.maps
+    }
+
     pub fn into_header(self) -> Header {
         self.joined.header
     }

@@ -20,7 +20,6 @@ use crate::pool::{Pool, Worker};
 const PANELS: usize = 24;
 
 /// What is made of a tile on the way to its product, where that is needed.
-#[derive(Default)]
 struct Room {
     /// A tile whose rows are in the model's file as yet.
     tile: Vec<u8>,
@@ -188,7 +187,7 @@ impl Matrix {
         let quantised_bytes = self.columns / BLOCK * BLOCK_BYTES;
         let column_bytes = if self.is_quantised() { quantised_bytes } else { self.columns * 4 }.max(1);
         let pass = (PASS_BYTES / column_bytes / columns.width).max(1) * columns.width;
-        let mut room = Room::default();
+        let mut room = Room { tile: Vec::new(), panels: None };
         for first in (0..columns.tokens).step_by(pass) {
             // SAFETY: by the contract of this function; `first` is the beginning of a group.
             unsafe {

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use super::loader::Loader;
 use super::program::check_tiles;
-use super::{Floats, Loader, Vector};
+use super::{Floats, Vector};
 use crate::api::EngineError;
 use crate::graph::{Activation, ExpertMatrix, Experts, Gating, Groups};
 use crate::kernels::matrix::Matrix;

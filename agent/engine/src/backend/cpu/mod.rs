@@ -3,18 +3,19 @@
 //! `program` turns a block's operations into phases, `raw_step` runs them.
 
 mod experts;
+mod loader;
 mod program;
 mod raw_step;
 
-use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
+use memmap2::Mmap;
 use stowage_placement::compute;
-use stowage_placement::gguf::GgmlType;
-use stowage_placement::layout::{self, Backend as Layout};
+use stowage_placement::layout::Backend as Layout;
 use stowage_placement::{Bytes, Reason};
 
+use self::loader::Loader;
 use self::program::{Layer, Program};
 use self::raw_step::{Buffers, OutputBuffers, Turns};
 use super::{Backend, LayerRun, Next, PreparedRun, not_held};
@@ -22,11 +23,10 @@ use crate::api::EngineError;
 use crate::arena::{Arena, Purpose, Region};
 use crate::batch::{Batch, TokenAt};
 use crate::cache::{self, Checkpoint, LayerCache};
-use crate::file_mmap::{ModelFile, TensorView};
-use crate::graph::{self, Block, Input, Norm, Rope, Weight};
+use crate::file_mmap::{ModelFile, let_go};
+use crate::graph::{self, Block, Rope, Weight};
 use crate::kernels::Isa;
-use crate::kernels::held::Mapped;
-use crate::kernels::matrix::{Activations, Matrix, read_all, read_floats};
+use crate::kernels::matrix::{Activations, Matrix, read_floats};
 use crate::load::weights_of;
 use crate::pool::Pool;
 
@@ -66,8 +66,10 @@ struct CpuRun {
     embedding: usize,
     /// Whether hidden states are normed at the end; those of a model without an output layer are as they are.
     ends_in_a_norm: bool,
-    /// Matrices whose bytes are in a file as yet.
+    /// Matrices whose bytes are in the model's file as yet.
     in_file: Vec<Arc<Matrix>>,
+    /// That file, or those of all parts, until none is.
+    maps: Vec<Arc<Mmap>>,
 }
 
 /// What a token's embedding is made of.
@@ -137,125 +139,9 @@ impl Floats {
     }
 }
 
-/// Reads tensors into an arena, each once.
-struct Loader<'a> {
-    backend: &'a CpuBackend,
-    file: &'a ModelFile,
-    loaded: &'a mut dyn FnMut(Bytes),
-    /// What stays in the model's file for now.
-    in_place: HashMap<String, Mapped>,
-    matrices: HashMap<String, Arc<Matrix>>,
-    in_file: Vec<Arc<Matrix>>,
-    vectors: HashMap<String, Arc<Vector>>,
-}
-
-impl Loader<'_> {
-    fn region(&self, purpose: Purpose, weight: &Weight) -> Result<Region, EngineError> {
-        let view = self.file.tensor(&weight.name)?;
-        let bytes = layout::weight_bytes(view.ggml_type, view.rows as u64, view.columns as u64, Layout::Cpu);
-        self.backend.arena.take(purpose, bytes.ok_or_else(|| too_large(&weight.name))?)
-    }
-
-    fn matrix(&mut self, weight: &Weight) -> Result<Arc<Matrix>, EngineError> {
-        if let Some(matrix) = self.matrices.get(&weight.name) {
-            return Ok(Arc::clone(matrix));
-        }
-        let view = self.file.tensor(&weight.name)?;
-        let purpose = if view.rows > 1 { Purpose::Weights } else { Purpose::Vectors };
-        let (activations, region) = (self.backend.computing.activations, self.region(purpose, weight)?);
-        let matrix = match self.in_place.remove(&weight.name) {
-            Some(mapped) => Matrix::in_place(&view, activations, mapped, region)?,
-            None => {
-                let matrix = Matrix::load(&view, activations, region, &self.backend.pool)?;
-                (self.loaded)(Bytes(view.data.len() as u64));
-                matrix
-            }
-        };
-        let matrix = Arc::new(matrix);
-        if matrix.in_file() > 0 {
-            self.in_file.push(Arc::clone(&matrix));
-        }
-        self.matrices.insert(weight.name.clone(), Arc::clone(&matrix));
-        Ok(matrix)
-    }
-
-    /// Has the matrices that stay in the model's file for now in memory as its pages: in the order in which they lie there, which is how a disk is fast.
-    fn read_in_place(&mut self, weights: &[&Weight]) -> Result<(), EngineError> {
-        let views = weights.iter().map(|weight| self.file.tensor(&weight.name)).collect::<Result<Vec<_>, _>>()?;
-        let mut matrices: Vec<_> = views.into_iter().filter(|view| view.rows > 1).collect();
-        matrices.sort_by_key(|view| view.data.as_ptr());
-        for view in matrices {
-            if let Some(mapped) = Mapped::read(&view) {
-                (self.loaded)(Bytes(view.data.len() as u64));
-                self.in_place.insert(view.name.to_owned(), mapped);
-            }
-        }
-        Ok(())
-    }
-
-    fn norm(&mut self, norm: &Norm) -> Result<RowNorm, EngineError> {
-        let bias = norm.bias.as_ref().map(|bias| self.vector(bias)).transpose()?;
-        Ok(RowNorm { weight: self.vector(&norm.weight)?, bias, epsilon: norm.epsilon })
-    }
-
-    fn input(&mut self, input: &Input) -> Result<InputTables, EngineError> {
-        for vector in &input.vectors {
-            // Counted among the input layer's weights, and small: every device computes its frequencies from them at load.
-            self.vector(vector)?;
-        }
-        let of_type = |types: &Weight| {
-            let mut row = vec![0.0; types.columns];
-            self.matrix(types)?.read_row(0, &mut row);
-            Ok::<_, EngineError>(row)
-        };
-        let of_type = input.types.as_ref().map(of_type).transpose()?;
-        let positions = input.positions.as_ref().map(|positions| self.matrix(positions)).transpose()?;
-        let norm = input.norm.as_ref().map(|norm| self.norm(norm)).transpose()?;
-        Ok(InputTables { embeddings: self.matrix(&input.embeddings)?, scale: input.scale, of_type, positions, norm })
-    }
-
-    /// A vector of which several operations take their part.
-    fn shared_vector(&mut self, weight: &Weight) -> Result<Arc<Vector>, EngineError> {
-        if let Some(vector) = self.vectors.get(&weight.name) {
-            return Ok(Arc::clone(vector));
-        }
-        let vector = Arc::new(self.vector(weight)?);
-        self.vectors.insert(weight.name.clone(), Arc::clone(&vector));
-        Ok(vector)
-    }
-
-    /// A small table, which files have in F32.
-    fn floats(&mut self, weight: &Weight) -> Result<Floats, EngineError> {
-        let view = self.file.tensor(&weight.name)?;
-        if view.ggml_type != GgmlType::F32 {
-            let message = format!("tensor `{}` has type {}; the engine reads such from F32", view.name, view.ggml_type);
-            return Err(EngineError::new(Reason::EngineCannotRun, message));
-        }
-        let mut region = self.region(Purpose::Vectors, weight)?;
-        read_all(&view, region.floats_mut());
-        self.read(&view);
-        Ok(Floats { region, columns: weight.columns })
-    }
-
-    fn vector(&mut self, weight: &Weight) -> Result<Vector, EngineError> {
-        let view = self.file.tensor(&weight.name)?;
-        let mut region = self.region(Purpose::Vectors, weight)?;
-        read_floats(&view, region.floats_mut())?;
-        self.read(&view);
-        Ok(Vector { region, length: weight.columns })
-    }
-
-    /// A tensor of the model's own file was read, and is read no more.
-    fn read(&mut self, view: &TensorView<'_>) {
-        view.let_go(0..view.data.len());
-        (self.loaded)(Bytes(view.data.len() as u64));
-    }
-}
-
 impl Backend for CpuBackend {
     fn prepare(&self, run: &LayerRun<'_>, file: &ModelFile, loaded: &mut dyn FnMut(Bytes)) -> Result<Box<dyn PreparedRun>, EngineError> {
-        let (in_place, matrices, in_file, vectors) = Default::default();
-        let mut loader = Loader { backend: self, file, loaded, in_place, matrices, in_file, vectors };
+        let mut loader = Loader::new(self, file, loaded);
         if self.in_place {
             loader.read_in_place(&weights_of(run))?;
         }
@@ -270,8 +156,9 @@ impl Backend for CpuBackend {
         let (pool, isa) = (Arc::clone(&self.pool), self.computing.isa);
         let (embedding, ends_in_a_norm) = (graph.input.embeddings.columns, graph.output.is_some());
         // The first that is brought over is the last of them.
-        let in_file = loader.in_file.into_iter().rev().collect();
-        Ok(Box::new(CpuRun { pool, isa, input, first_block, layers, buffers, output, embedding, ends_in_a_norm, in_file }))
+        let in_file: Vec<Arc<Matrix>> = loader.in_file.into_iter().rev().collect();
+        let maps = if in_file.is_empty() { Vec::new() } else { file.maps().to_vec() };
+        Ok(Box::new(CpuRun { pool, isa, input, first_block, layers, buffers, output, embedding, ends_in_a_norm, in_file, maps }))
     }
 }
 
@@ -414,10 +301,14 @@ impl PreparedRun for CpuRun {
         while left > 0
             && let Some(matrix) = self.in_file.last()
         {
-            match matrix.bring_over(left, &self.pool) {
-                0 => drop(self.in_file.pop()),
-                brought => left = left.saturating_sub(brought),
+            left = left.saturating_sub(matrix.bring_over(left, &self.pool));
+            if matrix.in_file() == 0 {
+                self.in_file.pop();
             }
+        }
+        if self.in_file.is_empty() {
+            // Each page that was read brought some around it, too.
+            self.maps.drain(..).for_each(|map| let_go(&map, 0..map.len()));
         }
     }
 

@@ -10,7 +10,8 @@ use stowage_placement::Reason;
 use stowage_placement::layout::TILE_ROWS;
 
 use super::experts::ExpertWeights;
-use super::{Loader, RowNorm, Vector};
+use super::loader::Loader;
+use super::{RowNorm, Vector};
 use crate::api::EngineError;
 use crate::cache::LayerCache;
 use crate::graph::{Activation, Attention, Block, Experts, Operand, Operation, Product, Rope};

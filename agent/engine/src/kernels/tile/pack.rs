@@ -93,37 +93,40 @@ fn prefetch(rows: &[u8], from: usize, length: usize) {
 
 #[inline(always)]
 fn pack_scales(format: Format, blocks: &Blocks, to: &mut [u8]) {
-    let mut halves = |places: &[usize]| {
-        for (to, from) in to.chunks_exact_mut(2 * ROWS).zip(places) {
-            let (to, _) = to.as_chunks_mut::<2>();
-            to.iter_mut().enumerate().for_each(|(row, to)| *to = blocks.read(row, *from));
-        }
-    };
     match format {
-        Format::Q4_0 | Format::Q5_0 | Format::Q8_0 | Format::Iq4Nl => halves(&[0]),
-        Format::Q4_1 | Format::Q5_1 => halves(&[0, 2]),
+        Format::Q4_0 | Format::Q5_0 | Format::Q8_0 | Format::Iq4Nl => pack_halves(blocks, [0], to),
+        Format::Q4_1 | Format::Q5_1 => pack_halves(blocks, [0, 2], to),
         Format::Mxfp4 => to.iter_mut().enumerate().for_each(|(row, to)| [*to] = blocks.read(row, 0)),
         Format::Q2K => {
-            halves(&[80, 82]);
+            pack_halves(blocks, [80, 82], to);
             spread(&blocks.words::<4>(0), &mut to[64..]);
         }
         Format::Q3K => {
-            halves(&[108]);
+            pack_halves(blocks, [108], to);
             pack_six_bits(scales_of_q3_k(blocks.words(96)), &mut to[32..]);
         }
         Format::Q4K | Format::Q5K => {
-            halves(&[0, 2]);
+            pack_halves(blocks, [0, 2], to);
             pack_six_bits(scales_and_minima(blocks.words(4)), &mut to[64..]);
         }
         Format::Q6K => {
-            halves(&[208]);
+            pack_halves(blocks, [208], to);
             spread(&blocks.words::<4>(192), &mut to[32..]);
         }
         Format::Iq4Xs => {
-            halves(&[0]);
+            pack_halves(blocks, [0], to);
             to[32..].fill(0);
             (0..ROWS).for_each(|row| pack_scales_of_iq4_xs(&blocks.read(row, 0), row, to));
         }
+    }
+}
+
+/// Half-precision numbers of each row, from some places of its block.
+#[inline(always)]
+fn pack_halves<const N: usize>(blocks: &Blocks, places: [usize; N], to: &mut [u8]) {
+    for (to, from) in to.chunks_exact_mut(2 * ROWS).zip(places) {
+        let (to, _) = to.as_chunks_mut::<2>();
+        to.iter_mut().enumerate().for_each(|(row, to)| *to = blocks.read(row, from));
     }
 }
 
