@@ -81,6 +81,9 @@ fn machine(args: &plan::PlanArgs) -> plan::Machine {
         true => Devices::new(std::env::var_os(NVML_LIBRARY).map(Into::into), false, Memory::Limit).read(),
         false => Reading::default(),
     };
+    for gpu in reading.gpus.iter().filter(|gpu| !gpu.message.is_empty()) {
+        eprintln!("note: {} ({}) is not counted: {}", gpu.name, gpu.uuid, gpu.message);
+    }
     let gpu_backend = if cfg!(feature = "simulated-gpu") { Backend::SimulatedGpu } else { Backend::Cuda };
     plan::Machine { devices: offers(&reading, args.defaults.defaults()), gpu_backend }
 }
