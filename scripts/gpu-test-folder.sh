@@ -16,5 +16,9 @@ exec "$here/gpu_test" --folder "${MODELS:-$here/models}" --report "${REPORT:-$he
 SCRIPT
 chmod +x "$folder/run.sh"
 bytes=$(du --bytes --summarize "$folder" | cut -f1)
-[ "$bytes" -le "$most" ] || { echo "gpu-test-folder.sh: $folder has $bytes bytes, and at most $most are to be taken along" >&2; exit 1; }
+if [ "$bytes" -gt "$most" ]; then
+    rm -rf "$folder"
+    echo "gpu-test-folder.sh: $folder would have $bytes bytes, and at most $most are to be taken along" >&2
+    exit 1
+fi
 echo "$folder: $((bytes >> 20)) MiB; on a machine with a GPU: $(basename "$folder")/run.sh" >&2
