@@ -1,13 +1,14 @@
 //! Child processes that end with the process that started them, whatever happens to it.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::OnceLock;
 use std::sync::mpsc;
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
@@ -109,9 +110,16 @@ impl Drop for Process {
     }
 }
 
-/// A port of the loopback address that was free a moment ago. Whoever uses it must be ready for another to have taken it since.
+/// A port of the loopback address that was free a moment ago, and that this process was given for nothing else. Whoever uses it must be ready for another process
+/// to have taken it since.
 pub fn free_port() -> io::Result<u16> {
-    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    loop {
+        let port = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port();
+        if GIVEN.lock().unwrap_or_else(PoisonError::into_inner).insert(port) {
+            return Ok(port);
+        }
+    }
 }
 
 /// Asks `condition` until it answers, or gives `None` after `deadline`.

@@ -40,7 +40,8 @@ async fn a_stream_goes_on_while_its_agent_is_killed_and_the_next_agent_reports_t
     deployment.spec.parameters.num_ctx = Some(stowage_placement::Tokens(8192));
     let (mut cluster, ready) = serving(&deployment, 2).await?;
     let (url, uid, worker) = (worker_url(&ready)?, watch::assignments(&ready)[0].clone(), only_worker(&cluster)?);
-    let before = cluster.model_nodes().get(NODE).await?;
+    let is_measured = |node: &ModelNode| api::replica(node, &uid).is_some_and(|replica| replica.speed.is_some());
+    let before = cluster.until_node(NODE, is_measured).await?;
 
     let mut stream = Stream::start(&url, "m", "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12,", 2000).await?;
     stream.next().await?;

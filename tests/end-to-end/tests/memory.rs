@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use anyhow::{Context, Result};
+use stowage_crds::ModelNode;
 use stowage_end_to_end::{AgentOptions, Cluster, Settings, api, manifest, models, watch, workers};
 use stowage_placement::{Bytes, DeviceKind, Tokens};
 
@@ -20,7 +21,10 @@ async fn a_worker_has_the_memory_that_was_promised_and_had_hardly_more_while_it_
     deployment.spec.parameters.num_ctx = Some(Tokens(2048));
     cluster.create(&deployment).await?;
     cluster.until("m", watch::is_ready).await?;
-    let node = cluster.until_node("node-a", |_| true).await?;
+    // It is measured when all weights are in memory.
+    let is_measured =
+        |node: &ModelNode| node.status.as_ref().is_some_and(|status| status.replicas.iter().any(|replica| replica.speed.is_some()));
+    let node = cluster.until_node("node-a", is_measured).await?;
     let assignment = api::assignments(&node, "m").pop().context("it serves, so it was promised")?.clone();
     let host = assignment.plan.devices.iter().find(|device| device.kind == DeviceKind::Host).context("every plan has the host")?;
     let worker = workers::running(cluster.folder()).pop().context("it serves, so it runs")?;
