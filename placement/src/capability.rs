@@ -58,6 +58,12 @@ const OPTIONAL_TENSORS: &[&str] = &[
 const CACHE_BLOCK: u64 = 32;
 /// The lowest compute capability that the CUDA backend runs on, major and minor: tensor cores that multiply by `mma.sync.m16n8k8`.
 pub const LOWEST_COMPUTE_CAPABILITY: (u32, u32) = (7, 5);
+
+/// Whether two UUIDs are of one GPU, or of one part of a GPU. What stands before the digits tells a part from a whole one in NVML, and nothing in CUDA.
+pub fn are_of_one_gpu(one: &str, other: &str) -> bool {
+    let digits = |uuid: &str| uuid.split_once('-').map(|(_, digits)| digits.to_ascii_lowercase());
+    digits(one).is_some_and(|digits_of_one| digits(other) == Some(digits_of_one))
+}
 /// The longest head that the kernels of the CUDA backend sum.
 const LONGEST_CUDA_HEAD: u64 = 512;
 /// The longest head that is read from a quantised cache.

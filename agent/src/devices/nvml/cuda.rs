@@ -1,6 +1,6 @@
 //! Whether the engine computes on a GPU, looked up once for all GPUs of a reading.
 
-use stowage_placement::capability::LOWEST_COMPUTE_CAPABILITY;
+use stowage_placement::capability::{LOWEST_COMPUTE_CAPABILITY, are_of_one_gpu};
 
 /// What CUDA lets this process use.
 pub struct Cuda {
@@ -22,7 +22,7 @@ impl Cuda {
         if let Some((major, minor)) = capability.filter(|found| *found < lowest) {
             return Err(format!("the engine needs compute capability {}.{} or later; this has {major}.{minor}", lowest.0, lowest.1));
         }
-        match self.divided || listed.iter().any(|one| digits(one).eq_ignore_ascii_case(digits(uuid))) {
+        match self.divided || listed.iter().any(|one| are_of_one_gpu(one, uuid)) {
             true => Ok(()),
             false => Err("CUDA does not list it among the devices that this process may use".to_owned()),
         }
@@ -37,11 +37,6 @@ fn listed() -> Result<Vec<String>, String> {
 #[cfg(not(feature = "cuda"))]
 fn listed() -> Result<Vec<String>, String> {
     Err("this build of the agent has no CUDA backend".to_owned())
-}
-
-/// What stands before them says in NVML whether it is a part of a GPU, and in CUDA nothing.
-fn digits(uuid: &str) -> &str {
-    uuid.split_once('-').map_or(uuid, |(_, digits)| digits)
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::mem::MaybeUninit;
 
 use cudarc::driver::{result, sys};
 use stowage_placement::Bytes;
-use stowage_placement::capability::LOWEST_COMPUTE_CAPABILITY as LOWEST;
+use stowage_placement::capability::{LOWEST_COMPUTE_CAPABILITY as LOWEST, are_of_one_gpu};
 
 /// The version of CUDA that compiled kernels ask the driver for: that which the bindings are of.
 const NEEDED: (i32, i32) = (13, 0);
@@ -43,10 +43,9 @@ pub fn find(uuid: &str) -> Option<CudaDevice> {
 }
 
 impl CudaDevice {
-    /// Whether NVML means this one by `uuid`. CUDA itself tells a part of a GPU from a whole one by the digits alone.
+    /// Whether NVML means this one by `uuid`.
     pub fn is(&self, uuid: &str) -> bool {
-        let digits = |uuid: &str| uuid.split_once('-').map(|(_, digits)| digits.to_ascii_lowercase());
-        digits(uuid).is_some_and(|wanted| digits(&self.uuid) == Some(wanted))
+        are_of_one_gpu(&self.uuid, uuid)
     }
 }
 
